@@ -1,0 +1,31 @@
+# Everything a person or CI runs. `make help` lists it; each target sets up what it needs.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV   := .venv
+AGL    := .venv-agl
+BIN    := $(VENV)/bin
+SAY    := tests/tools/say
+
+include tests/cluster/cluster.mk
+
+.PHONY: help venv venv-agl lock check test test-unit test-integration test-agl test-chart test-e2e demo demo-cluster bench crds clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.ready: requirements/dev.txt pyproject.toml
+	@$(SAY) "Installing Python packages for operator, gateway and tests (about 110 MB to fetch)" \
+	  tests/tools/venv $(PYTHON) $(VENV) requirements/dev.txt
+
+$(AGL)/.ready: requirements/agl.txt pyproject.toml
+	@$(SAY) "Installing Agent-Lightning and LiteLLM in an environment of their own (about 400 MB to fetch)" \
+	  tests/tools/venv $(PYTHON) $(AGL) requirements/agl.txt
+
+venv: $(VENV)/.ready ## Python environment for operator, gateway, shipper, command line and tests
+venv-agl: $(AGL)/.ready ## Python environment for the translator and Agent-Lightning's store
+
+lock: venv ## Write requirements/*.txt anew from pyproject.toml
+	@tests/tools/lock

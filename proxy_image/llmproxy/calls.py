@@ -1,0 +1,112 @@
+"""What the gateway and the shipper say to each other on the unix socket, and nothing else.
+
+Frames in both directions: length of the rest as unsigned 32-bit little endian, then a msgpack array of messages. The
+gateway opens the connection and sends `Hello` first. It tells of a call twice: `Arrival` when it begins (the shipper
+then takes the store's sequence id, so that the order is that of arrival) and `Call` when it has ended, with the raw
+bytes: the gateway builds no span. It keeps a `Call` until it is `Durable` and sends it again on a new connection, so
+the shipper must take a repeated one as the same: (gateway, call_id) names it.
+"""
+
+import struct
+from collections.abc import Iterable
+
+import msgspec
+
+PROTOCOL = 1
+HEADER = struct.Struct("<I")
+MAX_FRAME = 64 << 20
+"""Bytes after the header. A frame above it is a broken peer: close the connection."""
+BATCH_BYTES = 256 << 10
+"""A batch is cut at this size: encoding more at once stalls every stream of the gateway (22-44 ms at 32 MB)."""
+
+
+class Hello(msgspec.Struct, array_like=True, tag="hello", frozen=True):
+    """First message of a gateway on a connection."""
+
+    protocol: int
+    gateway: str
+    """Random name of this gateway process; a restarted one has another."""
+
+
+class Arrival(msgspec.Struct, array_like=True, tag="arrival", frozen=True):
+    """A call of a rollout has been admitted; its sequence id is to be taken now."""
+
+    call_id: int
+    rollout_id: str
+    attempt_id: str
+    arrived_ns: int
+
+
+class Try(msgspec.Struct, array_like=True, frozen=True):
+    """One request to an upstream."""
+
+    deployment: str
+    started_ns: int
+    ended_ns: int
+    status: int
+    """HTTP status of the upstream, 0 if there was none."""
+    error: str
+    """Empty, or why this try failed: `connect`, `timeout`, `http_503`, `closed`, ..."""
+
+
+class Call(msgspec.Struct, array_like=True, tag="call", frozen=True):
+    """One call that has ended. Times are Unix nanoseconds; bodies are bytes as they were received."""
+
+    call_id: int
+    rollout_id: str
+    attempt_id: str
+    sequence_id: int
+    """From the client's `x-sequence-id`, else 0: the shipper asks the store."""
+    route: str
+    """`chat.completions`, `completions`, `embeddings`, ..."""
+    model: str
+    """The name that the client asked for."""
+    provider: str
+    """LiteLLM's name: `openai`, `hosted_vllm`, ..."""
+    upstream_model: str
+    started_ns: int
+    first_byte_ns: int
+    """0 when no byte of an answer was sent."""
+    ended_ns: int
+    status: int
+    """HTTP status that the client got."""
+    error: str
+    """Empty for an answered call; else a short code, `upstream_closed`, `client_closed`, `http_500`, ..."""
+    streamed: bool
+    request: bytes
+    response: bytes
+    """The upstream's body, or the server-sent events as they came."""
+    tries: list[Try]
+
+
+class Durable(msgspec.Struct, array_like=True, tag="durable", frozen=True):
+    """These calls are on disk: the gateway may forget them."""
+
+    call_ids: list[int]
+
+
+class Stored(msgspec.Struct, array_like=True, tag="stored", frozen=True):
+    """The spans of these calls are in the store."""
+
+    call_ids: list[int]
+
+
+class Refused(msgspec.Struct, array_like=True, tag="refused", frozen=True):
+    """These calls were not kept, and are counted; the gateway forgets them."""
+
+    call_ids: list[int]
+    reason: str
+
+
+ToShipper = Hello | Arrival | Call
+ToGateway = Durable | Stored | Refused
+
+_encoder = msgspec.msgpack.Encoder()
+decode_to_shipper = msgspec.msgpack.Decoder(list[ToShipper]).decode
+decode_to_gateway = msgspec.msgpack.Decoder(list[ToGateway]).decode
+
+
+def frame(messages: Iterable[ToShipper | ToGateway]) -> bytes:
+    """Return *messages* as one frame."""
+    payload = _encoder.encode(list(messages))
+    return HEADER.pack(len(payload)) + payload

@@ -1,0 +1,175 @@
+"""The configuration document of a proxy pod: written by the operator, read by gateway, shipper and translator.
+
+The reader owns it: this module is its one definition, and it knows neither Kubernetes nor an environment. Secrets are
+not in it, only the names of the environment variables that hold them. A document that is not understood is refused
+whole, with the field that is wrong, because half a configuration is worse than the one before it.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+VERSION = 1
+"""Raised when a reader of the version before would do something wrong with the document, not when a field is added."""
+
+EXIT_CODE = 2
+"""How a process ends that cannot use its document: a retry will not heal it."""
+
+Name = Annotated[str, Field(min_length=1, max_length=256)]
+PositiveInt = Annotated[int, Field(ge=1, le=1_000_000_000_000)]
+Seconds = Annotated[float, Field(ge=0, le=7 * 24 * 3600, allow_inf_nan=False)]
+
+
+class ContractError(Exception):
+    """The document cannot be used; the message names the field and what is wrong with it."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Limits(_Part):
+    """Admissions per window, and calls at one time; None is no limit of that kind."""
+
+    rpm: PositiveInt | None = None
+    """Requests in any 60 s."""
+    rps: PositiveInt | None = None
+    """Requests in any second."""
+    tpm: PositiveInt | None = None
+    """Tokens in any 60 s: an upper bound is charged at admission and settled with the real usage."""
+    max_parallel: PositiveInt | None = None
+    """Calls that have been admitted and are not finished."""
+
+    def any(self) -> bool:
+        """Whether one of the limits is set."""
+        return any(v is not None for v in (self.rpm, self.rps, self.tpm, self.max_parallel))
+
+
+class Overflow(_Part):
+    """What happens to a request over the limit."""
+
+    mode: Literal["Reject", "Queue"] = "Reject"
+    max_queue_time_s: Seconds = 30.0
+    """With Queue: how long a request may wait for its turn before it is rejected after all."""
+
+
+class Deployment(_Part):
+    """One place that serves a model."""
+
+    id: Name
+    """Unique in the document and stable over edits of other deployments: `phi/0`."""
+    model: Name
+    """LiteLLM's `provider/model`; `providers` says how the provider is reached."""
+    api_base: Annotated[str, Field(max_length=2048)] | None = None
+    """URL up to where `/chat/completions` begins; None is the provider's own address."""
+    api_key_env: Annotated[str, Field(max_length=128, pattern="^[A-Z][A-Z0-9_]*$")] | None = None
+    """Environment variable that holds the key; None sends none."""
+    weight: Annotated[int, Field(ge=0, le=1_000_000)] = 1
+    """Share of the calls among the deployments of one model; 0 is used only when no other is left."""
+    token_ids: bool = False
+    """Ask the upstream for token ids and log-probabilities, which trainers need."""
+    timeout_s: Seconds = 600.0
+    """From the request's arrival at the upstream to its last byte, for each try."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Defaults for fields of the request body; what the client sends wins."""
+
+
+class Model(_Part):
+    """What a client asks for by name."""
+
+    name: Name
+    rate_limits: Limits = Limits()
+    deployments: Annotated[tuple[Deployment, ...], Field(min_length=1, max_length=64)]
+
+
+class Retries(_Part):
+    """Tries after the first, before the first byte of an answer."""
+
+    max: Annotated[int, Field(ge=0, le=10)] = 2
+    initial_delay_s: Seconds = 0.5
+    max_delay_s: Seconds = 8.0
+
+
+class Spans(_Part):
+    """Where calls are told; without it there is no shipper."""
+
+    store: Annotated[str, Field(pattern="^https?://", max_length=2048)]
+    """Base URL of a LightningStore, without `/v1/...`."""
+    ack_wait_s: Seconds = 0.05
+    """How long the last byte of a rollout's call is held for its spans to be stored; 0 never holds."""
+    spool_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 40)] = 1 << 30
+    """Records that are not delivered yet, on disk; above it new ones are refused and counted."""
+
+
+class Proxy(_Part):
+    """Who this pod belongs to, for logs and metrics."""
+
+    name: Name
+    namespace: Name
+
+
+class Document(_Part):
+    """All that a pod is told."""
+
+    version: Literal[1] = 1
+    proxy: Proxy
+    models: Annotated[tuple[Model, ...], Field(min_length=1, max_length=64)]
+    rate_limits: Limits = Limits()
+    overflow: Overflow = Overflow()
+    retries: Retries = Retries()
+    spans: Spans | None = None
+    drain_timeout_s: Seconds = 300.0
+    """How long calls that are in flight at SIGTERM may go on. None that is shorter is cut."""
+
+    def to_json(self) -> str:
+        """Return the document as text: the same document gives the same text."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        return json.dumps(data, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+
+
+def parse(text: str | bytes, *, source: str = "document") -> Document:
+    """Return the document in *text*; raise ContractError naming the field that cannot be used."""
+    try:
+        data = json.loads(text)
+    except ValueError as exc:
+        raise ContractError(f"{source}: not JSON: {exc}") from exc
+    if not isinstance(data, dict):
+        raise ContractError(f"{source}: a JSON object is needed, got {type(data).__name__}")
+    version = data.get("version")
+    if version != VERSION:
+        raise ContractError(
+            f"{source}: version: this image understands version {VERSION}, got {version!r}; "
+            "run operator and proxy images of one release"
+        )
+    try:
+        document = Document.model_validate_json(text)
+    except ValidationError as exc:
+        first = exc.errors(include_input=False, include_url=False)[0]
+        path = ".".join(str(part) for part in first["loc"])
+        raise ContractError(f"{source}: {path}: {first['msg']}") from exc
+    _check_unique(document, source)
+    return document
+
+
+def load(path: Path) -> Document:
+    """Return the document in the file *path*; raise ContractError, also when it cannot be read."""
+    try:
+        text = path.read_bytes()
+    except OSError as exc:
+        raise ContractError(f"{path}: {exc.strerror or exc}") from exc
+    return parse(text, source=str(path))
+
+
+def _check_unique(document: Document, source: str) -> None:
+    names: set[str] = set()
+    ids: set[str] = set()
+    for i, model in enumerate(document.models):
+        if model.name in names:
+            raise ContractError(f"{source}: models.{i}.name: {model.name!r} is there twice")
+        names.add(model.name)
+        for j, deployment in enumerate(model.deployments):
+            if deployment.id in ids:
+                raise ContractError(f"{source}: models.{i}.deployments.{j}.id: {deployment.id!r} is there twice")
+            ids.add(deployment.id)

@@ -1,0 +1,73 @@
+"""How each provider is reached: one row each, under LiteLLM's name for it.
+
+Read by the gateway (where to send a call), by the translator (what it must serve) and by the operator (whether a pod
+needs a translator, and what to tell the author of a model nobody can reach). A new provider is one row here.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Way(Enum):
+    """Which road a call takes."""
+
+    NATIVE = "native"
+    """The provider speaks OpenAI's protocol: bytes are forwarded."""
+    TRANSLATED = "translated"
+    """The call goes through the translator, which speaks the provider's own protocol by LiteLLM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """One row of the table."""
+
+    name: str
+    way: Way
+    api_base: str | None = None
+    """The provider's own address, up to where `/chat/completions` begins; None: a deployment must say its apiBase."""
+    token_ids: bool = False
+    """Whether its server understands `return_token_ids`; asked for by default then."""
+    key_optional: bool = False
+    """Whether it serves without a key."""
+
+
+def _native(name: str, api_base: str) -> Provider:
+    return Provider(name, Way.NATIVE, api_base)
+
+
+_TABLE = (
+    _native("openai", "https://api.openai.com/v1"),
+    # Servers that people run themselves: no address of their own, usually no key.
+    Provider("hosted_vllm", Way.NATIVE, token_ids=True, key_optional=True),
+    Provider("vllm", Way.NATIVE, token_ids=True, key_optional=True),  # ours: LiteLLM's `vllm` runs in its process
+    Provider("sglang", Way.NATIVE, key_optional=True),  # ours: LiteLLM has no name for SGLang
+    Provider("openai_like", Way.NATIVE, key_optional=True),
+    # Addresses as LiteLLM 1.106.2 has them.
+    _native("cerebras", "https://api.cerebras.ai/v1"),
+    _native("deepseek", "https://api.deepseek.com/beta"),
+    _native("fireworks_ai", "https://api.fireworks.ai/inference/v1"),
+    _native("groq", "https://api.groq.com/openai/v1"),
+    _native("mistral", "https://api.mistral.ai/v1"),
+    _native("openrouter", "https://openrouter.ai/api/v1"),
+    _native("together_ai", "https://api.together.xyz/v1"),
+    _native("xai", "https://api.x.ai/v1"),
+    # Providers with a protocol of their own.
+    Provider("gemini", Way.TRANSLATED, api_base="https://generativelanguage.googleapis.com"),
+    Provider("cohere", Way.TRANSLATED, api_base="https://api.cohere.com"),
+)
+
+PROVIDERS: dict[str, Provider] = {row.name: row for row in _TABLE}
+
+
+class UnknownProviderError(Exception):
+    """No row has the name; the message lists those there are."""
+
+
+def split(model: str) -> tuple[Provider, str]:
+    """Return the provider and its own name of *model* (`provider/name`); raise UnknownProviderError."""
+    name, slash, rest = model.partition("/")
+    provider = PROVIDERS.get(name)
+    if not slash or not rest or provider is None:
+        known = ", ".join(sorted(PROVIDERS))
+        raise UnknownProviderError(f"model {model!r} must be provider/name with one of the providers {known}")
+    return provider, rest
