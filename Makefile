@@ -10,6 +10,8 @@ BIN    := $(VENV)/bin
 SAY    := tests/tools/say
 
 include tests/cluster/cluster.mk
+-include tests/bench/bench.mk
+-include examples/demo/demo.mk
 
 .PHONY: help venv venv-agl lock check test test-unit test-integration test-agl test-chart test-e2e demo demo-cluster bench crds clean
 
@@ -27,5 +29,26 @@ $(AGL)/.ready: requirements/agl.txt pyproject.toml
 venv: $(VENV)/.ready ## Python environment for operator, gateway, shipper, command line and tests
 venv-agl: $(AGL)/.ready ## Python environment for the translator and Agent-Lightning's store
 
-lock: venv ## Write requirements/*.txt anew from pyproject.toml
+lock: ## Write requirements/*.txt anew from pyproject.toml
 	@tests/tools/lock
+
+crds: venv ## Write crds/ and the chart's copy anew from the API models
+	@$(BIN)/python -m llmproxy_api.crd --write
+
+check: venv ## Format, lint, types and layers
+	@$(SAY) "ruff format" $(BIN)/ruff format --check .
+	@$(SAY) "ruff check" $(BIN)/ruff check .
+	@$(SAY) "mypy --strict" $(BIN)/mypy
+	@$(SAY) "layers" $(BIN)/lint-imports --no-cache
+
+test-unit: venv ## Pure parts, seconds
+	$(BIN)/pytest -q tests/unit tests/crds -m "not cluster and not e2e"
+
+test-integration: venv venv-agl ## Real processes on loopback: gateway, shipper, translator, a real LightningStore
+	$(BIN)/pytest -q tests/integration -m "not cluster and not e2e"
+
+test-agl: venv-agl ## Agent-Lightning's own store and adapters on our spans
+	$(AGL)/bin/pytest -q tests/agl -p no:cacheprovider
+
+test: ## Everything: lint, types, layers, unit, integration, chart, and e2e on a real cluster
+	@tests/tools/test-all
