@@ -1,0 +1,178 @@
+"""What the end-to-end tests do with a cluster, by kubectl, as a person would.
+
+Only the cluster named by LLMPROXY_E2E_KUBECONFIG is ever touched, never the one of the user's own configuration.
+"""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+Object = dict[str, Any]
+T = TypeVar("T")
+HERE = Path(__file__).parent
+
+
+class KubectlError(AssertionError):
+    """kubectl ended with an error; the message has the command and what it printed."""
+
+
+@dataclass(frozen=True)
+class Kube:
+    """kubectl in one namespace of the test cluster."""
+
+    namespace: str
+    kubeconfig: str = os.environ.get("LLMPROXY_E2E_KUBECONFIG", "")
+    kubectl: str = os.environ.get("LLMPROXY_E2E_KUBECTL", "kubectl")
+
+    def run(self, *args: str, stdin: str | None = None, timeout_s: float = 120, check: bool = True) -> str:
+        """Run kubectl and return what it printed; raise KubectlError if it failed."""
+        command = [self.kubectl, "--kubeconfig", self.kubeconfig, "--namespace", self.namespace, *args]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False)
+        if check and done.returncode != 0:
+            raise KubectlError(f"kubectl {' '.join(args)}: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout if check else done.stdout + done.stderr
+
+    def apply(self, *objects: Object | str | Path) -> None:
+        """Apply manifests: objects, YAML text or files."""
+        parts = []
+        for item in objects:
+            text = item.read_text() if isinstance(item, Path) else item
+            parts.append(text if isinstance(text, str) else yaml.safe_dump(text))
+        self.run("apply", "-f", "-", stdin="\n---\n".join(parts))
+
+    def refused(self, manifest: Object | str) -> str:
+        """Apply a manifest that must be refused; return the API server's message."""
+        text = manifest if isinstance(manifest, str) else yaml.safe_dump(manifest)
+        try:
+            self.run("create", "--validate=strict", "-f", "-", stdin=text)
+        except KubectlError as exc:
+            return str(exc)
+        raise AssertionError("the API server accepted it")
+
+    def get(self, kind: str, name: str) -> Object:
+        """Return one object."""
+        found: Object = json.loads(self.run("get", kind, name, "-o", "json"))
+        return found
+
+    def list(self, kind: str, selector: str = "") -> list[Object]:
+        """Return the objects of a kind that a label selector picks."""
+        args = ["get", kind, "-o", "json", *(["-l", selector] if selector else [])]
+        items: list[Object] = json.loads(self.run(*args))["items"]
+        return items
+
+    def patch(self, kind: str, name: str, change: Object) -> None:
+        """Merge *change* into an object."""
+        self.run("patch", kind, name, "--type=merge", "-p", json.dumps(change))
+
+    def raw(self, path: str, *, post: Object | None = None) -> str:
+        """Ask the API server, also as a proxy to a Service: see `service`."""
+        if post is None:
+            return self.run("get", "--raw", path)
+        return self.run("create", "--raw", path, "-f", "-", stdin=json.dumps(post))
+
+    def service(self, name: str, port: int, path: str, *, post: Object | None = None) -> Any:
+        """Ask a Service through the API server and return its JSON."""
+        return json.loads(
+            self.raw(f"/api/v1/namespaces/{self.namespace}/services/{name}:{port}/proxy{path}", post=post)
+        )
+
+    def pod(self, name: str, port: int, path: str) -> str:
+        """Ask one pod through the API server and return the text."""
+        return self.raw(f"/api/v1/namespaces/{self.namespace}/pods/{name}:{port}/proxy{path}")
+
+    def wait(self, what: str, condition: str, timeout_s: float = 90) -> None:
+        """Kubectl wait --for=*condition*."""
+        self.run("wait", what, f"--for={condition}", f"--timeout={timeout_s:.0f}s", timeout_s=timeout_s + 10)
+
+    def condition(self, kind: str, name: str, type_: str) -> Object:
+        """Return a condition of an object's status, or an empty one."""
+        conditions = self.get(kind, name).get("status", {}).get("conditions", [])
+        return next((c for c in conditions if c["type"] == type_), {})
+
+
+def eventually(probe: Callable[[], T], wanted: Callable[[T], bool], timeout_s: float, what: str) -> T:
+    """Return the first value of *probe* that is *wanted*; fail with the last one after *timeout_s*."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = probe()
+        if wanted(value):
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not within {timeout_s:.0f} s; last seen: {value!r}")
+        time.sleep(0.5)
+
+
+@dataclass
+class Job:
+    """A pod of a trainer: a script of `pods/` run with the OpenAI SDK and agentlightning at hand."""
+
+    kube: Kube
+    name: str
+
+    def lines(self) -> list[Object]:
+        """Return what the script has printed so far, one JSON object a line."""
+        text = self.kube.run("logs", f"job/{self.name}", "--tail=-1", check=False)
+        return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+    def wait_started(self, timeout_s: float = 90) -> None:
+        """Wait for the first line."""
+        eventually(self.lines, bool, timeout_s, f"first line of job {self.name}")
+
+    def result(self, timeout_s: float = 120) -> list[Object]:
+        """Wait for the end and return every line; fail with the log if the script failed."""
+
+        def ended() -> Object:
+            status: Object = self.kube.get("job", self.name).get("status", {})
+            return status
+
+        status = eventually(
+            ended, lambda s: bool(s.get("succeeded") or s.get("failed")), timeout_s, f"end of {self.name}"
+        )
+        if not status.get("succeeded"):
+            raise AssertionError(f"job {self.name} failed:\n{self.kube.run('logs', f'job/{self.name}', check=False)}")
+        return self.lines()
+
+
+@contextmanager
+def trainer_job(kube: Kube, name: str, script: str, *args: str, endpoint: str = "") -> Iterator[Job]:
+    """Run `pods/SCRIPT.py ARGS` as a Job; with *endpoint*, its environment comes from that ConfigMap."""
+    source = (HERE / "pods" / f"{script}.py").read_text()
+    container: Object = {
+        "name": "trainer",
+        "image": os.environ.get("LLMPROXY_E2E_TESTKIT", "localhost/llmproxy-testkit:dev"),
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["python", "-u", "/scripts/main.py", *args],
+        "volumeMounts": [{"name": "scripts", "mountPath": "/scripts"}, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - in the pod
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    if endpoint:
+        container["envFrom"] = [{"configMapRef": {"name": endpoint}}]
+    pod = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 1,
+        "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container],
+        "volumes": [{"name": "scripts", "configMap": {"name": name}}, {"name": "tmp", "emptyDir": {}}],
+    }
+    kube.apply(
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"main.py": source}},
+        {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": {"name": name},
+            "spec": {"backoffLimit": 0, "template": {"spec": pod}},
+        },
+    )
+    try:
+        yield Job(kube, name)
+    finally:
+        kube.run("delete", "job", name, "--wait=false", check=False)
+        kube.run("delete", "configmap", name, check=False)

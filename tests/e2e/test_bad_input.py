@@ -1,0 +1,122 @@
+"""Bad input and faults: each gets a message that names the thing, and nobody else is disturbed."""
+
+import pytest
+
+from e2e.kube import Kube, Object, eventually, trainer_job
+from e2e.proxies import STORE, an_llmproxy, gateway_pods, running, wait_rolled
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+
+def keyed(name: str, secret: str, key: str = "api-key") -> Object:
+    """Return a proxy whose model needs a key from a Secret."""
+    deployment = {
+        "model": "hosted_vllm/echo",
+        "apiBase": "http://echo:8000/v1",
+        "apiKey": {"secretKeyRef": {"name": secret, "key": key}},
+    }
+    return an_llmproxy(name, models=[{"name": "echo", "deployments": [deployment]}])
+
+
+def test_a_missing_secret_is_named_and_heals_by_itself(team: Kube) -> None:
+    team.apply(keyed("keyless", "provider"))
+    try:
+        waiting = eventually(
+            lambda: team.condition("llmproxy", "keyless", "Reconciling"), bool, 20, "the first condition"
+        )
+        assert "provider" in waiting["message"]
+        stalled = eventually(
+            lambda: team.condition("llmproxy", "keyless", "Stalled"), lambda c: c.get("status") == "True", 90, "Stalled"
+        )
+        assert stalled["reason"] == "SecretNotFound"
+        assert "provider" in stalled["message"]
+        assert gateway_pods(team, "keyless") == []
+
+        team.run("create", "secret", "generic", "provider", "--from-literal=api-key=planted-key-0815")
+
+        team.wait("llmproxy/keyless", "condition=Ready", 90)
+        everything = team.run("get", "llmproxies,configmaps,deployments,events,pods", "-o", "yaml")
+        assert "planted-key-0815" not in everything
+    finally:
+        team.run("delete", "llmproxy", "keyless")
+        team.run("delete", "secret", "provider", "--ignore-not-found")
+
+
+def test_an_edited_secret_rolls_the_pods(team: Kube) -> None:
+    team.run("create", "secret", "generic", "rotated", "--from-literal=api-key=first")
+    try:
+        with running(team, keyed("rotating", "rotated")):
+            before = team.get("llmproxy", "rotating")["status"]["configHash"]
+
+            team.run("patch", "secret", "rotated", "-p", '{"stringData": {"api-key": "second"}}')
+
+            eventually(
+                lambda: team.get("llmproxy", "rotating")["status"]["configHash"],
+                lambda now: now != before,
+                60,
+                "another config hash",
+            )
+            wait_rolled(team, "rotating")
+            after = team.get("deployment", "rotating")["spec"]["template"]["metadata"]["annotations"]
+            assert after["llmproxy.dev/config-hash"] != before
+    finally:
+        team.run("delete", "secret", "rotated")
+
+
+def test_a_dead_store_is_not_noticed_by_callers(team: Kube) -> None:
+    spans = {"store": "http://no-such-store.e2e:4747"}
+    with (
+        running(team, an_llmproxy("storeless", spans=spans)),
+        trainer_job(
+            team, "burst-storeless", "burst", "10", "echo", "ro-1", "at-1", endpoint="storeless-endpoint"
+        ) as job,
+    ):
+        lines = job.result()
+
+        assert [line["status"] for line in lines] == [200] * 10
+        # The first call may open connections; none waits for the store beyond ackWait (50 ms).
+        assert sorted(line["took"] for line in lines)[5] < 1.0
+
+
+def test_an_object_of_the_same_name_is_reported_and_left_alone(team: Kube) -> None:
+    foreign = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "taken"},
+        "spec": {"selector": {"app": "somebody-else"}, "ports": [{"port": 80}]},
+    }
+    team.apply(foreign)
+    before = team.get("service", "taken")
+    team.apply(an_llmproxy("taken"))
+    try:
+        stalled = eventually(
+            lambda: team.condition("llmproxy", "taken", "Stalled"), lambda c: c.get("status") == "True", 60, "Stalled"
+        )
+
+        assert stalled["reason"] == "NameConflict"
+        assert "Service" in stalled["message"]
+        assert team.get("service", "taken")["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
+    finally:
+        team.run("delete", "llmproxy", "taken")
+        team.run("delete", "service", "taken")
+
+
+def test_a_roll_that_cannot_get_ready_leaves_the_old_pod_serving(team: Kube) -> None:
+    with running(team, an_llmproxy("broken", spans={"store": STORE})):
+        [old] = gateway_pods(team, "broken")
+
+        team.patch("llmproxy", "broken", {"spec": {"image": "localhost/no-such-image:1"}})
+
+        stalled = eventually(
+            lambda: team.condition("llmproxy", "broken", "Stalled"), lambda c: c.get("status") == "True", 90, "Stalled"
+        )
+        assert stalled["reason"] == "ImagePullFailed"
+        assert "no-such-image" in stalled["message"]
+        assert team.condition("llmproxy", "broken", "Ready")["status"] == "False"
+        assert team.condition("llmproxy", "broken", "Available")["status"] == "True"
+        assert old["metadata"]["uid"] in {p["metadata"]["uid"] for p in gateway_pods(team, "broken")}
+        with trainer_job(team, "burst-broken", "burst", "3", "echo", endpoint="broken-endpoint") as job:
+            assert [line["status"] for line in job.result()] == [200] * 3
+
+        team.run("patch", "llmproxy", "broken", "--type=json", "-p", '[{"op": "remove", "path": "/spec/image"}]')
+        wait_rolled(team, "broken")
