@@ -1,0 +1,360 @@
+"""The LLMProxy resource, field by field: the single source of the CRD, and what the operator and the CLI work with.
+
+A field is here only if something is built that it changes. Defaults stand in the descriptions and are filled in where
+the field is used, never by the API server: a default in the schema would fight scaling and GitOps tools.
+"""
+
+import re
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic.alias_generators import to_camel
+
+from llmproxy.providers import PROVIDERS, Way
+from llmproxy_api import params as params_of
+from llmproxy_api import quantities
+from llmproxy_api.durations import Duration, seconds
+from llmproxy_api.parts import Limit, ListMap, Part, Replicas, Tries, Weight
+from llmproxy_api.quantities import Quantity
+from llmproxy_api.rules import Rule, longer_than_zero, optional_matches
+
+GROUP = "llmproxy.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "LLMProxy"
+PLURAL = "llmproxies"
+
+NAME_PATTERN = "[a-z]([-a-z0-9]{0,38}[a-z0-9])?"
+"""Names of child objects and of DNS entries derive from the resource's name."""
+MAX_REPLICAS = 1
+"""Counters of limits are kept in one pod; more need shared limits."""
+DEFAULT_MAX_QUEUE_TIME = "30s"
+DEFAULT_MAX_RETRIES = 2
+DEFAULT_INITIAL_DELAY = "500ms"
+DEFAULT_MAX_DELAY = "8s"
+DEFAULT_TIMEOUT = "10m"
+DEFAULT_ACK_WAIT = "50ms"
+DEFAULT_SPOOL_SIZE = "1Gi"
+DEFAULT_DRAIN_TIMEOUT = "5m"
+
+_OWN_SERVER = [name for name, row in PROVIDERS.items() if row.api_base is None]
+_KEYLESS = [name for name, row in PROVIDERS.items() if row.key_optional]
+_TRANSLATED = [name for name, row in PROVIDERS.items() if row.way is Way.TRANSLATED]
+_URL = r'https?://[A-Za-z0-9.\-\[\]:]+(/[!"$->@-~]*)?'
+"""No user, password, query or fragment: what stands in an address is readable by everybody."""
+
+
+class SecretKeyRef(Part):
+    """A key of a Secret in the namespace of the LLMProxy."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+    """Name of the Secret. Until it is there, nothing is rolled and the condition Stalled names it."""
+    key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+    """Key in the Secret's data. A change of its content rolls the pods."""
+
+
+class SecretSource(Part):
+    """Where a credential is; never the credential itself."""
+
+    secret_key_ref: SecretKeyRef
+    """A key of a Secret in this namespace."""
+
+
+def _one_of(names: list[str]) -> str:
+    return "|".join(sorted(names))
+
+
+def _refuses(key: str, why: str) -> Rule:
+    """`params` has no *key*."""
+    return Rule(
+        f"!has(self.params) || !has(self.params.{key})",
+        why,
+        lambda d: d.params is None or key not in d.params,
+        f".params.{key}",
+    )
+
+
+class Deployment(Part):
+    """One place that serves a model. Calls are spread over the deployments of a model by weight."""
+
+    model: Annotated[str, Field(min_length=3, max_length=128, pattern="^[!-~]+$")]
+    """Provider and its own name of the model, as LiteLLM writes it: `hosted_vllm/Qwen2.5-7B`, `openai/gpt-4o-mini`.
+    Servers that speak OpenAI's protocol get the client's bytes; gemini and cohere are translated by LiteLLM."""
+    api_base: Annotated[str, Field(max_length=256)] | None = None
+    """URL of the server, up to where `/chat/completions` begins: `http://vllm:8000/v1`. Default: the provider's own
+    address. Needed by hosted_vllm, vllm, sglang and openai_like, which have none."""
+    api_key: SecretSource | None = None
+    """The key to call the server with. Default: none is sent."""
+    weight: Weight | None = None
+    """Share of the calls among the deployments of the model. Default: 1. With 0 it is used only when no
+    other is left."""
+    token_ids: bool | None = None
+    """Ask the server for token ids, which trainers need. Default: true for hosted_vllm and vllm, else false."""
+    timeout: Duration | None = None
+    """How long one try may take, from the request to its last byte. Default: 10m."""
+    params: Annotated[dict[str, Any], WithJsonSchema(params_of.schema())] | None = None
+    """Defaults for fields of the request body, such as `temperature` or `top_p`; what the client sends wins."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        optional_matches(
+            "model",
+            "model",
+            f"({_one_of(list(PROVIDERS))})/.+",
+            f"must be provider/name with one of the providers {', '.join(sorted(PROVIDERS))}",
+        ),
+        optional_matches(
+            "apiBase",
+            "api_base",
+            _URL,
+            "must be a URL such as http://vllm:8000/v1, without user, password, query or fragment",
+        ),
+        Rule(
+            f"!self.model.matches('^({_one_of(_OWN_SERVER)})/') || has(self.apiBase)",
+            f"is needed by the providers {', '.join(sorted(_OWN_SERVER))}, which have no address of their own",
+            lambda d: d.model.partition("/")[0] not in _OWN_SERVER or d.api_base is not None,
+            ".apiBase",
+        ),
+        Rule(
+            f"has(self.apiKey) || has(self.apiBase) || self.model.matches('^({_one_of(_KEYLESS)})/')",
+            "is needed to call the provider at its own address: name a Secret in apiKey.secretKeyRef",
+            lambda d: d.api_key is not None or d.api_base is not None or d.model.partition("/")[0] in _KEYLESS,
+            ".apiKey",
+        ),
+        Rule(
+            "!has(self.tokenIds) || !self.tokenIds || "
+            f"(has(self.apiBase) && !self.model.matches('^({_one_of(_TRANSLATED)})/'))",
+            "can be true only for a server at apiBase that speaks vLLM's protocol: leave it out",
+            lambda d: not d.token_ids or (d.api_base is not None and d.model.partition("/")[0] not in _TRANSLATED),
+            ".tokenIds",
+        ),
+        longer_than_zero("timeout", "timeout"),
+        *(_refuses(key, why) for key, why in sorted(params_of.DENIED.items())),
+    )
+
+
+class ModelRateLimits(Part):
+    """Limits of one model, over all its deployments. A call must fit these and those of the proxy."""
+
+    rpm: Limit | None = None
+    """Requests in any 60 seconds. Default: no limit."""
+    rps: Limit | None = None
+    """Requests in any second. Default: no limit."""
+    tpm: Limit | None = None
+    """Tokens in any 60 seconds: an upper bound is charged at admission and settled with the real usage. Default: no
+    limit."""
+    max_parallel: Limit | None = None
+    """Calls that are admitted and not finished. Default: no limit."""
+
+
+class RateLimits(ModelRateLimits):
+    """Limits of the whole proxy. Over a limit a call is answered with 429 and a true Retry-After, or waits."""
+
+    overflow: Literal["Reject", "Queue"] | None = None
+    """What happens to a call over a limit: Reject answers 429 at once, Queue lets it wait for its turn.
+    Default: Reject."""
+    max_queue_time: Duration | None = None
+    """With Queue: how long a call may wait before it is rejected after all. Default: 30s."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.maxQueueTime) || (has(self.overflow) && self.overflow == 'Queue')",
+            "has a meaning only with overflow: Queue",
+            lambda r: r.max_queue_time is None or r.overflow == "Queue",
+            ".maxQueueTime",
+        ),
+        longer_than_zero("maxQueueTime", "max_queue_time"),
+    )
+
+
+class Model(Part):
+    """What clients ask for by name, and who serves it."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$")]
+    """The name that clients put into the field `model` of a request."""
+    rate_limits: ModelRateLimits | None = None
+    """Limits of this model. Default: none but those of the proxy."""
+    deployments: Annotated[tuple[Deployment, ...], Field(min_length=1, max_length=16, strict=False)]
+    """Who serves the model: at least one, at most 16."""
+
+
+class Retries(Part):
+    """Tries after the first, before the first byte of an answer; another deployment first. No limit counts them."""
+
+    max: Tries | None = None
+    """How many. Default: 2. With 0 there are none."""
+    initial_delay: Duration | None = None
+    """Upper bound of the first wait; it doubles with each try, and each wait is random below it. Default: 500ms."""
+    max_delay: Duration | None = None
+    """Upper bound of every wait. An upstream that asks for a longer one by Retry-After is not tried again.
+    Default: 8s."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            f"duration(has(self.initialDelay) ? self.initialDelay : '{DEFAULT_INITIAL_DELAY}') <= "
+            f"duration(has(self.maxDelay) ? self.maxDelay : '{DEFAULT_MAX_DELAY}')",
+            f"must be at most maxDelay (defaults: {DEFAULT_INITIAL_DELAY} and {DEFAULT_MAX_DELAY})",
+            lambda r: seconds(r.initial_delay or DEFAULT_INITIAL_DELAY) <= seconds(r.max_delay or DEFAULT_MAX_DELAY),
+            ".initialDelay",
+        ),
+    )
+
+
+class Spool(Part):
+    """Disk for records of calls that are not in the store yet. It lives as long as the pod."""
+
+    size: Quantity | None = None
+    """How much it may hold. Above it new records are refused and counted; none that was acknowledged is dropped.
+    Default: 1Gi."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.size) || (quantity(string(self.size)).compareTo(quantity('1Mi')) >= 0 && "
+            "quantity(string(self.size)).compareTo(quantity('1Ti')) <= 0)",
+            "must be between 1Mi and 1Ti",
+            lambda s: s.size is None or 2**20 <= quantities.value(s.size) <= 2**40,
+            ".size",
+        ),
+    )
+
+
+class Spans(Part):
+    """Where calls are recorded, as spans for training: every answered call, in the order of arrival."""
+
+    store: Annotated[str, Field(min_length=1, max_length=256)]
+    """Base URL of an Agent-Lightning LightningStore: `http://lightning-store:4747`. A store that is slow or away costs
+    callers nothing; records wait in the spool."""
+    ack_wait: Duration | None = None
+    """How long the last byte of a rollout's call is held for its spans to be in the store, because trainers read them
+    once, the moment a rollout succeeds. Default: 50ms; at most 10s. With 0s nothing is held."""
+    spool: Spool | None = None
+    """Disk for records that are not delivered yet."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        optional_matches(
+            "store",
+            "store",
+            _URL,
+            "must be a URL such as http://lightning-store:4747, without user, password, query or fragment",
+        ),
+        Rule(
+            "!has(self.ackWait) || duration(self.ackWait) <= duration('10s')",
+            "must be at most 10s: callers wait for it",
+            lambda s: s.ack_wait is None or seconds(s.ack_wait) <= 10,  # noqa: PLR2004 - said by the rule
+            ".ackWait",
+        ),
+    )
+
+
+class Amounts(Part):
+    """Processor and memory."""
+
+    cpu: Quantity | None = None
+    """Cores: `2` or `500m`."""
+    memory: Quantity | None = None
+    """Bytes: `512Mi`."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.cpu) || quantity(string(self.cpu)).compareTo(quantity('1m')) >= 0",
+            "must be at least 1m",
+            lambda a: a.cpu is None or quantities.value(a.cpu) >= quantities.value("1m"),
+            ".cpu",
+        ),
+        Rule(
+            "!has(self.memory) || quantity(string(self.memory)).compareTo(quantity('64Mi')) >= 0",
+            "must be at least 64Mi, which the gateway needs to start",
+            lambda a: a.memory is None or quantities.value(a.memory) >= quantities.value("64Mi"),
+            ".memory",
+        ),
+    )
+
+
+def _request_fits(name: str) -> Rule:
+    def holds(resources: "Resources") -> bool:
+        request = getattr(resources.requests, name, None)
+        limit = getattr(resources.limits, name, None)
+        return request is None or limit is None or quantities.value(request) <= quantities.value(limit)
+
+    both = " || ".join(f"!has(self.{part})" + f" || !has(self.{part}.{name})" for part in ("requests", "limits"))
+    return Rule(
+        f"{both} || quantity(string(self.requests.{name})).compareTo(quantity(string(self.limits.{name}))) <= 0",
+        f"must be at most limits.{name}",
+        holds,
+        f".requests.{name}",
+    )
+
+
+class Resources(Part):
+    """Processor and memory of the gateway container. The shipper and the translator have amounts of their own."""
+
+    requests: Amounts | None = None
+    """What is set aside for it. Default: cpu 250m, memory 128Mi."""
+    limits: Amounts | None = None
+    """What it may use at most. Default: memory 512Mi, and no limit of cpu, which would slow streams down."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (_request_fits("cpu"), _request_fits("memory"))
+
+
+class Spec(Part):
+    """What is wanted."""
+
+    models: Annotated[tuple[Model, ...], Field(min_length=1, max_length=64, strict=False), ListMap("name")]
+    """The models that clients can ask for: at least one, at most 64, each name once."""
+    rate_limits: RateLimits | None = None
+    """Limits of the whole proxy. Default: none. An edit rolls the pods and loses neither a request nor a counter."""
+    retries: Retries | None = None
+    """Tries after the first. Default: 2, with waits from 500ms to 8s."""
+    spans: Spans | None = None
+    """Where calls are recorded. Default: nowhere, and no shipper runs."""
+    replicas: Replicas | None = None
+    """How many pods serve: 0 or 1. Default: 1. At most 1, because limits are counted exactly within one pod; more will
+    come with limits that pods share. `kubectl scale` needs this field to be written in the object."""
+    drain_timeout: Duration | None = None
+    """How long calls that are in flight may go on when a pod is replaced: none that is shorter is cut. Default: 5m."""
+    image: Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$")] | None = None
+    """Image of the proxy's containers. Default: the one that the operator was installed with."""
+    resources: Resources | None = None
+    """Processor and memory of the gateway container."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            f"!has(self.replicas) || self.replicas <= {MAX_REPLICAS}",
+            f"must be 0 or {MAX_REPLICAS}: limits are counted exactly within one pod, and limits that pods share are "
+            "not there yet",
+            lambda s: s.replicas is None or s.replicas <= MAX_REPLICAS,
+            ".replicas",
+        ),
+    )
+
+
+class Metadata(BaseModel):
+    """What the operator needs of an object's metadata; the rest is the API server's."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="ignore", frozen=True)
+
+    name: str
+    namespace: str = "default"
+    uid: str = ""
+    """Empty for an object that no API server has seen."""
+    generation: int = 0
+
+
+class LLMProxy(Part):
+    """Runs LLM proxies: an endpoint for OpenAI clients with rate limits that hold and a record of every call."""
+
+    metadata: Metadata
+    spec: Spec
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            f"self.metadata.name.matches('^{NAME_PATTERN}$')",
+            "metadata.name must be at most 40 lower-case letters, digits and -, beginning with a letter: names of "
+            "Services derive from it",
+            lambda p: re.fullmatch(NAME_PATTERN, p.metadata.name) is not None,
+        ),
+        Rule(
+            "!self.metadata.name.endsWith('-peers')",
+            "metadata.name must not end with -peers: the Service NAME-peers of another LLMProxy could be meant",
+            lambda p: not p.metadata.name.endswith("-peers"),
+        ),
+    )

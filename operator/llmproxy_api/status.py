@@ -1,0 +1,68 @@
+"""What the operator reports about an LLMProxy: the schema of its status, and the words that stand in it."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from llmproxy_api.parts import ListMap, Part
+
+Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Generation = Annotated[int, Field(ge=0, le=(1 << 63) - 1)]
+
+
+class Condition(Part):
+    """One aspect of the state, in the form that `kubectl wait`, Flux and Argo CD read."""
+
+    type: Annotated[str, Field(max_length=316, pattern=r"^[A-Za-z][A-Za-z0-9]*$")]
+    """Ready, Available, Reconciling or Stalled."""
+    status: Literal["True", "False", "Unknown"]
+    """Whether it is so."""
+    reason: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[A-Za-z][A-Za-z0-9]*$")]
+    """One word for why; its meaning never changes."""
+    message: Annotated[str, Field(max_length=32768)]
+    """For people: the thing, what is wrong with it, and the way out."""
+    observed_generation: Generation | None = None
+    """The generation of the object that this is about."""
+    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    """When `status` last became what it is."""
+
+
+class EffectiveLimits(Part):
+    """The limits of the proxy that are in force."""
+
+    mode: Literal["Local"] | None = None
+    """Where calls are counted. Local: within the one pod."""
+    rpm: Count | None = None
+    """Requests in any 60 seconds."""
+    rps: Count | None = None
+    """Requests in any second."""
+    tpm: Count | None = None
+    """Tokens in any 60 seconds."""
+    max_parallel: Count | None = None
+    """Calls at one time."""
+
+
+class Status(Part):
+    """What is there; written by the operator."""
+
+    observed_generation: Generation | None = None
+    """The generation of the object that the status is about."""
+    conditions: Annotated[tuple[Condition, ...], Field(max_length=16, strict=False), ListMap("type")] | None = None
+    """Ready: every wanted pod runs this generation. Available: something serves. Reconciling: on the way.
+    Stalled: someone must act, as its message says."""
+    endpoint: Annotated[str, Field(max_length=512)] | None = None
+    """Where it serves, without `/v1`: what a ProxyLLM of Agent-Lightning takes. OpenAI clients append `/v1`."""
+    models: Annotated[tuple[str, ...], Field(max_length=64, strict=False)] | None = None
+    """The names that clients can ask for."""
+    replicas: Count | None = None
+    """Pods there are."""
+    ready_replicas: Count | None = None
+    """Pods that serve."""
+    updated_replicas: Count | None = None
+    """Pods that run the newest configuration."""
+    selector: Annotated[str, Field(max_length=512)] | None = None
+    """Selects the pods, for the scale subresource."""
+    config_hash: Annotated[str, Field(max_length=64)] | None = None
+    """Stands for the configuration and the contents of the Secrets it names; pods carry it as an annotation."""
+    limits: EffectiveLimits | None = None
+    """The limits of the proxy that are in force."""

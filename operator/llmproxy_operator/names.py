@@ -1,0 +1,81 @@
+"""Every name, label and annotation that the operator writes; nobody builds one anywhere else."""
+
+from collections.abc import Mapping
+
+FIELD_MANAGER = "llmproxy-operator"
+
+LABEL_NAME = "llmproxy.dev/name"
+LABEL_COMPONENT = "llmproxy.dev/component"
+ANNOTATION_CONFIG_HASH = "llmproxy.dev/config-hash"
+
+GATEWAY = "gateway"
+SHIPPER = "shipper"
+TRANSLATOR = "translator"
+CONFIG = "config"
+ENDPOINT = "endpoint"
+PEERS = "peers"
+"""Components: the first three are containers too."""
+
+PORT_HTTP = 4000
+PORT_ADMIN = 9090
+PORT_PEERS = 9092
+
+PEER_TOKEN_KEY = "token"  # noqa: S105 - the name of a key
+"""Key in the Secret of the peers."""
+
+
+def deployment(proxy: str) -> str:
+    """Name of the Deployment that runs *proxy*."""
+    return proxy
+
+
+def service(proxy: str) -> str:
+    """Name of the Service that trainers call."""
+    return proxy
+
+
+def config(proxy: str, document_hash: str) -> str:
+    """Name of the immutable ConfigMap that holds one contract document."""
+    return f"{proxy}-config-{document_hash}"
+
+
+def endpoint(proxy: str) -> str:
+    """Name of the ConfigMap that trainers' pods take their environment from."""
+    return f"{proxy}-endpoint"
+
+
+def peers(proxy: str) -> str:
+    """Name of the headless Service by which pods find each other, and of the Secret with their token."""
+    return f"{proxy}-peers"
+
+
+def host(service_name: str, namespace: str) -> str:
+    """DNS name of a Service, as pods of any namespace resolve it."""
+    return f"{service_name}.{namespace}.svc"
+
+
+def endpoint_url(proxy: str, namespace: str) -> str:
+    """Where *proxy* serves, without `/v1`."""
+    return f"http://{host(service(proxy), namespace)}:{PORT_HTTP}"
+
+
+def labels(proxy: str, component: str) -> dict[str, str]:
+    """Labels of a child of *proxy*. None is copied from it: GitOps tools would take the child for theirs."""
+    return {
+        LABEL_NAME: proxy,
+        LABEL_COMPONENT: component,
+        "app.kubernetes.io/name": "llmproxy",
+        "app.kubernetes.io/instance": proxy,
+        "app.kubernetes.io/component": component,
+        "app.kubernetes.io/managed-by": FIELD_MANAGER,
+    }
+
+
+def selector_labels(proxy: str) -> dict[str, str]:
+    """What picks the pods of *proxy*; a Deployment can never change it."""
+    return {LABEL_NAME: proxy, LABEL_COMPONENT: GATEWAY}
+
+
+def selector(labels_wanted: Mapping[str, str]) -> str:
+    """Return *labels_wanted* as a label selector in text."""
+    return ",".join(f"{key}={value}" for key, value in sorted(labels_wanted.items()))

@@ -1,0 +1,38 @@
+"""Desired state: pure functions from an LLMProxy to the objects it asks for, a module per kind.
+
+Nothing here reads a clock, an environment variable or the cluster. The same proxy and inputs give the same objects,
+written as the API server stores them, so that a second pass finds nothing to write.
+"""
+
+from llmproxy_api import LLMProxy
+from llmproxy_operator.manifest import Manifest
+from llmproxy_operator.render.config import SecretRef, config_hash, document, secret_digest, secret_references
+from llmproxy_operator.render.configmaps import config_map, endpoint_config_map, stale_configs
+from llmproxy_operator.render.deployment import deployment, pod_config_hash
+from llmproxy_operator.render.inputs import Inputs
+from llmproxy_operator.render.secrets import peers_secret
+from llmproxy_operator.render.services import peers_service, service
+
+__all__ = [
+    "Inputs",
+    "SecretRef",
+    "config_hash",
+    "document",
+    "peers_secret",
+    "pod_config_hash",
+    "render",
+    "secret_digest",
+    "secret_references",
+    "stale_configs",
+]
+
+
+def render(proxy: LLMProxy, inputs: Inputs) -> tuple[Manifest, ...]:
+    """Return every child of *proxy*, in the order to apply them."""
+    return (
+        config_map(proxy),
+        endpoint_config_map(proxy),
+        service(proxy),
+        peers_service(proxy),
+        deployment(proxy, inputs),
+    )

@@ -1,0 +1,148 @@
+"""The contract document of a proxy, and the hashes that name it and roll its pods.
+
+The one translation from the words of the resource to those of the contract; defaults are filled in here.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+
+from llmproxy import contract, providers
+from llmproxy_api import LLMProxy, Problem, SpecError, models, quantities
+from llmproxy_api.durations import seconds
+
+SecretRef = tuple[str, str]
+"""Name of a Secret and key in it."""
+
+MAX_DOCUMENT_BYTES = 1_000_000
+"""A ConfigMap holds 1 MiB."""
+
+_HASH_CHARS = 16
+_DOCUMENT_HASH_CHARS = 10
+
+
+def document(proxy: LLMProxy) -> contract.Document:
+    """Return what the pods of *proxy* are told; raise SpecError if it is too large for a ConfigMap."""
+    spec = proxy.spec
+    made = contract.Document(
+        proxy=contract.Proxy(name=proxy.metadata.name, namespace=proxy.metadata.namespace),
+        models=tuple(_model(model) for model in spec.models),
+        rate_limits=_limits(spec.rate_limits),
+        overflow=_overflow(spec.rate_limits),
+        retries=_retries(spec.retries or models.Retries()),
+        spans=None if spec.spans is None else _spans(spec.spans),
+        drain_timeout_s=drain_timeout_s(spec),
+    )
+    size = len(made.to_json().encode())
+    if size > MAX_DOCUMENT_BYTES:
+        message = f"makes a configuration of {size} bytes, {MAX_DOCUMENT_BYTES} fit: shorten params"
+        raise SpecError((Problem("spec.models", message),))
+    return made
+
+
+def document_hash(made: contract.Document) -> str:
+    """Return what stands for *made* in the name of its ConfigMap."""
+    return hashlib.sha256(made.to_json().encode()).hexdigest()[:_DOCUMENT_HASH_CHARS]
+
+
+def config_hash(made: contract.Document, secret_digests: Mapping[SecretRef, str]) -> str:
+    """Return what rolls the pods when it changes: the document and the contents of the Secrets it names."""
+    digest = hashlib.sha256(made.to_json().encode())
+    for (name, key), content in sorted(secret_digests.items()):
+        digest.update(f"{name}\0{key}\0{content}\0".encode())
+    return digest.hexdigest()[:_HASH_CHARS]
+
+
+def secret_digest(uid: str, content: bytes) -> str:
+    """Return what stands for *content* of a Secret of the proxy *uid*.
+
+    Keyed by the uid, so that equal Secrets of two proxies cannot be told from what is seen on their pods.
+    """
+    return hmac.new(uid.encode(), content, hashlib.sha256).hexdigest()
+
+
+def secret_references(proxy: LLMProxy) -> tuple[SecretRef, ...]:
+    """Return every (Secret, key) that *proxy* names, once, in a stable order."""
+    return tuple(sorted({ref for _, ref in keyed_deployments(proxy)}))
+
+
+def keyed_deployments(proxy: LLMProxy) -> tuple[tuple[models.Deployment, SecretRef], ...]:
+    """Return the deployments that have a key, with where it is."""
+    return tuple(
+        (deployment, (deployment.api_key.secret_key_ref.name, deployment.api_key.secret_key_ref.key))
+        for model in proxy.spec.models
+        for deployment in model.deployments
+        if deployment.api_key is not None
+    )
+
+
+def key_variable(ref: SecretRef) -> str:
+    """Return the environment variable that holds the content of *ref*."""
+    name, key = ref
+    return f"UPSTREAM_KEY_{hashlib.sha256(f'{name}/{key}'.encode()).hexdigest()[:16].upper()}"
+
+
+def is_translated(deployment: models.Deployment) -> bool:
+    """Whether calls of *deployment* go through the translator."""
+    provider, _ = providers.split(deployment.model)
+    return provider.way is providers.Way.TRANSLATED
+
+
+def drain_timeout_s(spec: models.Spec) -> float:
+    """Return how long calls in flight may go on, in seconds."""
+    return seconds(spec.drain_timeout or models.DEFAULT_DRAIN_TIMEOUT)
+
+
+def spool_bytes(spans: models.Spans) -> int:
+    """Return how much the spool may hold, in bytes."""
+    size = spans.spool.size if spans.spool is not None else None
+    return int(quantities.value(size or models.DEFAULT_SPOOL_SIZE))
+
+
+def _model(model: models.Model) -> contract.Model:
+    made = tuple(_deployment(f"{model.name}/{i}", item) for i, item in enumerate(model.deployments))
+    return contract.Model(name=model.name, rate_limits=_limits(model.rate_limits), deployments=made)
+
+
+def _deployment(name: str, item: models.Deployment) -> contract.Deployment:
+    provider, _ = providers.split(item.model)
+    ref = item.api_key.secret_key_ref if item.api_key is not None else None
+    return contract.Deployment(
+        id=name,
+        model=item.model,
+        api_base=item.api_base,
+        api_key_env=None if ref is None else key_variable((ref.name, ref.key)),
+        weight=1 if item.weight is None else item.weight,
+        token_ids=provider.token_ids if item.token_ids is None else item.token_ids,
+        timeout_s=seconds(item.timeout or models.DEFAULT_TIMEOUT),
+        params=item.params or {},
+    )
+
+
+def _limits(limits: models.ModelRateLimits | None) -> contract.Limits:
+    if limits is None:
+        return contract.Limits()
+    return contract.Limits(rpm=limits.rpm, rps=limits.rps, tpm=limits.tpm, max_parallel=limits.max_parallel)
+
+
+def _overflow(limits: models.RateLimits | None) -> contract.Overflow:
+    if limits is None or limits.overflow is None:
+        return contract.Overflow()
+    wait = limits.max_queue_time or models.DEFAULT_MAX_QUEUE_TIME
+    return contract.Overflow(mode=limits.overflow, max_queue_time_s=seconds(wait))
+
+
+def _retries(retries: models.Retries) -> contract.Retries:
+    return contract.Retries(
+        max=models.DEFAULT_MAX_RETRIES if retries.max is None else retries.max,
+        initial_delay_s=seconds(retries.initial_delay or models.DEFAULT_INITIAL_DELAY),
+        max_delay_s=seconds(retries.max_delay or models.DEFAULT_MAX_DELAY),
+    )
+
+
+def _spans(spans: models.Spans) -> contract.Spans:
+    return contract.Spans(
+        store=spans.store,
+        ack_wait_s=seconds(spans.ack_wait or models.DEFAULT_ACK_WAIT),
+        spool_bytes=spool_bytes(spans),
+    )

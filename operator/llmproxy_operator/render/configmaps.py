@@ -1,0 +1,67 @@
+"""The ConfigMaps: the contract document, one immutable object for each, and the environment for trainers' pods."""
+
+from collections.abc import Iterable
+
+from llmproxy_api import LLMProxy
+from llmproxy_operator import names
+from llmproxy_operator.manifest import Manifest, owned
+from llmproxy_operator.render.config import document, document_hash
+
+CONFIG_FILE = "config.json"
+NO_KEY = "none-needed"
+"""SDKs refuse to start without a key; the proxy asks for none."""
+
+
+def config_map(proxy: LLMProxy) -> Manifest:
+    """Return the ConfigMap with the contract document.
+
+    Its name has the document's hash and it never changes, so a pod of an older template that starts again in the
+    middle of a failing roll reads the document that it was made for.
+    """
+    name = proxy.metadata.name
+    made = document(proxy)
+    return {
+        **owned(proxy, "v1", "ConfigMap", names.config(name, document_hash(made)), names.labels(name, names.CONFIG)),
+        "immutable": True,
+        "data": {CONFIG_FILE: made.to_json()},
+    }
+
+
+def endpoint_config_map(proxy: LLMProxy) -> Manifest:
+    """Return the ConfigMap for `envFrom` of pods that call the proxy."""
+    name = proxy.metadata.name
+    url = names.endpoint_url(name, proxy.metadata.namespace)
+    return {
+        **owned(proxy, "v1", "ConfigMap", names.endpoint(name), names.labels(name, names.ENDPOINT)),
+        "data": {
+            "ANTHROPIC_BASE_URL": url,
+            "LLMPROXY_ENDPOINT": url,
+            "OPENAI_API_KEY": NO_KEY,
+            "OPENAI_BASE_URL": f"{url}/v1",
+        },
+    }
+
+
+def stale_configs(
+    configmaps: Iterable[Manifest], users: Iterable[Manifest], *, keep: Iterable[str] = ()
+) -> tuple[str, ...]:
+    """Return the names of those of *configmaps* (of one proxy) that may be deleted.
+
+    *users* are the ReplicaSets of the proxy, and its Deployment, whose newest ReplicaSet may not be there yet. Whatever
+    one of them mounts stays, as does what *keep* names.
+    """
+    used = {name for user in users for name in _mounted(user)} | set(keep)
+    return tuple(
+        sorted(
+            item["metadata"]["name"]
+            for item in configmaps
+            if item["metadata"].get("labels", {}).get(names.LABEL_COMPONENT) == names.CONFIG
+            and item["metadata"]["name"] not in used
+        )
+    )
+
+
+def _mounted(user: Manifest) -> Iterable[str]:
+    for volume in user["spec"]["template"]["spec"].get("volumes") or ():
+        if "configMap" in volume:
+            yield volume["configMap"]["name"]

@@ -1,0 +1,173 @@
+"""The containers of a proxy pod: gateway, and beside it shipper and translator as native sidecars.
+
+A native sidecar starts before the gateway and ends after it, so the shipper takes the last call's record. Neither has
+probes: a failing one would make the pod unready, and callers shall not notice a sidecar in trouble.
+"""
+
+from typing import Any
+
+from llmproxy_api import LLMProxy, models, quantities
+from llmproxy_operator import names
+from llmproxy_operator.render.config import SecretRef, is_translated, key_variable, keyed_deployments
+from llmproxy_operator.render.configmaps import CONFIG_FILE
+from llmproxy_operator.render.inputs import Inputs
+
+Container = dict[str, Any]
+
+CONFIG_DIR = "/etc/llmproxy"
+RUN_DIR = "/run/llmproxy"
+SPOOL_DIR = "/var/spool/llmproxy"
+TMP_DIR = "/tmp"  # noqa: S108 - a volume of the pod
+TRANSLATOR_PYTHON = "/opt/translator/bin/python"
+"""litellm cannot share an environment with the rest of the image."""
+
+PRE_STOP_S = 5
+"""A pod leaves the Service some time after its end begins; so long it takes calls as ever."""
+
+_GATEWAY = {"requests": {"cpu": "250m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
+_SHIPPER = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
+_TRANSLATOR = {"requests": {"cpu": "100m", "memory": "384Mi"}, "limits": {"memory": "1Gi"}}
+
+
+def gateway(proxy: LLMProxy, inputs: Inputs) -> Container:
+    """Return the container that serves."""
+    name, namespace = proxy.metadata.name, proxy.metadata.namespace
+    peers_host = names.host(names.peers(name), namespace)
+    return {
+        **_base(proxy, inputs, names.GATEWAY, python="python"),
+        "args": [*_arguments("llmproxy.gateway"), "--peers", peers_host],
+        "env": [
+            _field("POD_IP", "status.podIP"),
+            _field("POD_UID", "metadata.uid"),
+            _secret("PEER_TOKEN", (names.peers(name), names.PEER_TOKEN_KEY)),
+            *_keys(proxy, translated=False),
+        ],
+        "ports": [
+            _port("http", names.PORT_HTTP),
+            _port("admin", names.PORT_ADMIN),
+            _port("peers", names.PORT_PEERS),
+        ],
+        # It reports ready once it has taken the counters over from the pod that it replaces: seconds, at most minutes.
+        "startupProbe": _probe("/readyz", period_s=1, failures=120),
+        "readinessProbe": _probe("/readyz", period_s=5, failures=2),
+        "livenessProbe": _probe("/healthz", period_s=10, failures=6),
+        "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_S}}},
+        "resources": gateway_resources(proxy.spec.resources),
+        "volumeMounts": _mounts("config", "run", "tmp"),
+    }
+
+
+def shipper(proxy: LLMProxy, inputs: Inputs) -> Container:
+    """Return the sidecar that makes calls durable and delivers them."""
+    return {
+        **_base(proxy, inputs, names.SHIPPER, python="python"),
+        "restartPolicy": "Always",
+        "args": [*_arguments("llmproxy.shipper"), "--spool-dir", SPOOL_DIR],
+        "resources": _SHIPPER,
+        "volumeMounts": _mounts("config", "run", "spool", "tmp"),
+    }
+
+
+def translator(proxy: LLMProxy, inputs: Inputs) -> Container:
+    """Return the sidecar that speaks to providers with a protocol of their own."""
+    return {
+        **_base(proxy, inputs, names.TRANSLATOR, python=TRANSLATOR_PYTHON),
+        "restartPolicy": "Always",
+        "args": _arguments("llmproxy.translator"),
+        "env": list(_keys(proxy, translated=True)),
+        "resources": _TRANSLATOR,
+        "volumeMounts": _mounts("config", "run", "tmp"),
+    }
+
+
+def sidecars(proxy: LLMProxy, inputs: Inputs) -> list[Container]:
+    """Return those that *proxy* needs."""
+    made = []
+    if proxy.spec.spans is not None:
+        made.append(shipper(proxy, inputs))
+    if any(is_translated(item) for model in proxy.spec.models for item in model.deployments):
+        made.append(translator(proxy, inputs))
+    return made
+
+
+def gateway_resources(wanted: models.Resources | None) -> dict[str, dict[str, str]]:
+    """Return requests and limits; what *wanted* leaves open is a default that does not contradict the rest."""
+    requests = _amounts(wanted.requests if wanted is not None else None)
+    limits = _amounts(wanted.limits if wanted is not None else None)
+    if "memory" not in limits:
+        limits["memory"] = _larger(_GATEWAY["limits"]["memory"], requests.get("memory"))
+    for name, default in _GATEWAY["requests"].items():
+        if name not in requests:
+            requests[name] = _smaller(default, limits.get(name))
+    return {"requests": requests, "limits": limits}
+
+
+def _amounts(wanted: models.Amounts | None) -> dict[str, str]:
+    given = {} if wanted is None else {"cpu": wanted.cpu, "memory": wanted.memory}
+    return {name: quantities.canonical(amount) for name, amount in given.items() if amount is not None}
+
+
+def _smaller(default: str, bound: str | None) -> str:
+    return default if bound is None else min(default, bound, key=quantities.value)
+
+
+def _larger(default: str, bound: str | None) -> str:
+    return default if bound is None else max(default, bound, key=quantities.value)
+
+
+def _base(proxy: LLMProxy, inputs: Inputs, name: str, *, python: str) -> Container:
+    policy = {} if inputs.image_pull_policy is None else {"imagePullPolicy": inputs.image_pull_policy}
+    return {
+        "name": name,
+        "image": proxy.spec.image or inputs.image,
+        **policy,
+        "command": [python],
+        # Without a right on logs the operator still reads from the status how a container ended.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+    }
+
+
+def _arguments(module: str) -> list[str]:
+    return ["-m", module, "--config", f"{CONFIG_DIR}/{CONFIG_FILE}", "--run-dir", RUN_DIR]
+
+
+def _keys(proxy: LLMProxy, *, translated: bool) -> list[dict[str, Any]]:
+    wanted = {ref for deployment, ref in keyed_deployments(proxy) if is_translated(deployment) is translated}
+    return [_secret(key_variable(ref), ref) for ref in sorted(wanted)]
+
+
+def _secret(variable: str, ref: SecretRef) -> dict[str, Any]:
+    name, key = ref
+    return {"name": variable, "valueFrom": {"secretKeyRef": {"name": name, "key": key}}}
+
+
+def _field(variable: str, path: str) -> dict[str, Any]:
+    return {"name": variable, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+
+
+def _port(name: str, number: int) -> dict[str, Any]:
+    return {"name": name, "containerPort": number, "protocol": "TCP"}
+
+
+def _probe(path: str, *, period_s: int, failures: int) -> dict[str, Any]:
+    return {
+        "httpGet": {"path": path, "port": "admin", "scheme": "HTTP"},
+        "periodSeconds": period_s,
+        "timeoutSeconds": 3,
+        "failureThreshold": failures,
+    }
+
+
+def _mounts(*volumes: str) -> list[dict[str, Any]]:
+    places: dict[str, dict[str, Any]] = {
+        "config": {"mountPath": CONFIG_DIR, "readOnly": True},
+        "run": {"mountPath": RUN_DIR},
+        "spool": {"mountPath": SPOOL_DIR},
+        "tmp": {"mountPath": TMP_DIR},
+    }
+    return [{"name": name, **places[name]} for name in volumes]

@@ -1,0 +1,104 @@
+"""The Deployment that runs a proxy, made so that nobody notices a roll: the new pod is ready before the old one ends."""
+
+import math
+from typing import Any
+
+from llmproxy_api import LLMProxy, quantities
+from llmproxy_operator import names
+from llmproxy_operator.manifest import Manifest, owned
+from llmproxy_operator.render import containers
+from llmproxy_operator.render.config import (
+    config_hash,
+    document,
+    document_hash,
+    drain_timeout_s,
+    secret_references,
+    spool_bytes,
+)
+from llmproxy_operator.render.inputs import Inputs
+
+USER = 65532
+"""Numeric, so that the node can see that it is not root; the group too, for the sockets and the spool."""
+
+FLUSH_S = 15
+"""What the shipper has for its spool after the gateway has ended."""
+MARGIN_S = 5
+"""Between the last thing that should happen and the kill."""
+PROGRESS_DEADLINE_S = 180
+"""A pod that is not ready by then is reported."""
+REVISIONS = 3
+"""Old ReplicaSets that are kept, and with them their ConfigMaps."""
+
+
+def deployment(proxy: LLMProxy, inputs: Inputs) -> Manifest:
+    """Return the Deployment."""
+    name = proxy.metadata.name
+    replicas = proxy.spec.replicas
+    return {
+        **owned(proxy, "apps/v1", "Deployment", names.deployment(name), names.labels(name, names.GATEWAY)),
+        "spec": {
+            "replicas": 1 if replicas is None else replicas,
+            "revisionHistoryLimit": REVISIONS,
+            "progressDeadlineSeconds": PROGRESS_DEADLINE_S,
+            "selector": {"matchLabels": names.selector_labels(name)},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+            "template": _template(proxy, inputs),
+        },
+    }
+
+
+def grace_period_s(proxy: LLMProxy) -> int:
+    """Return how long a pod may take to end, in seconds: what is cut here is cut for callers too."""
+    return containers.PRE_STOP_S + math.ceil(drain_timeout_s(proxy.spec)) + FLUSH_S + MARGIN_S
+
+
+def pod_config_hash(proxy: LLMProxy, inputs: Inputs) -> str:
+    """Return the hash that pods of *proxy* carry; raise KeyError for a Secret that *inputs* does not know."""
+    digests = {ref: inputs.secret_digests[ref] for ref in secret_references(proxy)}
+    return config_hash(document(proxy), digests)
+
+
+def _template(proxy: LLMProxy, inputs: Inputs) -> dict[str, Any]:
+    name = proxy.metadata.name
+    sidecars = containers.sidecars(proxy, inputs)
+    return {
+        "metadata": {
+            "labels": names.labels(name, names.GATEWAY),
+            "annotations": {
+                names.ANNOTATION_CONFIG_HASH: pod_config_hash(proxy, inputs),
+                "kubectl.kubernetes.io/default-container": names.GATEWAY,
+            },
+        },
+        "spec": {
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": grace_period_s(proxy),
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": USER,
+                "runAsGroup": USER,
+                "fsGroup": USER,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            **({"initContainers": sidecars} if sidecars else {}),
+            "containers": [containers.gateway(proxy, inputs)],
+            "volumes": _volumes(proxy),
+        },
+    }
+
+
+def _volumes(proxy: LLMProxy) -> list[dict[str, Any]]:
+    config = names.config(proxy.metadata.name, document_hash(document(proxy)))
+    made: list[dict[str, Any]] = [
+        {"name": "config", "configMap": {"name": config}},
+        {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}},
+        {"name": "tmp", "emptyDir": {"sizeLimit": "128Mi"}},
+    ]
+    if proxy.spec.spans is not None:
+        made.append({"name": "spool", "emptyDir": {"sizeLimit": _spool_size_limit(spool_bytes(proxy.spec.spans))}})
+    return made
+
+
+def _spool_size_limit(cap_bytes: int) -> str:
+    """Return a limit well above the spool's own: at the limit of the volume the node evicts the whole pod."""
+    return quantities.canonical(f"{math.ceil(cap_bytes * 1.25 / (1 << 20)) + 64}Mi")

@@ -1,0 +1,18 @@
+"""What rendering needs besides the resource."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from llmproxy_operator.render.config import SecretRef
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Facts of the installation and of the Secrets that a proxy names."""
+
+    image: str
+    """Image of proxies that name none."""
+    secret_digests: Mapping[SecretRef, str]
+    """`config.secret_digest` of the content of every one of `secret_references`; never the content."""
+    image_pull_policy: str | None = None
+    """None leaves it to Kubernetes, which goes by the tag."""

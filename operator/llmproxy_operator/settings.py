@@ -1,0 +1,77 @@
+"""What the operator is told by its environment, read once at the start; the chart writes it.
+
+No name begins with LLMPROXY_: a Service of that name would put variables of its own into the environment.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+PULL_POLICIES = ("Always", "IfNotPresent", "Never")
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+_MAX_PORT = 65535
+
+
+class SettingsError(Exception):
+    """A variable is missing or cannot be used; the message names it. The operator ends with code 2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All that is not in an LLMProxy."""
+
+    proxy_image: str
+    """Image of proxies that name none."""
+    proxy_image_pull_policy: str | None = None
+    """None leaves it to Kubernetes, which goes by the tag."""
+    watch_namespaces: tuple[str, ...] = ()
+    """Empty: all of them."""
+    namespace: str = "default"
+    """Where the operator runs and its Lease is."""
+    pod_name: str = "operator"
+    """Who holds the Lease, for people."""
+    leader_election: bool = True
+    lease_name: str = "llmproxy-operator"
+    metrics_port: int = 8080
+    """Health and metrics."""
+    log_level: str = "INFO"
+
+
+def from_environment(environment: Mapping[str, str]) -> Settings:
+    """Return the settings in *environment*; an empty variable is as good as none. Raise SettingsError."""
+    return Settings(
+        proxy_image=_required(environment, "OPERATOR_PROXY_IMAGE"),
+        proxy_image_pull_policy=_pull_policy(environment),
+        watch_namespaces=tuple(environment.get("OPERATOR_WATCH_NAMESPACES", "").replace(",", " ").split()),
+        namespace=environment.get("OPERATOR_NAMESPACE") or "default",
+        pod_name=environment.get("OPERATOR_POD_NAME") or "operator",
+        leader_election=_choice(environment, "OPERATOR_LEADER_ELECTION", ("true", "false"), "true") == "true",
+        lease_name=environment.get("OPERATOR_LEASE_NAME") or "llmproxy-operator",
+        metrics_port=_port(environment, "OPERATOR_METRICS_LISTEN_PORT", 8080),
+        log_level=_choice(environment, "OPERATOR_LOG_LEVEL", LOG_LEVELS, "INFO"),
+    )
+
+
+def _required(environment: Mapping[str, str], name: str) -> str:
+    value = environment.get(name, "")
+    if not value:
+        raise SettingsError(f"{name} is not set")
+    return value
+
+
+def _pull_policy(environment: Mapping[str, str]) -> str | None:
+    name = "OPERATOR_PROXY_IMAGE_PULL_POLICY"
+    return _choice(environment, name, PULL_POLICIES, "") if environment.get(name) else None
+
+
+def _choice(environment: Mapping[str, str], name: str, choices: tuple[str, ...], default: str) -> str:
+    value = environment.get(name) or default
+    if value not in choices:
+        raise SettingsError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    return value
+
+
+def _port(environment: Mapping[str, str], name: str, default: int) -> int:
+    value = environment.get(name) or str(default)
+    if not value.isascii() or not value.isdecimal() or not 0 < int(value) <= _MAX_PORT:
+        raise SettingsError(f"{name} must be a port from 1 to {_MAX_PORT}, got {value!r}")
+    return int(value)
