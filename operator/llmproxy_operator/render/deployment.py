@@ -1,4 +1,4 @@
-"""The Deployment that runs a proxy, made so that nobody notices a roll: the new pod is ready before the old one ends."""
+"""The Deployment that runs a proxy. Nobody notices a roll: the new pod is ready before the old one ends."""
 
 import math
 from typing import Any
