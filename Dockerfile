@@ -1,0 +1,64 @@
+# The two images. `docker build --target operator .` and `--target proxy .` work by themselves;
+# `make images` also builds where no registry of images can be reached, on a base made from Debian
+# packages. Any base with Python 3.11 or newer, its venv module and CA certificates will do.
+# Optional build secrets: `pip` (a pip.conf) and `certificates` (a CA bundle it may name as
+# /run/secrets/certificates). Neither ends in a layer.
+ARG BASE=docker.io/library/python:3.13-slim-trixie
+
+# --- What builds ---------------------------------------------------------------------------------
+FROM ${BASE} AS tools
+ENV PYTHONDONTWRITEBYTECODE=1
+RUN python3 -m venv /opt/pip
+COPY requirements/install /opt/install
+
+FROM tools AS operator-packages
+COPY requirements/operator.txt /opt/
+RUN --mount=type=secret,id=pip --mount=type=secret,id=certificates /opt/install /opt/operator.txt /opt/venv
+
+FROM tools AS proxy-packages
+COPY requirements/proxy.txt /opt/
+RUN --mount=type=secret,id=pip --mount=type=secret,id=certificates /opt/install /opt/proxy.txt /opt/venv
+
+# litellm and what it brings, apart: gateway and shipper cannot import it even by mistake.
+FROM tools AS translator-packages
+COPY requirements/translator.txt /opt/
+RUN --mount=type=secret,id=pip --mount=type=secret,id=certificates /opt/install /opt/translator.txt /opt/translator
+
+FROM tools AS operator-sources
+COPY operator/llmproxy_api /app/llmproxy_api
+COPY operator/llmproxy_operator /app/llmproxy_operator
+# Of the proxy, the operator knows the contract document and the table of providers.
+COPY proxy_image/llmproxy/__init__.py proxy_image/llmproxy/contract.py proxy_image/llmproxy/providers.py /app/llmproxy/
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app
+
+FROM tools AS proxy-sources
+COPY proxy_image/llmproxy /app/llmproxy
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app
+
+# --- What runs -----------------------------------------------------------------------------------
+FROM ${BASE} AS runtime
+ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
+    PYTHONPATH=/app \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp
+WORKDIR /app
+USER 65532:65532
+
+FROM runtime AS operator
+COPY --from=operator-packages /opt/venv /opt/venv
+COPY --from=operator-sources /app /app
+LABEL org.opencontainers.image.title="llmproxy-operator" \
+      org.opencontainers.image.description="Runs LLM proxies on Kubernetes: the operator" \
+      org.opencontainers.image.licenses="Apache-2.0"
+ENTRYPOINT ["python", "-m", "llmproxy_operator"]
+
+# Gateway and shipper run on /opt/venv, the translator on /opt/translator/bin/python.
+FROM runtime AS proxy
+COPY --from=translator-packages /opt/translator /opt/translator
+COPY --from=proxy-packages /opt/venv /opt/venv
+COPY --from=proxy-sources /app /app
+LABEL org.opencontainers.image.title="llmproxy" \
+      org.opencontainers.image.description="Runs LLM proxies on Kubernetes: gateway, shipper and translator" \
+      org.opencontainers.image.licenses="Apache-2.0"
+ENTRYPOINT ["python", "-m", "llmproxy.gateway"]

@@ -1,0 +1,177 @@
+"""The command line: up, down, status, doctor, images, load-image, kubectl, helm, build.
+
+Exit codes: 0 done, 1 a step failed, 3 this machine cannot have a cluster.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from . import build, images, providers
+from .errors import ClusterError
+from .places import Places
+from .progress import Step, say
+
+
+@contextmanager
+def alone(places: Places) -> Iterator[None]:
+    """Let one command at a time change things. The kernel drops the lock with the process."""
+    places.state.mkdir(parents=True, exist_ok=True)
+    places.cache.mkdir(parents=True, exist_ok=True)
+    with (places.cache / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with Step("Waiting for another command on the test cluster to end"):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def up(places: Places, _: list[str]) -> int:
+    """Make sure that a cluster runs, and print its kubeconfig."""
+    with alone(places):
+        provider = providers.choose(places)
+        provider.up()
+    say(f"Cluster ({provider.name}) is up. KUBECONFIG={provider.kubeconfig}")
+    return 0
+
+
+def down(places: Places, _: list[str]) -> int:
+    """Remove the cluster and everything it left."""
+    with alone(places):
+        providers.down(places)
+    say("No cluster of the tests is left.")
+    return 0
+
+
+def status(places: Places, words: list[str]) -> int:
+    """Say whether the cluster can be used; with --json in a form for programs."""
+    provider = providers.choose(places)
+    trouble = provider.trouble()
+    found = {
+        "provider": provider.name,
+        "up": trouble is None,
+        "trouble": trouble,
+        "kubeconfig": str(provider.kubeconfig),
+        "kubectl": _tool(places, build.KUBERNETES, "kubectl"),
+        "helm": _tool(places, build.HELM, "helm"),
+        "logs": str(places.node / "log") if provider.name == "node" else None,
+    }
+    if "--json" in words:
+        print(json.dumps(found, indent=1))
+    else:
+        for name, value in found.items():
+            say(f"{name:<11}{value if value is not None else '-'}")
+    return 0 if trouble is None else 1
+
+
+def doctor(places: Places, _: list[str]) -> int:
+    """Say whether this machine can have a cluster; exit code 3 and the reason if not."""
+    provider = providers.choose(places)
+    say(f"A cluster can be had here: {provider.name}")
+    return 0
+
+
+def build_all(places: Places, _: list[str]) -> int:
+    """Build every program into the cache."""
+    with alone(places):
+        build.ensure(places, *build.PARTS)
+    say(f"Binaries: {places.cache / 'bin'}")
+    return 0
+
+
+def build_images(places: Places, words: list[str]) -> int:
+    """Build the named images (all, if none is named) and load them where a cluster is up."""
+    with alone(places):
+        made = images.build(places, words)
+        _load(places, made)
+    return 0
+
+
+def _load(places: Places, made: dict[str, Path]) -> None:
+    try:
+        provider = providers.choose(places)
+    except ClusterError:
+        return
+    if provider.trouble():
+        say("No cluster is up: the images are built and kept, not loaded")
+        return
+    for image, archive in made.items():
+        images.load_once(places, provider.load, image, archive)
+
+
+def load_image(places: Places, words: list[str]) -> int:
+    """Load image archives (files) into the cluster."""
+    provider = providers.choose(places)
+    for word in words:
+        with Step(f"Loading {word}"):
+            provider.load(Path(word).absolute(), word)
+    return 0
+
+
+def _tool(places: Places, part: build.Part, name: str) -> str | None:
+    built = build.program(places, part, name)
+    return str(built) if built.exists() else shutil.which(name)
+
+
+def _call(places: Places, part: build.Part, name: str, words: list[str]) -> int:
+    """Call a tool, told where the cluster is; its exit code is ours."""
+    if _tool(places, part, name) is None:
+        with alone(places):
+            build.ensure(places, part)
+    provider = providers.choose(places)
+    program = _tool(places, part, name)
+    assert program is not None  # it was just built
+    env = os.environ | {"KUBECONFIG": str(provider.kubeconfig)}
+    return subprocess.run([program, *words], env=env, check=False).returncode
+
+
+def kubectl(places: Places, words: list[str]) -> int:
+    """Call kubectl on the cluster."""
+    return _call(places, build.KUBERNETES, "kubectl", words)
+
+
+def helm(places: Places, words: list[str]) -> int:
+    """Call Helm on the cluster."""
+    return _call(places, build.HELM, "helm", words)
+
+
+COMMANDS = {
+    "up": up,
+    "down": down,
+    "status": status,
+    "doctor": doctor,
+    "build": build_all,
+    "images": build_images,
+    "load-image": load_image,
+    "kubectl": kubectl,
+    "helm": helm,
+}
+
+
+def main() -> int:
+    """Run one command and return its exit code."""
+    summary = (__doc__ or "").splitlines()[0]
+    parser = argparse.ArgumentParser(prog="python -m cluster", description=summary)
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("words", nargs=argparse.REMAINDER, help="words for the command")
+    given = parser.parse_args()
+    try:
+        return COMMANDS[given.command](Places.from_environment(), given.words)
+    except ClusterError as exc:
+        say(str(exc))
+        return exc.exit_code
+    except KeyboardInterrupt:
+        say("Stopped. `make cluster-up` starts afresh; `make cluster-down` removes what is there.")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

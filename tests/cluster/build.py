@@ -1,0 +1,121 @@
+"""Build Kubernetes, etcd, containerd, CoreDNS and Helm from Go modules, once per content.
+
+Each part is a folder below `go/` with a locked `go.mod`. Its binaries lie in the cache under a key
+made of that lock and the flags, and appear there by one rename: a build that was killed is never used.
+"""
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from .places import SOURCES, Places
+from .progress import Step, run
+from .toolchain import Go, find_or_fetch
+
+FLAGS = ("-mod=readonly", "-trimpath", "-buildvcs=false")
+KUBERNETES_VERSION = "v1.37.2"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One module of programs; `minutes` is what a cold build took on two cores."""
+
+    name: str
+    title: str
+    minutes: str
+    variables: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> Path:
+        """The folder that holds go.mod and go.sum."""
+        return SOURCES / "go" / self.name
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The flags of go build."""
+        words = ["-s", "-w", *(f"-X {variable}" for variable in self.variables)]
+        return (*FLAGS, "-ldflags", " ".join(words))
+
+    @property
+    def key(self) -> str:
+        """Changes whenever the binaries would."""
+        digest = hashlib.sha256(platform.machine().encode())
+        for name in ("go.mod", "go.sum"):
+            digest.update((self.source / name).read_bytes())
+        digest.update("\0".join(self.flags).encode())
+        return digest.hexdigest()[:12]
+
+    def folder(self, places: Places) -> Path:
+        """Where its binaries lie once they are built."""
+        return places.cache / "bin" / f"{self.name}-{self.key}"
+
+
+_VERSION = "k8s.io/component-base/version"
+KUBERNETES = Part(
+    "kubernetes",
+    f"Kubernetes {KUBERNETES_VERSION} and etcd",
+    "6 to 8",
+    (
+        f"{_VERSION}.gitVersion={KUBERNETES_VERSION}",
+        f"{_VERSION}.gitMajor=1",
+        f"{_VERSION}.gitMinor={KUBERNETES_VERSION.split('.')[1]}",
+    ),
+)
+CONTAINERD = Part("containerd", "containerd", "1")
+COREDNS = Part("coredns", "CoreDNS", "2")
+HELM = Part("helm", "Helm", "1")
+PARTS = (KUBERNETES, CONTAINERD, COREDNS, HELM)
+
+
+def ensure(places: Places, *parts: Part) -> None:
+    """Build those parts that the cache does not hold, one after another."""
+    absent = [part for part in parts if not part.folder(places).exists()]
+    if not absent:
+        return
+    go = find_or_fetch(places)
+    for part in absent:
+        _build(places, part, go)
+
+
+def _build(places: Places, part: Part, go: Go) -> None:
+    folder = part.folder(places)
+    fresh = folder.with_name(f"{folder.name}.building")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    # The build ends with this process, and leaves the machine usable meanwhile.
+    polite = ["setpriv", "--pdeathsig", "KILL", "nice", "-n", "10"] if shutil.which("setpriv") else []
+    build = [go.command, "build", "-v", *part.flags, "-o", f"{fresh}{os.sep}", "tool"]
+    with Step(f"Building {part.title} (once; about {part.minutes} min on 2 cores)") as step:
+        count = _Count(step)
+        run([*polite, *build], env=go.env(), cwd=part.source, on_line=count.line)
+    fresh.rename(folder)
+    _forget_older(folder, part)
+
+
+class _Count:
+    """Turns the lines of `go build -v` into a note on how far the build is."""
+
+    def __init__(self, step: Step) -> None:
+        self._step, self._fetched, self._compiled = step, 0, 0
+
+    def line(self, text: str) -> None:
+        if text.startswith("go: downloading"):
+            self._fetched += 1
+        elif re.fullmatch(r"[\w./~-]+", text):
+            self._compiled += 1
+        self._step.note(f"{self._fetched} modules fetched, {self._compiled} packages compiled")
+
+
+def _forget_older(folder: Path, part: Part) -> None:
+    for other in folder.parent.glob(f"{part.name}-*"):
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def program(places: Places, part: Part, name: str) -> Path:
+    """The path of one program of a part."""
+    return part.folder(places) / name

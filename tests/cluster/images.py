@@ -1,0 +1,111 @@
+"""The images: the product's two and the tests' one, built from this tree and kept as archives."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from . import packages
+from .builders import Builder, Recipe, best
+from .errors import ClusterError
+from .places import REPOSITORY, SOURCES, Places
+from .progress import Step, output, run, say
+
+RECIPES = {
+    "operator": Recipe("localhost/llmproxy-operator:dev", REPOSITORY / "Dockerfile", REPOSITORY, "operator"),
+    "proxy": Recipe("localhost/llmproxy:dev", REPOSITORY / "Dockerfile", REPOSITORY, "proxy"),
+    "testkit": Recipe("localhost/llmproxy-testkit:dev", SOURCES / "images" / "testkit.Dockerfile", REPOSITORY),
+}
+DEFAULT_BASE = "docker.io/library/python:3.13-slim-trixie"
+DEBIAN_SUITE = "bookworm"
+DEBIAN_PACKAGES = ("python3", "python3-venv", "ca-certificates")
+# Documentation and translations: nothing in a container reads them.
+DEBIAN_LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
+
+
+def build(places: Places, names: list[str]) -> dict[str, Path]:
+    """Build images (all, if none is named); return an archive for each by the image's name."""
+    unknown = set(names) - set(RECIPES)
+    if unknown:
+        raise ClusterError(f"unknown image {', '.join(unknown)}; there are {', '.join(RECIPES)}")
+    with best(places) as builder:
+        base = _base(places, builder)
+        chosen = [RECIPES[name] for name in names or RECIPES]
+        return {recipe.image: _build(places, builder, recipe, base) for recipe in chosen}
+
+
+def _build(places: Places, builder: Builder, recipe: Recipe, base: str) -> Path:
+    based = Recipe(recipe.image, recipe.file, recipe.context, recipe.target, base)
+    with Step(f"Building {recipe.image} with {builder.name}") as step:
+        image_id = builder.build(based, on_line=step.note)
+    archive = _archive(places, recipe.image)
+    known = archive.with_suffix(".id")
+    if not archive.exists() or not known.exists() or known.read_text() != image_id:
+        with Step(f"Writing {recipe.image} to an archive"):
+            known.unlink(missing_ok=True)
+            archive.parent.mkdir(parents=True, exist_ok=True)
+            builder.save(recipe.image, archive)
+            known.write_text(image_id)
+    return archive
+
+
+def _archive(places: Places, image: str) -> Path:
+    name = image.removeprefix("localhost/").replace(":", "-")
+    return places.cache / "images" / f"{name}.tar"
+
+
+def load_once(places: Places, load: Callable[[Path, str], None], image: str, archive: Path) -> None:
+    """Load an archive into the cluster unless this cluster already got this very image."""
+    record = places.state / "loaded.json"
+    loaded: dict[str, str] = json.loads(record.read_text()) if record.exists() else {}
+    # The kubeconfig is written anew with each cluster: it tells one cluster from the next.
+    cluster = str(places.kubeconfig.stat().st_mtime_ns) if places.kubeconfig.exists() else ""
+    now = f"{cluster} {archive.with_suffix('.id').read_text()}"
+    if loaded.get(image) == now:
+        say(f"{image} is loaded already")
+        return
+    with Step(f"Loading {image} into the cluster"):
+        load(archive, image)
+    record.write_text(json.dumps(loaded | {image: now}))
+
+
+def _base(places: Places, builder: Builder) -> str:
+    """The base to build on: `BASE` if given, else the usual one if it can be had, else one made here."""
+    if given := os.environ.get("BASE"):
+        return given
+    own = f"localhost/llmproxy-base:{_base_key()}"
+    if builder.has(own):
+        return own
+    if builder.has(DEFAULT_BASE):
+        return DEFAULT_BASE
+    with Step(f"Fetching {DEFAULT_BASE}"):
+        fetched = builder.pull(DEFAULT_BASE)
+    if fetched:
+        return DEFAULT_BASE
+    say("No registry answers: making a base from Debian packages instead")
+    _make_base(places, builder, own)
+    return own
+
+
+def _base_key() -> str:
+    words = [DEBIAN_SUITE, *DEBIAN_PACKAGES, *DEBIAN_LEFT_OUT]
+    return hashlib.sha256("\0".join(words).encode()).hexdigest()[:12]
+
+
+def _make_base(places: Places, builder: Builder, image: str) -> None:
+    packages.ensure(packages.BASE)
+    left_out = [f"--dpkgopt=path-exclude={pattern}" for pattern in DEBIAN_LEFT_OUT]
+    proxy = (output(["apt-config", "shell", "P", "Acquire::http::Proxy"]) or "").strip()
+    through = [f'--aptopt=Acquire::http::Proxy "{proxy[3:-1]}"'] if proxy else []
+    with tempfile.TemporaryDirectory(dir=places.cache) as folder:
+        archive = Path(folder, "base.tar")
+        with Step(f"Making a base from Debian {DEBIAN_SUITE} with Python") as step:
+            words = ["--variant=essential", f"--include={','.join(DEBIAN_PACKAGES)}", *left_out, *through]
+            run(["mmdebstrap", *words, DEBIAN_SUITE, archive], on_line=step.note)
+        file = Path(folder, "Dockerfile")
+        shutil.copy(SOURCES / "images" / "base.Dockerfile", file)
+        with Step(f"Building {image}") as step:
+            builder.build(Recipe(image, file, Path(folder)), on_line=step.note)
