@@ -148,11 +148,9 @@ def _children(part: Part) -> Iterator[tuple[str, str, Any]]:
 
 
 def _structure(part: Part, path: str) -> Iterator[Problem]:
-    """What pydantic does not say: explicit nulls, repeated keys of list-maps, parameters that are no JSON."""
+    """What pydantic does not say: repeated keys of list-maps, parameters that are no JSON."""
     for name, alias, value in _children(part):
         here = f"{path}.{alias}" if path else alias
-        if value is None and name in part.model_fields_set:
-            yield Problem(here, "must not be null: leave it out")
         if isinstance(value, dict):
             yield from _plain_params(value, here)
         for mark in type(part).model_fields[name].metadata:
@@ -174,7 +172,7 @@ def _repeated(items: tuple[Any, ...], key: str, path: str) -> Iterator[Problem]:
     for i, item in enumerate(items):
         value = getattr(item, key)
         if value in seen:
-            yield Problem(f"{path}[{i}]", f"{key} {value!r} is there already: put its deployments into one entry")
+            yield Problem(f"{path}[{i}]", f"duplicate {key} {value!r}: put what belongs to it into one entry")
         seen.add(value)
 
 

@@ -7,7 +7,7 @@ the field is used, never by the API server: a default in the schema would fight 
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 from llmproxy.providers import PROVIDERS, Way
@@ -92,7 +92,14 @@ class Deployment(Part):
     """Ask the server for token ids, which trainers need. Default: true for hosted_vllm and vllm, else false."""
     timeout: Duration | None = None
     """How long one try may take, from the request to its last byte. Default: 10m."""
-    params: Annotated[dict[str, Any], WithJsonSchema(params_of.schema())] | None = None
+    params: (
+        Annotated[
+            dict[str, Any],
+            BeforeValidator(params_of.without_nulls),
+            WithJsonSchema(params_of.schema()),
+        ]
+        | None
+    ) = None
     """Defaults for fields of the request body, such as `temperature` or `top_p`; what the client sends wins."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (

@@ -104,6 +104,13 @@ def schema() -> dict[str, Any]:
     }
 
 
+def without_nulls(params: object) -> object:
+    """Drop refused keys that are null: they are declared, and the API server drops a null of a declared field."""
+    if not isinstance(params, dict):
+        return params
+    return {key: value for key, value in params.items() if value is not None or key not in DENIED}
+
+
 def plain(value: object, *, depth: int = 0) -> bool:
     """Whether *value* is what JSON can say, and not nested deeper than MAX_DEPTH."""
     if depth > MAX_DEPTH:

@@ -1,8 +1,9 @@
 """What every part of the resource is made of: strict models that carry their rules, whole numbers, list-maps."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
@@ -45,6 +46,15 @@ class Part(BaseModel):
         validate_by_name=False,
     )
     RULES: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, raw: object) -> object:
+        """Take a null for an absent field, as the API server does."""
+        if not isinstance(raw, Mapping):
+            return raw
+        known = {field.alias for field in cls.model_fields.values()}
+        return {key: value for key, value in raw.items() if value is not None or key not in known}
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
