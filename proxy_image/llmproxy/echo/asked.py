@@ -1,0 +1,156 @@
+"""From a request's body to what is asked for, in the words of this server. Pure; bad bodies are refused by field."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from llmproxy.echo import tokens
+from llmproxy.echo.behaviour import Behaviour
+
+SAYS = "This is the echo model server, not a language model. You said: "
+MAX_CHOICES = 128
+
+_CALL = re.compile(r"^call +([A-Za-z0-9_.-]+) *(\{.*\})? *$")
+
+
+class BadBodyError(Exception):
+    """The body cannot be used; `param` is the field."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool that the answer asks for."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model says: pieces of text, or calls of tools."""
+
+    pieces: list[str]
+    tool_calls: list[ToolCall]
+    finish_reason: str
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return "".join(self.pieces)
+
+    @property
+    def generated(self) -> list[str]:
+        """Every piece that was generated, the empty one at the end included when it came to its end."""
+        made = list(self.pieces)
+        for call in self.tool_calls:
+            made += [*tokens.pieces(call.name), *tokens.pieces(call.arguments)]
+        return made if self.finish_reason == "length" else [*made, ""]
+
+
+def last_said(body: Mapping[str, Any]) -> str:
+    """Return what the last user message, tool result or prompt says."""
+    if "messages" not in body:
+        prompts = prompts_of(body) if "prompt" in body else []
+        return prompts[-1][0] if prompts else ""
+    messages = body["messages"]
+    if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
+        raise BadBodyError("messages must be a list of messages, at least one", "messages")
+    for message in reversed(messages):
+        if message.get("role") in {"user", "tool"}:
+            return text_of(message.get("content"))
+    return ""
+
+
+def text_of(content: object) -> str:
+    """Return the text of a message's content: a string, or a list of parts."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(str(p.get("text", "")) for p in content if isinstance(p, dict) and p.get("type") == "text")
+    return ""
+
+
+def prompts_of(body: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
+    """Return text and token ids of each prompt: a string, a list of strings, or token ids."""
+    prompt = body.get("prompt")
+    if isinstance(prompt, str):
+        return [(prompt, tokens.token_ids(prompt))]
+    if isinstance(prompt, list) and prompt:
+        if all(isinstance(p, str) for p in prompt):
+            return [(p, tokens.token_ids(p)) for p in prompt]
+        if all(isinstance(p, int) for p in prompt):
+            return [(f"{len(prompt)} token ids", prompt)]
+        if all(isinstance(p, list) and p and all(isinstance(i, int) for i in p) for p in prompt):
+            return [(f"{len(p)} token ids", p) for p in prompt]
+    raise BadBodyError("prompt must be a string, a list of strings, or token ids", "prompt")
+
+
+def prompt_ids(body: Mapping[str, Any]) -> list[int]:
+    """Return the token ids of a conversation, as a chat template would lay it out."""
+    return [
+        ident
+        for message in body["messages"]
+        for ident in tokens.token_ids(f"<{message.get('role')}> {text_of(message.get('content'))}")
+    ]
+
+
+def answer(body: Mapping[str, Any], said: str, how: Behaviour) -> Answer:
+    """Return what to say to *said*: itself, or the calls of tools that it asks for."""
+    last_role = body["messages"][-1].get("role") if body.get("messages") else "user"
+    calls = _tool_calls(body, said) if last_role != "tool" else []
+    if calls:
+        return Answer([], calls, "tool_calls")
+    if how.chunks is None:
+        made = tokens.pieces(SAYS + (said if how.say is None else how.say))
+    else:
+        made = ["echo", *(f" {i}" for i in range(2, how.chunks + 1))]
+    limit = _limit(body)
+    return Answer(made[:limit], [], "stop" if limit is None or len(made) < limit else "length")
+
+
+def choices(body: Mapping[str, Any]) -> int:
+    """Return how many answers are asked for."""
+    wanted = body.get("n")
+    if wanted is None:
+        return 1
+    if not isinstance(wanted, int) or not 1 <= wanted <= MAX_CHOICES:
+        raise BadBodyError(f"n must be a whole number from 1 to {MAX_CHOICES}", "n")
+    return wanted
+
+
+def _limit(body: Mapping[str, Any]) -> int | None:
+    for name in ("max_completion_tokens", "max_tokens"):
+        value = body.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, int) or value < 1:
+            raise BadBodyError(f"{name} must be a whole number from 1 on", name)
+        return value
+    return None
+
+
+def _tool_calls(body: Mapping[str, Any], said: str) -> list[ToolCall]:
+    """Return a call for each line `call NAME {json}` that names one of the request's tools."""
+    offered = {
+        tool["function"].get("name")
+        for tool in body.get("tools") or ()
+        if isinstance(tool, dict) and isinstance(tool.get("function"), dict)
+    }
+    made = []
+    for line in said.splitlines() if offered else ():
+        found = _CALL.match(line.strip())
+        if found is not None and found.group(1) in offered:
+            arguments = found.group(2) or "{}"
+            try:
+                msgspec.json.decode(arguments)
+            except msgspec.DecodeError as exc:
+                raise BadBodyError(f"call {found.group(1)}: its arguments are not JSON: {exc}", "messages") from exc
+            made.append(ToolCall(found.group(1), arguments))
+    return made if body.get("parallel_tool_calls") is not False else made[:1]

@@ -1,0 +1,66 @@
+"""How one request is to be answered: flags of the server, then headers, then a directive in the message. Pure.
+
+A header `x-echo-status: 503` and a user message that is nothing but `{"echo": {"status": 503}}` say the same; the
+message gets through proxies that drop headers they do not know. `{"echo": {"say": "..."}}` has it say something else.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+HEADER_PREFIX = b"x-echo-"
+MAX_WAIT_MS = 600_000
+MAX_CHUNKS = 100_000
+
+Milliseconds = Annotated[float, Meta(ge=0, le=MAX_WAIT_MS)]
+
+
+class DirectiveError(Exception):
+    """A header or directive cannot be used; the message names it."""
+
+
+class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to answer."""
+
+    status: Annotated[int, Meta(ge=200, le=599)] = 200
+    """From 400 on, an error in OpenAI's shape is the answer."""
+    retry_after: Annotated[str, Meta(max_length=64, pattern="^[ -~]*$")] = ""
+    """Value of the header Retry-After, whatever the status."""
+    delay_ms: Milliseconds = 0
+    """Wait before the first byte."""
+    chunk_ms: Milliseconds = 0
+    """Wait before each piece of the text, streamed or not."""
+    chunks: Annotated[int, Meta(ge=1, le=MAX_CHUNKS)] | None = None
+    """Answer in that many pieces, whatever was said."""
+    die_after_chunks: Annotated[int, Meta(ge=0, le=MAX_CHUNKS)] | None = None
+    """Close the connection after that many pieces of a stream, or in the middle of a plain answer."""
+    say: Annotated[str, Meta(max_length=1 << 20)] | None = None
+    """What to repeat in place of the message."""
+
+
+def read(defaults: Mapping[str, Any], headers: Iterable[tuple[bytes, bytes]], message: str) -> Behaviour:
+    """Return how to answer *message*; raise DirectiveError naming what cannot be used."""
+    given = dict(defaults)
+    for name, value in headers:
+        if name.startswith(HEADER_PREFIX):
+            given[name[len(HEADER_PREFIX) :].decode("latin-1").replace("-", "_")] = value.decode("latin-1")
+    given.update(_directive(message))
+    try:
+        return msgspec.convert(given, Behaviour, strict=False)
+    except msgspec.ValidationError as exc:
+        known = ", ".join(Behaviour.__struct_fields__)
+        raise DirectiveError(f"echo directive: {exc}; there are {known}") from exc
+
+
+def _directive(message: str) -> dict[str, Any]:
+    text = message.strip()
+    if not text.startswith("{"):
+        return {}
+    try:
+        parsed = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return {}
+    given = parsed.get("echo") if isinstance(parsed, dict) else None
+    return given if isinstance(given, dict) else {}

@@ -1,0 +1,168 @@
+"""Answers in OpenAI's shapes, with vLLM's additions (`return_token_ids`). Pure: ids and times are given.
+
+Where vLLM puts token ids: chat has `prompt_token_ids` beside `choices` (in a stream: in the first chunk) and
+`token_ids` in each choice; the older completions have both in each choice.
+"""
+
+import base64
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmproxy.echo import tokens
+from llmproxy.echo.asked import Answer, ToolCall
+
+Json = dict[str, Any]
+DIMENSIONS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What every part of one answer repeats."""
+
+    id: str
+    created_s: int
+    model: str
+    token_ids: bool
+    logprobs: bool
+
+    def of(self, kind: str, choices: list[Json], **more: object) -> Json:
+        """Return an object of *kind* with *choices*."""
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created_s,
+            "model": self.model,
+            "system_fingerprint": "echo",
+            "choices": choices,
+            **more,
+        }
+
+
+def usage(prompt: int, completion: int) -> Json:
+    """Return the usage of tokens."""
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def chat(head: Head, said: Answer, prompt: list[int], count: int) -> Json:
+    """Return a whole chat completion."""
+    message: Json = {"role": "assistant", "content": None if said.tool_calls else said.text}
+    if said.tool_calls:
+        message["tool_calls"] = [_tool_call(i, call) for i, call in enumerate(said.tool_calls)]
+    made = said.generated
+    one: Json = {"message": message, "logprobs": _chat_logprobs(head, made), "finish_reason": said.finish_reason}
+    if head.token_ids:
+        one["token_ids"] = [tokens.token_id(p) for p in made]
+    more = {"prompt_token_ids": prompt} if head.token_ids else {}
+    choices = [{"index": i, **one} for i in range(count)]
+    return head.of("chat.completion", choices, usage=usage(len(prompt), count * len(made)), **more)
+
+
+def chat_chunks(head: Head, said: Answer, prompt: list[int], count: int) -> Iterator[Json]:
+    """Yield the chunks of a chat completion: the role, a piece each, the end."""
+    for i in range(count):
+        opening = _chunk(head, i, {"role": "assistant", "content": ""}, [])
+        if head.token_ids and i == 0:
+            opening["prompt_token_ids"] = prompt
+        yield opening
+    for number, call in enumerate(said.tool_calls):
+        whole = _tool_call(number, call)
+        for i in range(count):
+            named = {**whole, "index": number, "function": {"name": call.name, "arguments": ""}}
+            yield _chunk(head, i, {"tool_calls": [named]}, tokens.pieces(call.name))
+            for piece in tokens.pieces(call.arguments):
+                yield _chunk(head, i, {"tool_calls": [{"index": number, "function": {"arguments": piece}}]}, [piece])
+    for piece in said.pieces:
+        for i in range(count):
+            yield _chunk(head, i, {"content": piece}, [piece])
+    for i in range(count):
+        end = [] if said.finish_reason == "length" else [""]
+        yield _chunk(head, i, {"content": ""}, end, finish_reason=said.finish_reason)
+
+
+def completion(head: Head, answers: list[tuple[Answer, list[int]]]) -> Json:
+    """Return a whole completion of the older API, a choice for each prompt."""
+    choices = []
+    for i, (said, prompt) in enumerate(answers):
+        made = said.generated
+        choice: Json = {"index": i, "text": said.text, "logprobs": _text_logprobs(head, made)}
+        choice["finish_reason"] = said.finish_reason
+        if head.token_ids:
+            choice |= {"prompt_token_ids": prompt, "token_ids": [tokens.token_id(p) for p in made]}
+        choices.append(choice)
+    totals = usage(sum(len(p) for _, p in answers), sum(len(a.generated) for a, _ in answers))
+    return head.of("text_completion", choices, usage=totals)
+
+
+def completion_chunks(head: Head, answers: list[tuple[Answer, list[int]]]) -> Iterator[Json]:
+    """Yield the chunks of completions of the older API."""
+    for i, (said, prompt) in enumerate(answers):
+        made = said.generated
+        for number, piece in enumerate(made):
+            last = number == len(made) - 1
+            choice: Json = {"index": i, "text": piece, "logprobs": _text_logprobs(head, [piece])}
+            choice["finish_reason"] = said.finish_reason if last else None
+            if head.token_ids:
+                choice["token_ids"] = [tokens.token_id(piece)]
+                if number == 0:
+                    choice["prompt_token_ids"] = prompt
+            yield head.of("text_completion", [choice])
+
+
+def embeddings(model: str, body: Mapping[str, Any], inputs: list[str]) -> Json:
+    """Return a vector for each of *inputs*: made from its checksum, the same each time."""
+    size = body.get("dimensions")
+    size = size if isinstance(size, int) and 0 < size <= 4096 else DIMENSIONS  # noqa: PLR2004 - more is no embedding
+    as_base64 = body.get("encoding_format") == "base64"
+    data = []
+    for i, text in enumerate(inputs):
+        vector = [zlib.crc32(f"{k} {text}".encode()) / 2**31 - 1 for k in range(size)]
+        coded = base64.b64encode(struct.pack(f"<{size}f", *vector)).decode() if as_base64 else vector
+        data.append({"object": "embedding", "index": i, "embedding": coded})
+    used = sum(len(tokens.token_ids(text)) for text in inputs)
+    return {"object": "list", "model": model, "data": data, "usage": {"prompt_tokens": used, "total_tokens": used}}
+
+
+def error(message: str, kind: str, status: int, param: str | None = None) -> Json:
+    """Return an error as OpenAI and vLLM write it."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": status}}
+
+
+def _tool_call(number: int, call: ToolCall) -> Json:
+    ident = f"call_{zlib.crc32(f'{number} {call.name} {call.arguments}'.encode()):08x}"
+    return {"id": ident, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _chunk(head: Head, index: int, delta: Json, made: list[str], *, finish_reason: str | None = None) -> Json:
+    choice: Json = {"index": index, "delta": delta, "logprobs": _chat_logprobs(head, made) if made else None}
+    choice["finish_reason"] = finish_reason
+    if head.token_ids and made:
+        choice["token_ids"] = [tokens.token_id(p) for p in made]
+    return head.of("chat.completion.chunk", [choice])
+
+
+def _chat_logprobs(head: Head, made: list[str]) -> Json | None:
+    if not head.logprobs:
+        return None
+    return {
+        "content": [
+            {"token": p, "logprob": tokens.logprob(p), "bytes": list(p.encode()), "top_logprobs": []} for p in made
+        ]
+    }
+
+
+def _text_logprobs(head: Head, made: list[str]) -> Json | None:
+    if not head.logprobs:
+        return None
+    offsets, at = [], 0
+    for piece in made:
+        offsets.append(at)
+        at += len(piece)
+    return {
+        "tokens": made,
+        "token_logprobs": [tokens.logprob(p) for p in made],
+        "top_logprobs": [{p: tokens.logprob(p)} for p in made],
+        "text_offset": offsets,
+    }
