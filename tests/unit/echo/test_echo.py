@@ -281,6 +281,7 @@ def test_a_port_that_is_taken_is_said() -> None:
     with running("llmproxy.echo", "--port", "0", ready="ready on") as first:
         second = started("llmproxy.echo", "--port", str(first.port))
         code = second.wait()
+        second.end()
         said = second.output
 
     assert code == 1
