@@ -144,7 +144,7 @@ def _tool_calls(body: Mapping[str, Any], said: str) -> list[ToolCall]:
         if isinstance(tool, dict) and isinstance(tool.get("function"), dict)
     }
     made = []
-    for line in said.splitlines() if offered else ():
+    for line in said.split("\n") if offered else ():
         found = _CALL.match(line.strip())
         if found is not None and found.group(1) in offered:
             arguments = found.group(2) or "{}"

@@ -1,0 +1,174 @@
+"""The translator as an ASGI application on a unix socket: `/v1/chat/completions`, `/v1/embeddings`, `/healthz`.
+
+The header `x-llmproxy-deployment` names the deployment of the contract; only those that need translation are served. A
+caller that leaves ends its call at the provider too.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any
+
+from llmproxy.translator import engine, errors, fields, shapes
+from llmproxy.translator.engine import Backend, TranslationError
+from llmproxy.translator.errors import Refusal
+from llmproxy.translator.transport import Seen
+
+log = logging.getLogger("llmproxy.translator")
+
+Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+MAX_BODY = 32 << 20
+"""Bytes of a request's body, as the gateway reads."""
+DEPLOYMENT_HEADER = b"x-llmproxy-deployment"
+CHAT = "/v1/chat/completions"
+EMBEDDINGS = "/v1/embeddings"
+
+
+class _CallerGoneError(Exception):
+    """The caller closed its connection."""
+
+
+class Reply:
+    """The answer to one request, whole or in events."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._streaming = False
+
+    async def whole(self, status: int, body: bytes, headers: tuple[tuple[str, str], ...] = ()) -> None:
+        """Send everything at once."""
+        head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        head += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        await self._send({"type": "http.response.start", "status": status, "headers": head})
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def event(self, data: bytes) -> None:
+        """Send an event of a stream; the first begins the answer."""
+        if not self._streaming:
+            self._streaming = True
+            head = [(b"content-type", b"text/event-stream; charset=utf-8")]
+            await self._send({"type": "http.response.start", "status": 200, "headers": head})
+        await self._send({"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True})
+
+    async def end(self) -> None:
+        """End a stream."""
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def refuse(self, refusal: Refusal) -> None:
+        """Send an error: an answer of its own, or, in a stream, its last event."""
+        if self._streaming:
+            await self.event(refusal.body())
+            await self.end()
+        else:
+            await self.whole(refusal.status, refusal.body(), refusal.headers)
+
+
+class Translator:
+    """The application."""
+
+    def __init__(self, backends: Mapping[str, Backend]) -> None:
+        self._backends = backends
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        reply, method, path = Reply(send), scope["method"], scope["path"]
+        name = next((v.decode("latin-1") for n, v in scope["headers"] if n == DEPLOYMENT_HEADER), "")
+        backend = self._backends.get(name)
+        if (method, path) == ("GET", "/healthz"):
+            await reply.whole(200, b'{"status":"ok"}')
+        elif method != "POST" or path not in {CHAT, EMBEDDINGS}:
+            await reply.refuse(Refusal(404, f"no {method} {path} here; there are POST {CHAT} and {EMBEDDINGS}"))
+        elif backend is None:
+            known = ", ".join(sorted(self._backends))
+            await reply.refuse(Refusal(404, f"deployment {name!r} is not translated here; there is {known}"))
+        else:
+            with contextlib.suppress(_CallerGoneError):
+                await _serve(backend, path, receive, reply)
+
+
+async def _serve(backend: Backend, path: str, receive: Receive, reply: Reply) -> None:
+    try:
+        known = fields.CHAT if path == CHAT else fields.EMBEDDINGS
+        asked = fields.read(await _body(receive), known, backend.deployment.params)
+    except fields.FieldError as exc:
+        await reply.refuse(Refusal(400, str(exc), param=exc.param))
+        return
+    seen = Seen()
+    try:
+        async with asyncio.timeout(backend.deployment.timeout_s):
+            await _while_wanted(_answer(backend, path, asked, seen, reply), receive)
+    except TimeoutError:
+        seen.failure = "timeout"
+        await reply.refuse(_refusal(backend, seen, None))
+    except TranslationError as exc:
+        await reply.refuse(_refusal(backend, seen, exc))
+    finally:
+        await seen.close()
+
+
+async def _answer(backend: Backend, path: str, asked: dict[str, Any], seen: Seen, reply: Reply) -> None:
+    if path == EMBEDDINGS:
+        await reply.whole(200, shapes.encode(await engine.embed(backend, asked, seen)))
+    elif asked.get("stream") is True:
+        async for chunk in engine.stream(backend, asked, seen):
+            await reply.event(shapes.encode(chunk))
+        await reply.event(b"[DONE]")
+        await reply.end()
+    else:
+        await reply.whole(200, shapes.encode(await engine.complete(backend, asked, seen)))
+
+
+async def _while_wanted(work: Coroutine[Any, Any, None], receive: Receive) -> None:
+    """Do *work* until it is done or the caller has left; raise what it raises, or _CallerGoneError."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_until_gone(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise _CallerGoneError
+        task.result()
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+
+
+def _refusal(backend: Backend, seen: Seen, exc: TranslationError | None) -> Refusal:
+    """Return what to answer: what the provider said if it did, else what went wrong on the way to it."""
+    provider = backend.provider
+    if seen.status >= 400:  # noqa: PLR2004 - an error of the provider's own
+        body = seen.error_body.replace(backend.key.encode(), b"***") if backend.key else seen.error_body
+        made = errors.upstream_refused(provider, seen.status, seen.headers, body)
+    elif seen.failure:
+        made = errors.upstream_failed(provider, seen.failure)
+    else:
+        made = errors.not_sent(provider, exc.status if exc else None, str(exc or ""))
+    fields_ = {"deployment": backend.deployment.id, "status": made.status, "upstream_status": seen.status}
+    log.warning("call_failed", extra=fields_)
+    return made
+
+
+async def _body(receive: Receive) -> bytes:
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _CallerGoneError
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > MAX_BODY:
+            raise fields.FieldError(f"the body has more than {MAX_BODY} bytes")
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
