@@ -246,7 +246,10 @@ def _fail(how: Json) -> None:
 def _parts(asked: Json, how: Json) -> list[Json]:
     """Return what the model says: pieces of text, or function calls."""
     last = asked["contents"][-1]
-    results = [p["functionResponse"] for p in last.get("parts", ()) if "functionResponse" in p]
+    camel = [
+        {_camel(name): value for name, value in part.items()} for part in last["parts"]
+    ]  # as protobuf's JSON reads
+    results = [part["functionResponse"] for part in camel if "functionResponse" in part]
     if results:
         return [{"text": f"{r['name']} gave {json.dumps(r['response'], ensure_ascii=False)}"} for r in results]
     said = how.get("text", "".join(_text(c) for c in [last]))
