@@ -1,0 +1,236 @@
+"""`llmproxy local`: run what a file says, watch the file, roll on an edit, and leave nothing behind at the end.
+
+A roll is what it is in a cluster: the next pod takes the counters over and is ready before the one before it drains.
+A file that cannot be used, or a pod that does not get ready, is told and changes nothing.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llmproxy import contract
+from llmproxy_cli import manifests, plan
+from llmproxy_cli.children import Show
+from llmproxy_cli.manifests import FileError, SecretRef
+from llmproxy_cli.plan import Plan
+from llmproxy_cli.pod import Pod, PodError, Setting
+from llmproxy_cli.watch import Watch
+
+BACKLOG = 2048
+
+
+class LocalError(Exception):
+    """It cannot run; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says."""
+
+    file: Path
+    name: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 4000
+    run_dir: Path | None = None
+    translator_python: str = sys.executable
+    secrets: Mapping[SecretRef, str] = field(default_factory=dict)
+    connect_to: Mapping[str, str] = field(default_factory=dict)
+    verbose: bool = False
+
+
+class Local:
+    """One run."""
+
+    def __init__(self, options: Options, say: Callable[[str], None], show: Show) -> None:
+        self._options = options
+        self._say = say
+        self._show = show
+        self._pod: Pod | None = None
+        self._alive: list[Pod] = []
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._next = 1
+
+    async def run(self) -> int:
+        """Serve until SIGINT or SIGTERM; return the exit code. Raise LocalError, FileError, PodError at the start."""
+        first = self._plan()
+        with _run_dir(self._options.run_dir, self._say) as folder, _listen(self._options) as listener:
+            setting = Setting(
+                listener=listener,
+                peer_token=secrets.token_urlsafe(32),
+                translator_python=self._options.translator_python,
+                say=self._say,
+                show=self._show,
+                verbose=self._options.verbose,
+            )
+            watch, stop = Watch(self._options.file), asyncio.Event()
+            self._on_signals(stop)
+            serving = asyncio.ensure_future(self._serve(first, folder, setting, watch))
+            stopping = asyncio.ensure_future(stop.wait())
+            try:
+                await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if serving.done():
+                    serving.result()
+            finally:
+                stopping.cancel()
+                serving.cancel()
+                await asyncio.wait({serving})
+                await self._end(listener)
+        return 0
+
+    async def _serve(self, first: Plan, folder: Path, setting: Setting, watch: Watch) -> None:
+        await self._roll(first, folder, setting)
+        while True:
+            await watch.changed()
+            try:
+                wanted = self._plan()
+                if self._pod is not None and wanted.hash == self._pod.plan.hash:
+                    continue
+                self._say(f"{self._options.file} has changed: rolling")
+                await self._roll(wanted, folder, setting)
+            except (FileError, LocalError, PodError) as exc:
+                self._say(f"the edit is not in force, what ran before goes on: {exc}")
+
+    def _plan(self) -> Plan:
+        options = self._options
+        source = str(options.file)
+        bundle = manifests.load(options.file, name=options.name, connect_to=options.connect_to)
+        made = plan.make(bundle, options.secrets, os.environ, source)
+        if made.translated:
+            check_translator(options.translator_python, made.translated)
+        return made
+
+    async def _roll(self, wanted: Plan, folder: Path, setting: Setting) -> None:
+        before = self._pod
+        pod = Pod(wanted, _next_folder(folder, self._next), setting)
+        self._next += 1
+        await pod.start(before)
+        self._pod = pod
+        self._alive.append(pod)
+        self._say_ready(pod, setting.listener)
+        if before is not None:
+            task = asyncio.ensure_future(self._retire(before))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+    async def _retire(self, pod: Pod) -> None:
+        await pod.retire()
+        self._alive.remove(pod)
+        left = _undelivered(pod.spool)
+        if left:
+            self._say(f"{left} bytes of records are not in the store and stay in {pod.spool}")
+        else:
+            shutil.rmtree(pod.folder, ignore_errors=True)
+
+    async def _end(self, listener: socket.socket) -> None:
+        """End all pods; no new call is taken any more."""
+        listener.close()
+        if self._pod is None:
+            return
+        self._say("ending: calls in flight are finished; once more ends them at once")
+        await asyncio.wait({*self._retiring, asyncio.ensure_future(self._retire(self._pod))})
+        self._say("ended")
+
+    def _on_signals(self, stop: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+
+        def told() -> None:
+            if stop.is_set():
+                for pod in self._alive:
+                    pod.cut()
+            stop.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, told)
+
+    def _say_ready(self, pod: Pod, listener: socket.socket) -> None:
+        document = pod.plan.document
+        host, port = listener.getsockname()[:2]
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        store = f", spans to {document.spans.store}" if document.spans is not None else ""
+        self._say(f"{document.proxy.name} is ready on {url}: {describe(document)}{store}")
+        self._say(f"OPENAI_BASE_URL={url}/v1   metrics http://127.0.0.1:{pod.admin_port}/metrics")
+
+
+def describe(document: contract.Document) -> str:
+    """Return models and limits in a few words."""
+    limits = document.rate_limits
+    named = (("rpm", limits.rpm), ("rps", limits.rps), ("tpm", limits.tpm), ("maxParallel", limits.max_parallel))
+    said = " ".join(f"{name} {value}" for name, value in named if value is not None) or "none"
+    return f"models {', '.join(model.name for model in document.models)}; limits {said}"
+
+
+def check_translator(python: str, models: tuple[str, ...]) -> None:
+    """See that *python* can run the translator; raise LocalError with the way out."""
+    code = "import importlib.util as u, sys; sys.exit(not (u.find_spec('litellm') and u.find_spec('llmproxy')))"
+    try:
+        found = subprocess.run([python, "-c", code], check=False, capture_output=True, timeout=60).returncode == 0  # noqa: S603 - the user's own Python
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise LocalError(f"--translator-python {python}: {exc}") from exc
+    if not found:
+        raise LocalError(
+            f"the model {', '.join(models)} needs the translator, and {python} has no litellm: say --translator-python "
+            "PATH of an environment with `pip install 'llmproxy[translator]'` (litellm cannot share this one)"
+        )
+
+
+@contextlib.contextmanager
+def _listen(options: Options) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    try:
+        listener = socket.create_server((options.host, options.port), family=family, backlog=BACKLOG)
+    except OSError as exc:
+        reason = exc.strerror or str(exc)
+        raise LocalError(f"cannot listen on {options.host}:{options.port}: {reason}; choose another --port") from exc
+    with listener:
+        yield listener
+
+
+@contextlib.contextmanager
+def _run_dir(wanted: Path | None, say: Callable[[str], None]) -> Iterator[Path]:
+    """Yield a folder that is ours alone; one that we made is removed unless records are left in it."""
+    if wanted is None:
+        folder = Path(tempfile.mkdtemp(prefix="llmproxy-"))
+        try:
+            yield folder
+        finally:
+            if any(_undelivered(spool) for spool in folder.glob("*/spool")):
+                say(f"to deliver what is left: the same command with --run-dir {folder}")
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+        return
+    wanted.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (wanted / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise LocalError(f"{wanted} is in use by another run: choose another --run-dir") from exc
+        yield wanted.resolve()
+
+
+def _next_folder(folder: Path, number: int) -> Path:
+    """Return the folder of the next pod: one that an ended run left records in, else a new one."""
+    if number == 1:
+        for spool in sorted(folder.glob("*/spool")):
+            if _undelivered(spool):
+                return spool.parent
+    made = folder / str(number)
+    while made.exists():
+        number += 1
+        made = folder / str(number)
+    return made
+
+
+def _undelivered(spool: Path) -> int:
+    """Return how many bytes of records *spool* holds."""
+    return sum(part.stat().st_size for part in spool.rglob("*.seg") if part.is_file()) if spool.is_dir() else 0

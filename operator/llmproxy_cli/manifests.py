@@ -1,0 +1,152 @@
+"""From a file of manifests to one LLMProxy and the Secrets beside it. Pure but for reading the file.
+
+Whatever else stands in the file is for a cluster and left alone.
+"""
+
+import base64
+import binascii
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from llmproxy_api import KIND, LLMProxy, SpecError, parse
+
+MAX_FILE_BYTES = 4 << 20
+
+SecretRef = tuple[str, str]
+"""Name of a Secret and key in it."""
+
+
+class FileError(Exception):
+    """The file cannot be used; the message names the place and the way out, a line a problem."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """What a file says."""
+
+    proxy: LLMProxy
+    secrets: Mapping[SecretRef, str]
+
+
+def load(path: Path, *, name: str | None = None, connect_to: Mapping[str, str] | None = None) -> Bundle:
+    """Return what the file *path* says of the LLMProxy *name* (or the only one); raise FileError."""
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise FileError(f"{path}: has more than {MAX_FILE_BYTES} bytes")
+        text = path.read_text()
+    except OSError as exc:
+        raise FileError(f"{path}: {exc.strerror or exc}") from exc
+    except UnicodeDecodeError as exc:
+        raise FileError(f"{path}: not UTF-8 text") from exc
+    return read(text, str(path), name=name, connect_to=connect_to or {})
+
+
+def read(text: str, source: str, *, name: str | None, connect_to: Mapping[str, str]) -> Bundle:
+    """Return what *text* says; raise FileError whose lines begin with *source*."""
+    objects = list(_objects(text, source))
+    raw = _choose([o for o in objects if o.get("kind") == KIND], name, source)
+    secrets: dict[SecretRef, str] = {}
+    for secret in objects:
+        if secret.get("kind") == "Secret" and _same_namespace(secret, raw):
+            secrets.update(_contents(secret, source))
+    try:
+        proxy = parse(_readdressed(raw, connect_to, source))
+    except SpecError as exc:
+        raise FileError("\n".join(f"{source}: {problem}" for problem in exc.problems)) from exc
+    return Bundle(proxy, secrets)
+
+
+def _objects(text: str, source: str) -> Iterator[dict[str, Any]]:
+    try:
+        for item in yaml.safe_load_all(text):
+            if isinstance(item, dict):
+                yield item
+            elif item is not None:
+                raise FileError(f"{source}: a manifest must be a mapping, got {type(item).__name__}")
+    except yaml.MarkedYAMLError as exc:
+        where = f":{exc.problem_mark.line + 1}" if exc.problem_mark is not None else ""
+        raise FileError(f"{source}{where}: not YAML: {exc.problem}") from exc
+    except (yaml.YAMLError, RecursionError) as exc:
+        raise FileError(f"{source}: not YAML: {exc}") from exc
+
+
+def _choose(proxies: list[dict[str, Any]], name: str | None, source: str) -> dict[str, Any]:
+    names = [str(_metadata(p).get("name")) for p in proxies]
+    if not proxies:
+        raise FileError(f"{source}: there is no object of kind {KIND}")
+    if name is None and len(proxies) > 1:
+        raise FileError(f"{source}: there are {len(proxies)} of kind {KIND}: choose one by --name {'|'.join(names)}")
+    for proxy, its_name in zip(proxies, names, strict=True):
+        if name in {None, its_name}:
+            return proxy
+    raise FileError(f"{source}: no {KIND} is called {name!r}; there is {', '.join(names)}")
+
+
+def _metadata(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    metadata = item.get("metadata")
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _same_namespace(secret: Mapping[str, Any], proxy: Mapping[str, Any]) -> bool:
+    places = [_metadata(item).get("namespace", "default") for item in (secret, proxy)]
+    return bool(places[0] == places[1])
+
+
+def _contents(secret: Mapping[str, Any], source: str) -> Iterator[tuple[SecretRef, str]]:
+    """Yield what a Secret holds; `stringData` wins over `data`, as in the API server."""
+    name = str(_metadata(secret).get("name"))
+    for field in ("data", "stringData"):
+        given = secret.get(field) or {}
+        if not isinstance(given, dict):
+            raise FileError(f"{source}: Secret {name!r}: {field} must be a mapping")
+        for key, value in given.items():
+            if not isinstance(value, str):
+                raise FileError(f"{source}: Secret {name!r}: {field}.{key} must be a string: quote it")
+            yield (name, str(key)), value if field == "stringData" else _decoded(value, f"{name!r}: data.{key}", source)
+
+
+def _decoded(value: str, where: str, source: str) -> str:
+    try:
+        return base64.b64decode(value, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError) as exc:
+        raise FileError(f"{source}: Secret {where} is not text in base64: write plain text into stringData") from exc
+
+
+def _readdressed(raw: dict[str, Any], connect_to: Mapping[str, str], source: str) -> dict[str, Any]:
+    """Return *raw* with the hosts of its addresses replaced: what a cluster calls `echo:8000` has another name here."""
+    if not connect_to:
+        return raw
+    made = copy.deepcopy(raw)
+    found: set[str] = set()
+    for place, key in _addresses(made):
+        address = place.get(key)
+        host = urlsplit(address).netloc if isinstance(address, str) else ""
+        found.add(host)
+        if isinstance(address, str) and host in connect_to:
+            place[key] = address.replace(f"//{host}", f"//{connect_to[host]}", 1)
+    for host in connect_to:
+        if host not in found:
+            known = ", ".join(sorted(found - {""})) or "none"
+            raise FileError(f"{source}: --connect-to {host}=...: no apiBase or store is there; there is {known}")
+    return made
+
+
+def _addresses(raw: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield each place that may hold an address; what has another shape is left to the check."""
+    spec = raw.get("spec")
+    if not isinstance(spec, dict):
+        return
+    if isinstance(spec.get("spans"), dict):
+        yield spec["spans"], "store"
+    models = spec.get("models")
+    for model in models if isinstance(models, list) else ():
+        deployments = model.get("deployments") if isinstance(model, dict) else None
+        for deployment in deployments if isinstance(deployments, list) else ():
+            if isinstance(deployment, dict):
+                yield deployment, "apiBase"

@@ -1,0 +1,92 @@
+"""From what a file says to what is to run: the contract document, who gets which key, which parts are needed. Pure."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from llmproxy import contract, providers
+from llmproxy_api import LLMProxy, SpecError
+from llmproxy_cli.manifests import Bundle, FileError, SecretRef
+from llmproxy_operator.render import config
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one pod's worth of processes is told."""
+
+    document: contract.Document
+    gateway_keys: Mapping[str, str]
+    """Environment variable to key."""
+    translator_keys: Mapping[str, str]
+    hash: str
+    """Changes with anything that matters to a process, Secrets included."""
+
+    @property
+    def translated(self) -> tuple[str, ...]:
+        """Models that need the translator."""
+        return tuple(
+            model.name
+            for model in self.document.models
+            if any(providers.split(d.model)[0].way is providers.Way.TRANSLATED for d in model.deployments)
+        )
+
+
+def make(bundle: Bundle, named: Mapping[SecretRef, str], environment: Mapping[str, str], source: str) -> Plan:
+    """Return what to run for *bundle*; *named* says which variable holds a Secret's key. Raise FileError."""
+    proxy = bundle.proxy
+    try:
+        document = config.document(proxy)
+    except SpecError as exc:
+        raise FileError("\n".join(f"{source}: {problem}" for problem in exc.problems)) from exc
+    keys = _resolve(bundle, named, environment, source)
+    digests = {ref: config.secret_digest("local", value.encode()) for ref, value in keys.items()}
+    ways: dict[bool, dict[str, str]] = {True: {}, False: {}}
+    for deployment, ref in config.keyed_deployments(proxy):
+        ways[config.is_translated(deployment)][config.key_variable(ref)] = keys[ref]
+    return Plan(document, ways[False], ways[True], config.config_hash(document, digests))
+
+
+def variable_for(ref: SecretRef) -> str:
+    """Return the environment variable that stands for a Secret's key: `openai`, `api-key` is OPENAI_API_KEY."""
+    return re.sub(r"[^A-Z0-9]", "_", "_".join(ref).upper())
+
+
+def _resolve(
+    bundle: Bundle, named: Mapping[SecretRef, str], environment: Mapping[str, str], source: str
+) -> dict[SecretRef, str]:
+    wanted = config.secret_references(bundle.proxy)
+    unknown = sorted(set(named) - set(wanted))
+    if unknown:
+        known = ", ".join("/".join(ref) for ref in wanted) or "none"
+        raise FileError(f"--secret {'/'.join(unknown[0])}: no apiKey names it; there is {known}")
+    keys: dict[SecretRef, str] = {}
+    missing = []
+    for ref in wanted:
+        variable = named.get(ref) or variable_for(ref)
+        key = environment.get(variable, "") if ref in named else bundle.secrets.get(ref, environment.get(variable, ""))
+        if key.strip():
+            keys[ref] = key.strip()
+        else:
+            missing.append(f"{source}: {_where(bundle.proxy, ref)}: {_way_out(ref, variable, named=ref in named)}")
+    if missing:
+        raise FileError("\n".join(missing))
+    return keys
+
+
+def _where(proxy: LLMProxy, ref: SecretRef) -> str:
+    for i, model in enumerate(proxy.spec.models):
+        for j, deployment in enumerate(model.deployments):
+            at = deployment.api_key.secret_key_ref if deployment.api_key is not None else None
+            if at is not None and (at.name, at.key) == ref:
+                return f"spec.models[{i}].deployments[{j}].apiKey"
+    return "spec"
+
+
+def _way_out(ref: SecretRef, variable: str, *, named: bool) -> str:
+    name, key = ref
+    if named:
+        return f"the environment variable {variable}, which --secret names for {name}/{key}, is not set"
+    return (
+        f"Secret {name!r} with key {key!r} is not in the file: set the environment variable {variable}, "
+        f"or name another by --secret {name}/{key}=VARIABLE, or add the Secret to the file with stringData"
+    )

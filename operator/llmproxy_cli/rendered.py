@@ -1,0 +1,33 @@
+"""What the operator would make of a file, as text for people."""
+
+import yaml
+
+from llmproxy_api import SpecError
+from llmproxy_cli.manifests import Bundle, FileError
+from llmproxy_operator.render import Inputs, render, secret_references
+
+IMAGE = "localhost/llmproxy:dev"
+"""Stands for the image that an operator was installed with."""
+
+
+def render_text(bundle: Bundle) -> str:
+    """Return the child objects as YAML documents; raise FileError."""
+    digests = dict.fromkeys(secret_references(bundle.proxy), "unknown")
+    try:
+        objects = render(bundle.proxy, Inputs(image=IMAGE, secret_digests=digests))
+    except SpecError as exc:
+        raise FileError("\n".join(str(problem) for problem in exc.problems)) from exc
+    for item in objects:
+        item["metadata"].pop("ownerReferences", None)  # the owner is in no cluster
+    return yaml.dump_all(objects, Dumper=_Readable, sort_keys=False, allow_unicode=True, explicit_start=True)
+
+
+class _Readable(yaml.SafeDumper):
+    """Writes text of several lines as it stands."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Readable.add_representer(str, _text)

@@ -1,0 +1,102 @@
+"""Child processes and the watched file: real ones."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmproxy_cli.children import Child
+from llmproxy_cli.watch import Watch
+
+Lines = list[tuple[str, str]]
+
+
+async def start(code: str, shown: Lines, *, verbose: bool = False) -> Child:
+    def show(name: str, line: str) -> None:
+        shown.append((name, line))
+
+    return await Child.start("kid", (sys.executable, "-u", "-c", code), env={"X": "y"}, show=show, verbose=verbose)
+
+
+async def test_what_a_child_prints_is_passed_on_but_for_events_that_all_is_well() -> None:
+    shown: Lines = []
+    code = """import os, sys
+print("plain", os.environ["X"])
+print('{"level": "info", "event": "fine"}')
+print('{"level": "error", "event": "bad"}', file=sys.stderr)
+print("{half", end="")"""
+
+    child = await start(code, shown)
+
+    assert await child.wait() == 0
+    assert shown == [("kid", "plain y"), ("kid", '{"level": "error", "event": "bad"}'), ("kid", "{half")]
+    assert len(child.tail) == 4
+
+
+async def test_a_line_without_an_end_is_no_danger() -> None:
+    shown: Lines = []
+
+    child = await start("print('x' * 3_000_000); print('after')", shown)
+
+    assert await child.wait() == 0
+    assert shown[-1] == ("kid", "after")
+
+
+async def test_a_child_that_does_not_end_is_killed() -> None:
+    shown: Lines = []
+    child = await start("import signal, time; signal.signal(15, signal.SIG_IGN); print('up'); time.sleep(60)", shown)
+    async with asyncio.timeout(10):
+        while not shown:  # noqa: ASYNC110 - what is waited for is another process
+            await asyncio.sleep(0.01)
+
+    assert await child.end(0.2) == -signal.SIGKILL
+
+
+async def test_a_terminals_ctrl_c_does_not_reach_a_child() -> None:
+    child = await start("import time; time.sleep(60)", [])
+
+    assert os.getpgid(child.pid) != os.getpgid(0)
+    assert await child.end(10) == -signal.SIGTERM
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "proxy.yaml"
+    path.write_text("one")
+    return path
+
+
+def write(path: Path, text: str | None, *, move_to: Path | None = None) -> None:
+    if text is None:
+        path.unlink()
+        return
+    path.write_text(text)
+    if move_to is not None:
+        path.replace(move_to)
+
+
+async def test_an_edit_is_noticed_however_it_is_written(file: Path, tmp_path: Path) -> None:
+    watch = Watch(file)
+
+    write(file, "two")
+    await asyncio.wait_for(watch.changed(), 5)
+    write(tmp_path / "new", "three", move_to=file)
+    await asyncio.wait_for(watch.changed(), 5)
+    write(file, None)
+    away = asyncio.ensure_future(watch.changed())
+    await asyncio.sleep(0.6)
+    assert not away.done()
+    write(file, "four")
+    await asyncio.wait_for(away, 5)
+
+
+async def test_writing_the_same_again_is_no_edit(file: Path) -> None:
+    watch = Watch(file)
+
+    write(file, "one")
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(watch.changed(), 0.8)

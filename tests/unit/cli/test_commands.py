@@ -1,0 +1,78 @@
+"""`llmproxy check` and `llmproxy render`, and how flags that are wrong are refused."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from llmproxy_cli.__main__ import app
+
+GOOD = """\
+apiVersion: llmproxy.dev/v1alpha1
+kind: LLMProxy
+metadata: {name: demo, namespace: team}
+spec:
+  models:
+  - name: gpt
+    deployments:
+    - model: openai/gpt-4o-mini
+      apiKey: {secretKeyRef: {name: openai, key: api-key}}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "p.yaml"
+    path.write_text(GOOD)
+    return path
+
+
+def test_check_says_that_a_file_is_right(file: Path) -> None:
+    done = CliRunner().invoke(app, ["check", "-f", str(file)])
+
+    assert done.exit_code == 0
+    assert "LLMProxy demo is right; models gpt" in done.output
+
+
+def test_check_names_every_field_that_is_wrong(file: Path) -> None:
+    file.write_text(GOOD + "  rateLimits: {rpm: 0, rsp: 3}\n  replicas: [2]\n")
+
+    done = CliRunner().invoke(app, ["check", "-f", str(file)])
+
+    assert done.exit_code == 1
+    assert "spec.rateLimits.rpm: " in done.output
+    assert "spec.rateLimits.rsp: " in done.output
+    assert "spec.replicas: " in done.output
+
+
+def test_render_prints_what_the_operator_would_apply(file: Path) -> None:
+    done = CliRunner().invoke(app, ["render", "-f", str(file)])
+
+    objects = list(yaml.safe_load_all(done.output))
+    assert done.exit_code == 0
+    assert {"ConfigMap", "Deployment", "Service"} <= {o["kind"] for o in objects}
+    assert {o["metadata"]["namespace"] for o in objects} == {"team"}
+    assert all("ownerReferences" not in o["metadata"] for o in objects)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param(["--secret", "openai=X"], id="a secret without a key"),
+        pytest.param(["--secret", "openai/k"], id="a secret without a variable"),
+        pytest.param(["--connect-to", "echo:8000"], id="an address without another"),
+    ],
+)
+def test_a_flag_of_another_form_is_refused_with_the_form(file: Path, flags: list[str]) -> None:
+    done = CliRunner().invoke(app, ["local", "-f", str(file), *flags])
+
+    assert done.exit_code == 2
+    assert flags[0] in done.output
+
+
+def test_help_teaches_by_examples() -> None:
+    done = CliRunner().invoke(app, ["local", "--help"])
+
+    assert done.exit_code == 0
+    assert "llmproxy local -f proxy.yaml" in done.output

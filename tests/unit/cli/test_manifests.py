@@ -1,0 +1,165 @@
+"""What the command line makes of a file, and what it says of one that is wrong."""
+
+import base64
+from pathlib import Path
+
+import pytest
+
+from llmproxy_cli import manifests, plan
+from llmproxy_cli.manifests import Bundle, FileError
+
+PROXY = """\
+apiVersion: llmproxy.dev/v1alpha1
+kind: LLMProxy
+metadata: {name: demo}
+spec:
+  models:
+  - name: echo
+    deployments:
+    - {model: hosted_vllm/echo, apiBase: "http://echo:8000/v1"}
+  - name: gpt
+    deployments:
+    - model: openai/gpt-4o-mini
+      apiKey: {secretKeyRef: {name: openai, key: api-key}}
+  - name: gemini
+    deployments:
+    - model: gemini/gemini-2.0-flash
+      apiKey: {secretKeyRef: {name: google, key: key}}
+  rateLimits: {rpm: 5}
+  spans: {store: "http://store:4747"}
+"""
+SECRETS = f"""
+---
+kind: Secret
+metadata: {{name: openai}}
+stringData: {{api-key: sk-plain}}
+data: {{api-key: {base64.b64encode(b"sk-covered").decode()}}}
+---
+kind: Secret
+metadata: {{name: google}}
+data: {{key: {base64.b64encode(b"AIza").decode()}}}
+---
+kind: Secret
+metadata: {{name: openai, namespace: elsewhere}}
+stringData: {{api-key: sk-elsewhere}}
+---
+kind: ConfigMap
+metadata: {{name: other}}
+"""
+
+
+def read(text: str, name: str | None = None, connect_to: dict[str, str] | None = None) -> Bundle:
+    return manifests.read(text, "proxy.yaml", name=name, connect_to=connect_to or {})
+
+
+def test_proxy_and_secrets_of_its_namespace_are_read_and_the_rest_is_left_alone() -> None:
+    bundle = read(PROXY + SECRETS)
+
+    assert bundle.proxy.metadata.name == "demo"
+    assert bundle.secrets == {("openai", "api-key"): "sk-plain", ("google", "key"): "AIza"}
+
+
+def test_keys_go_to_the_part_that_calls_with_them() -> None:
+    made = plan.make(read(PROXY + SECRETS), {}, {}, "proxy.yaml")
+
+    assert list(made.gateway_keys.values()) == ["sk-plain"]
+    assert list(made.translator_keys.values()) == ["AIza"]
+    variables = {d.api_key_env for m in made.document.models for d in m.deployments}
+    assert variables == {None, *made.gateway_keys, *made.translator_keys}
+    assert made.translated == ("gemini",)
+    assert made.document.rate_limits.rpm == 5
+
+
+def test_a_secret_that_is_not_in_the_file_comes_from_the_environment() -> None:
+    environment = {"OPENAI_API_KEY": "sk-default", "MINE": "AIza-mine"}
+
+    made = plan.make(read(PROXY), {("google", "key"): "MINE"}, environment, "proxy.yaml")
+
+    assert list(made.gateway_keys.values()) == ["sk-default"]
+    assert list(made.translator_keys.values()) == ["AIza-mine"]
+
+
+def test_a_secret_that_is_nowhere_is_named_with_every_way_out() -> None:
+    with pytest.raises(FileError) as refused:
+        plan.make(read(PROXY), {}, {}, "proxy.yaml")
+
+    google, openai = str(refused.value).splitlines()
+    assert "spec.models[1].deployments[0].apiKey" in openai
+    assert "OPENAI_API_KEY" in openai
+    assert "--secret openai/api-key=VARIABLE" in openai
+    assert "GOOGLE_KEY" in google
+
+
+def test_a_flag_that_names_a_secret_nobody_asks_for_is_an_error() -> None:
+    with pytest.raises(FileError, match=r"--secret nope/x: .* there is google/key, openai/api-key"):
+        plan.make(read(PROXY + SECRETS), {("nope", "x"): "X"}, {}, "proxy.yaml")
+
+
+def test_a_variable_that_a_flag_names_and_is_not_set_is_an_error_even_with_a_secret_in_the_file() -> None:
+    with pytest.raises(FileError, match="environment variable X, which --secret names for openai/api-key, is not set"):
+        plan.make(read(PROXY + SECRETS), {("openai", "api-key"): "X"}, {}, "proxy.yaml")
+
+
+def test_the_hash_follows_documents_and_secrets_and_nothing_else() -> None:
+    def hash_of(text: str) -> str:
+        return plan.make(read(text), {}, {}, "proxy.yaml").hash
+
+    same = hash_of(PROXY + SECRETS)
+
+    assert hash_of("# a comment\n" + PROXY + SECRETS) == same
+    assert hash_of((PROXY + SECRETS).replace("rpm: 5", "rpm: 6")) != same
+    assert hash_of((PROXY + SECRETS).replace("sk-plain", "sk-new")) != same
+
+
+def test_addresses_of_a_cluster_are_replaced_by_those_of_here() -> None:
+    bundle = read(PROXY, connect_to={"echo:8000": "127.0.0.1:18000", "store:4747": "127.0.0.1:14747"})
+
+    assert bundle.proxy.spec.models[0].deployments[0].api_base == "http://127.0.0.1:18000/v1"
+    assert bundle.proxy.spec.spans is not None
+    assert bundle.proxy.spec.spans.store == "http://127.0.0.1:14747"
+
+
+def test_an_address_that_is_nowhere_is_an_error_that_lists_those_there_are() -> None:
+    with pytest.raises(FileError, match=r"--connect-to echo:9=.*there is echo:8000, store:4747"):
+        read(PROXY, connect_to={"echo:9": "127.0.0.1:1"})
+
+
+SECOND = PROXY.replace("name: demo", "name: second")
+
+
+def test_of_several_one_is_chosen_by_name() -> None:
+    assert read(f"{PROXY}\n---\n{SECOND}", name="second").proxy.metadata.name == "second"
+    with pytest.raises(FileError, match=r"there are 2 .*--name demo\|second"):
+        read(f"{PROXY}\n---\n{SECOND}")
+    with pytest.raises(FileError, match=r"'third'.*there is demo, second"):
+        read(f"{PROXY}\n---\n{SECOND}", name="third")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        pytest.param("", "there is no object of kind LLMProxy", id="empty"),
+        pytest.param("a: [", r"proxy.yaml:1: not YAML", id="no YAML"),
+        pytest.param("- a", "must be a mapping, got list", id="a list"),
+        pytest.param("kind: LLMProxy", "proxy.yaml: apiVersion: must be", id="no version"),
+        pytest.param(PROXY.replace("rpm: 5", "rpmm: 5"), r"spec.rateLimits.rpmm: .*did you mean rpm", id="misspelt"),
+        pytest.param(PROXY.replace("rpm: 5", "rpm: 0"), r"spec.rateLimits.rpm: ", id="limit of 0"),
+        pytest.param(
+            PROXY + "---\nkind: Secret\nmetadata: {name: a}\ndata: {k: '%'}", "'a': data.k is not", id="base64"
+        ),
+        pytest.param(
+            PROXY + "---\nkind: Secret\nmetadata: {name: a}\nstringData: {k: 1}", "stringData.k must be", id="number"
+        ),
+        pytest.param(
+            PROXY + "---\nkind: Secret\nmetadata: {name: a}\ndata: x", "data must be a mapping", id="no mapping"
+        ),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused_with_the_place(text: str, complaint: str) -> None:
+    with pytest.raises(FileError, match=complaint):
+        read(text)
+
+
+def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="No such file"):
+        manifests.load(tmp_path / "nope.yaml")
