@@ -114,9 +114,13 @@ class Local:
         before = self._pod
         pod = Pod(wanted, _next_folder(folder, self._next), setting)
         self._next += 1
-        await pod.start(before)
-        self._pod = pod
         self._alive.append(pod)
+        try:
+            await pod.start(before)
+        except BaseException:
+            self._leave(pod)
+            raise
+        self._pod = pod
         self._say_ready(pod, setting.listener)
         if before is not None:
             task = asyncio.ensure_future(self._retire(before))
@@ -125,6 +129,10 @@ class Local:
 
     async def _retire(self, pod: Pod) -> None:
         await pod.retire()
+        self._leave(pod)
+
+    def _leave(self, pod: Pod) -> None:
+        """Remove what an ended pod has left, but for records that are not delivered."""
         self._alive.remove(pod)
         left = _undelivered(pod.spool)
         if left:

@@ -1,0 +1,30 @@
+"""The demo is a test of its own: it ends with 0 only if everything was as promised."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from procs import AGL_PYTHON, ROOT
+
+
+@pytest.mark.timeout(180)
+def test_the_demo_keeps_its_promises_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    command = [str(ROOT / ".venv/bin/python"), "examples/demo/demo.py", "--agl", str(AGL_PYTHON.parent / "agl")]
+
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=170,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "As promised" in done.stdout
+    assert done.stdout.count(" 429 ") == 15
+    assert "\x1b" not in done.stdout
+    assert list(tmp_path.iterdir()) == []
