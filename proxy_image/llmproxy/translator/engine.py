@@ -56,7 +56,6 @@ def prepare() -> None:
     """Make litellm quiet."""
     litellm.telemetry = False
     litellm.suppress_debug_info = True
-    litellm.turn_off_message_logging = True
     litellm.drop_params = False
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
