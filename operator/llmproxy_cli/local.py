@@ -63,6 +63,7 @@ class Local:
 
     async def run(self) -> int:
         """Serve until SIGINT or SIGTERM; return the exit code. Raise LocalError, FileError, PodError at the start."""
+        watch = Watch(self._options.file)  # before it is read: an edit in between is one
         first = self._plan()
         with _run_dir(self._options.run_dir, self._say) as folder, _listen(self._options) as listener:
             setting = Setting(
@@ -73,7 +74,7 @@ class Local:
                 show=self._show,
                 verbose=self._options.verbose,
             )
-            watch, stop = Watch(self._options.file), asyncio.Event()
+            stop = asyncio.Event()
             self._on_signals(stop)
             serving = asyncio.ensure_future(self._serve(first, folder, setting, watch))
             stopping = asyncio.ensure_future(stop.wait())
