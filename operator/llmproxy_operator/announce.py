@@ -1,0 +1,109 @@
+"""Kubernetes Events about LLMProxies, for `kubectl describe`: one per change, repeated ones counted in the first.
+
+The status that was there before a pass says what is already known, so a restart of the operator announces nothing
+anew. An Event that cannot be written is logged and forgotten: the status has the same words.
+"""
+
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from llmproxy_operator import names
+from llmproxy_operator.cluster import Cluster
+from llmproxy_operator.errors import ClusterError
+from llmproxy_operator.manifest import Manifest, Ref
+from llmproxy_operator.status import READY, RECONCILING, STALLED, condition
+
+log = logging.getLogger(__name__)
+
+MAX_REMEMBERED = 2000
+MIN_INTERVAL_S = 60
+"""A proxy that goes to and fro is told of so often at most; what happens in between is counted."""
+MAX_NOTE_CHARS = 1000
+"""Kubernetes takes 1024 bytes."""
+
+
+@dataclass
+class _Told:
+    event: Ref
+    at: datetime
+    count: int
+
+
+class Announcer:
+    """Writes Events."""
+
+    def __init__(self, cluster: Cluster, *, instance: str, now: Callable[[], datetime]) -> None:
+        """*instance* is the pod that speaks."""
+        self._cluster = cluster
+        self._instance = instance
+        self._now = now
+        self._told: OrderedDict[tuple[str, str, str], _Told] = OrderedDict()
+
+    async def announce(self, raw: Manifest, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        """Tell of what changed between two statuses of *raw*, if it is worth an Event."""
+        news = _news(before, after)
+        if news is None:
+            return
+        kind, reason, message = news
+        identity = (str(raw["metadata"]["uid"]), reason, message)
+        told, now = self._told.get(identity), self._now()
+        try:
+            if told is None:
+                await self._first(raw, kind, identity, now)
+                return
+            told.count += 1
+            if (now - told.at).total_seconds() >= MIN_INTERVAL_S:
+                told.at = now
+                await self._cluster.merge(told.event, {"count": told.count, "lastTimestamp": _written(now)})
+        except ClusterError as exc:
+            log.warning("event_not_written", extra={"reason": reason, "error": str(exc)})
+
+    async def _first(self, raw: Manifest, kind: str, identity: tuple[str, str, str], now: datetime) -> None:
+        metadata = raw["metadata"]
+        digest = hashlib.sha256("\0".join((*identity, self._instance, _written(now))).encode()).hexdigest()[:16]
+        event = Ref("v1", "Event", metadata["namespace"], f"{metadata['name']}.{digest}")
+        self._told[identity] = _Told(event, now, 1)
+        while len(self._told) > MAX_REMEMBERED:
+            self._told.popitem(last=False)
+        await self._cluster.create(
+            {
+                "apiVersion": "v1",
+                "kind": "Event",
+                "metadata": {"name": event.name, "namespace": event.namespace},
+                "involvedObject": {
+                    "apiVersion": raw["apiVersion"],
+                    "kind": raw["kind"],
+                    **{key: metadata[key] for key in ("name", "namespace", "uid", "resourceVersion")},
+                },
+                "type": kind,
+                "reason": identity[1],
+                "message": identity[2],
+                "action": "Reconcile",
+                "count": 1,
+                "firstTimestamp": _written(now),
+                "lastTimestamp": _written(now),
+                "reportingComponent": names.FIELD_MANAGER,
+                "reportingInstance": self._instance,
+                "source": {"component": names.FIELD_MANAGER},
+            }
+        )
+
+
+def _written(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _news(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    """Return type, reason and message, None if nothing changed that a person would want to be told."""
+    for kind, condition_type in (("Warning", STALLED), ("Normal", READY), ("Normal", RECONCILING)):
+        now, was = condition(after, condition_type), condition(before, condition_type)
+        if now.get("status") == "True":
+            if (was.get("status"), was.get("reason")) == ("True", now["reason"]) or now["reason"] == "Created":
+                return None
+            return kind, str(now["reason"]), str(now["message"])[:MAX_NOTE_CHARS]
+    return None

@@ -1,0 +1,161 @@
+"""The Secrets that proxies name: read for a pass, and looked after between passes by asking again.
+
+They are fetched by name, so the operator needs no right to list or watch Secrets. Contents are kept no longer than a
+pass takes; between passes only the version of each Secret is remembered.
+"""
+
+import asyncio
+import base64
+import binascii
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from llmproxy_operator.cluster import Cluster
+from llmproxy_operator.errors import ClusterError
+from llmproxy_operator.keyed_queue import Key
+from llmproxy_operator.manifest import Ref
+from llmproxy_operator.render import SecretRef, secret_digest
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S = 30.0
+"""How often a Secret is asked for while all is well; an edit rolls pods within this time."""
+URGENT_INTERVAL_S = 3.0
+"""How often while a proxy waits for it."""
+PARALLEL = 4
+_TICK_S = 0.5
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What the Secrets of one proxy hold."""
+
+    digests: Mapping[SecretRef, str]
+    versions: Mapping[str, str | None]
+    """Of each Secret; None: it is not there."""
+    missing: tuple[str, str] | None = None
+    """Reason and message, if something is not there."""
+    contents: Sequence[str] = field(default=(), repr=False)
+    """To keep them out of messages; never stored."""
+
+
+async def read(cluster: Cluster, namespace: str, uid: str, refs: Sequence[SecretRef]) -> Credentials:
+    """Read every Secret of *refs*; raise ClusterError rather than take a failed read for a missing Secret."""
+    wanted = sorted({name for name, _ in refs})
+    found = await asyncio.gather(*(cluster.get(_ref(namespace, name)) for name in wanted))
+    live = dict(zip(wanted, found, strict=True))
+    digests: dict[SecretRef, str] = {}
+    contents: list[str] = []
+    missing: list[tuple[str, str]] = []
+    for name, key in refs:
+        secret = live[name]
+        if secret is None:
+            missing.append(("SecretNotFound", f"Secret {name!r} is not in namespace {namespace!r}: create it"))
+            continue
+        content = decoded((secret.get("data") or {}).get(key))
+        if not content:
+            message = f"Secret {name!r} has nothing under the key {key!r}: add it, or name another key"
+            missing.append(("SecretKeyNotFound", message))
+            continue
+        digests[name, key] = secret_digest(uid, content)
+        contents.append(content.decode(errors="replace").strip())
+    versions = {name: None if item is None else str(item["metadata"]["resourceVersion"]) for name, item in live.items()}
+    return Credentials(digests, versions, missing[0] if missing else None, tuple(contents))
+
+
+def _ref(namespace: str, name: str) -> Ref:
+    return Ref("v1", "Secret", namespace, name)
+
+
+def decoded(written: str | None) -> bytes:
+    """Return the content that stands in a Secret's data; what is no base64 is as good as nothing."""
+    try:
+        return base64.b64decode(written or "")
+    except binascii.Error:
+        return b""
+
+
+@dataclass
+class _Followed:
+    """One Secret, and the version that each of its proxies was rendered with."""
+
+    due_s: float
+    versions: dict[Key, str | None] = field(default_factory=dict)
+    urgent: set[Key] = field(default_factory=set)
+
+
+class SecretWatch:
+    """Asks for every followed Secret from time to time and calls *wake* for the proxies that have not seen it so."""
+
+    def __init__(
+        self, cluster: Cluster, wake: Callable[[Key], None], *, clock: Callable[[], float], jitter: Callable[[], float]
+    ) -> None:
+        """*clock* counts seconds; *jitter* gives numbers from 0 to 1 that spread the questions over time."""
+        self._cluster = cluster
+        self._wake = wake
+        self._clock = clock
+        self._jitter = jitter
+        self._followed: dict[tuple[str, str], _Followed] = {}
+
+    def follow(self, key: Key, versions: Mapping[str, str | None], *, urgent: bool) -> None:
+        """Look after the Secrets of a proxy, by name with the versions it has seen, and no longer after others."""
+        for place in [place for place, entry in self._followed.items() if key in entry.versions]:
+            if place[0] != key.namespace or place[1] not in versions:
+                self._drop(place, key)
+        for name, version in versions.items():
+            entry = self._followed.setdefault((key.namespace, name), _Followed(self._next(urgent=urgent)))
+            entry.versions[key] = version
+            if urgent:
+                entry.urgent.add(key)
+                entry.due_s = min(entry.due_s, self._next(urgent=True))
+            else:
+                entry.urgent.discard(key)
+
+    def forget(self, key: Key) -> None:
+        """Follow nothing for a proxy any more."""
+        self.follow(key, {}, urgent=False)
+
+    async def run(self) -> NoReturn:
+        """Ask for ever."""
+        while True:
+            await self.poll()
+            await asyncio.sleep(_TICK_S)
+
+    async def poll(self) -> None:
+        """Ask for every Secret whose time has come."""
+        now_s = self._clock()
+        due = [place for place, entry in self._followed.items() if entry.due_s <= now_s]
+        gate = asyncio.Semaphore(PARALLEL)
+
+        async def ask(place: tuple[str, str]) -> None:
+            async with gate:
+                await self._ask(place)
+
+        await asyncio.gather(*(ask(place) for place in due))
+
+    async def _ask(self, place: tuple[str, str]) -> None:
+        entry = self._followed.get(place)
+        if entry is None:
+            return
+        entry.due_s = self._next(urgent=bool(entry.urgent))
+        try:
+            secret = await self._cluster.get(_ref(*place))
+        except ClusterError as exc:
+            log.warning("secret_unreadable", extra={"namespace": place[0], "secret": place[1], "error": str(exc)})
+            return
+        version = None if secret is None else str(secret["metadata"]["resourceVersion"])
+        for key in [key for key, seen in entry.versions.items() if seen != version]:
+            self._wake(key)
+
+    def _next(self, *, urgent: bool) -> float:
+        interval_s = URGENT_INTERVAL_S if urgent else INTERVAL_S
+        return self._clock() + interval_s * (0.8 + 0.2 * self._jitter())
+
+    def _drop(self, place: tuple[str, str], key: Key) -> None:
+        entry = self._followed[place]
+        entry.versions.pop(key, None)
+        entry.urgent.discard(key)
+        if not entry.versions:
+            del self._followed[place]

@@ -1,0 +1,55 @@
+"""The operator's own port: /healthz for the kubelet, /readyz, and /metrics. It reads and answers, nothing else."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from llmproxy_operator.metrics import Metrics
+
+STUCK_S = 180.0
+"""A proxy whose turn has come and that waits so long: the passes hang, a restart is the cure."""
+
+
+@dataclass
+class Health:
+    """How the process is; filled in by those who know."""
+
+    metrics: Metrics
+    oldest_s: Callable[[], float] = lambda: 0.0
+    """How long the first proxy of the queue has been waiting."""
+    ready: bool = False
+    """It works, or waits for its turn to lead."""
+
+    def problem(self) -> str:
+        """Say why the process should be restarted, empty if it should not."""
+        waits_s = self.oldest_s()
+        return f"a proxy has been waiting {waits_s:.0f} s for its pass" if waits_s > STUCK_S else ""
+
+
+@asynccontextmanager
+async def serve(health: Health, *, port: int, host: str = "0.0.0.0") -> AsyncIterator[int]:  # noqa: S104 - in a pod
+    """Answer on *port* (0: any) while the context lasts; yield the port."""
+
+    async def healthz(_: web.Request) -> web.Response:
+        problem = health.problem()
+        return web.Response(text=f"{problem or 'ok'}\n", status=503 if problem else 200)
+
+    async def readyz(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n" if health.ready else "starting\n", status=200 if health.ready else 503)
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=health.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    app = web.Application()
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        await site.start()
+        addresses: list[tuple[str, int]] = runner.addresses
+        yield addresses[0][1]
+    finally:
+        await runner.cleanup()

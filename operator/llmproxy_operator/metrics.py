@@ -1,0 +1,62 @@
+"""What the operator counts, in Prometheus' terms. Every name begins with llmproxy_operator_."""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class Metrics:
+    """The counters of one process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._passes = Counter(
+            "llmproxy_operator_passes", "Passes over an LLMProxy, by result", ["result"], registry=self._registry
+        )
+        self._seconds = Histogram(
+            "llmproxy_operator_pass_seconds", "How long a pass took", buckets=_SECONDS, registry=self._registry
+        )
+        self._writes = Counter(
+            "llmproxy_operator_writes",
+            "Write requests to the API server, by verb and kind; the operator's Lease is not among them",
+            ["verb", "kind"],
+            registry=self._registry,
+        )
+        self._leader = Gauge(
+            "llmproxy_operator_leader", "1 if this process works, 0 if it waits", registry=self._registry
+        )
+        for result in ("done", "failed"):
+            self._passes.labels(result)  # so that a rate is there from the start
+
+    def passed(self, *, failed: bool, took_s: float) -> None:
+        """Count one pass."""
+        self._passes.labels("failed" if failed else "done").inc()
+        self._seconds.observe(took_s)
+
+    def wrote(self, verb: str, kind: str) -> None:
+        """Count one write request. Renewals of the Lease are not writes about proxies."""
+        if kind != "Lease":
+            self._writes.labels(verb.lower(), kind).inc()
+
+    def leads(self, *, leads: bool) -> None:
+        """Say whether this process works."""
+        self._leader.set(1 if leads else 0)
+
+    def watch_queue(self, depth: Callable[[], float], oldest_s: Callable[[], float]) -> None:
+        """Read the queue whenever the metrics are asked for."""
+        due = Gauge("llmproxy_operator_queue_depth", "LLMProxies that wait for a pass", registry=self._registry)
+        due.set_function(depth)
+        age = Gauge(
+            "llmproxy_operator_queue_oldest_seconds", "How long the first of them has waited", registry=self._registry
+        )
+        age.set_function(oldest_s)
+
+    def text(self) -> bytes:
+        """Return all in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def value(self, name: str) -> float:
+        """Return the sum of a metric's samples, 0 if it is not there."""
+        return sum(s.value for family in self._registry.collect() for s in family.samples if s.name == name)

@@ -1,0 +1,261 @@
+"""One pass over one LLMProxy: read, parse, resolve Secrets, render, compare, apply, tidy, observe, report.
+
+It looks at what is, never at what changed, and may run at any time, twice in a row, or be killed halfway. It writes
+only where something differs. What it remembers between passes saves requests; without it a pass does the same.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from llmproxy_api import API_VERSION, KIND, LLMProxy, SpecError, parse
+from llmproxy_operator import children, names
+from llmproxy_operator import status as reporting
+from llmproxy_operator.announce import Announcer
+from llmproxy_operator.children import Child, Standing
+from llmproxy_operator.cluster import Cluster
+from llmproxy_operator.credentials import Credentials, SecretWatch, decoded, read
+from llmproxy_operator.diff import differences
+from llmproxy_operator.errors import ConflictError, RefusedError
+from llmproxy_operator.keyed_queue import Key
+from llmproxy_operator.manifest import Manifest, Ref, owner_uid, ref
+from llmproxy_operator.render import Inputs, peers_secret, pod_config_hash, render, secret_references, stale_configs
+from llmproxy_operator.rollout import Rollout, rollout
+from llmproxy_operator.status import Trouble, View
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 60.0
+"""A Secret may be applied after the proxy that names it; only then does someone have to act."""
+FOREIGN_RETRY_S = 20.0
+"""Other people's objects are not watched: look again whether a conflict is gone."""
+LEAVING_RETRY_S = 1.0
+FAILING_RETRY_S = 5.0
+TIDY_AGAIN_S = 500.0
+"""Old ReplicaSets go without a word to us, and with them the need for their ConfigMaps."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a pass needs besides the cluster; tests hand in their own."""
+
+    inputs: Inputs
+    """Without digests: those are read in each pass."""
+    clock: Callable[[], float]
+    """Seconds, never jumping."""
+    now: Callable[[], datetime]
+    token: Callable[[], str]
+    """A new random token for the pods of one proxy."""
+    about_to_write: Callable[[Key, dict[str, Any]], None] = lambda _key, _status: None
+    """Told of each status before it is written, so that its echo wakes nobody."""
+
+
+class Reconciler:
+    """Does passes; call it with a key."""
+
+    def __init__(self, cluster: Cluster, around: Surroundings, *, secrets: SecretWatch, announcer: Announcer) -> None:
+        self._cluster = cluster
+        self._around = around
+        self._secrets = secrets
+        self._announcer = announcer
+        self._waiting: dict[Key, tuple[str, float]] = {}
+        self._tidied: dict[Key, tuple[object, float]] = {}
+
+    async def __call__(self, key: Key) -> float | None:
+        """Do one pass; return after how many seconds it wants another, None if the proxy is gone."""
+        raw = await self._cluster.get(Ref(API_VERSION, KIND, key.namespace, key.name))
+        if raw is None or raw["metadata"].get("deletionTimestamp"):
+            self._forget(key)  # the children go by their owner references
+            return None
+        if not raw.get("status"):
+            created = Trouble("Created", "the operator has seen it and makes its objects", final=False)
+            raw = await self._report(key, raw, View(_generation(raw), None, trouble=created))
+        view = await self._bring_about(key, raw)
+        await self._report(key, raw, view)
+        return self._again_s(key, view)
+
+    async def _bring_about(self, key: Key, raw: Manifest) -> View:
+        """Make what is as wanted, as far as it can be made; return what is now."""
+        try:
+            proxy = parse(raw)
+            credentials = await read(self._cluster, key.namespace, proxy.metadata.uid, secret_references(proxy))
+            self._secrets.follow(key, credentials.versions, urgent=credentials.missing is not None)
+            if credentials.missing is not None:
+                trouble = self._missing(key, raw, credentials.missing)
+                return View(_generation(raw), proxy, rollout=await self._present(raw), trouble=trouble)
+            self._waiting.pop(key, None)
+            return await self._converge(key, proxy, credentials)
+        except SpecError as exc:
+            self._secrets.forget(key)
+            invalid = Trouble("InvalidSpec", str(exc), final=True)
+            return View(_generation(raw), None, rollout=await self._present(raw), trouble=invalid)
+        except RefusedError as exc:
+            reason = "QuotaExceeded" if "exceeded quota" in str(exc) else "ObjectRefused"
+            present = await self._present(raw)
+            return View(_generation(raw), parse(raw), rollout=present, trouble=Trouble(reason, str(exc), final=True))
+
+    def _missing(self, key: Key, raw: Manifest, missing: tuple[str, str]) -> Trouble:
+        reason, message = missing
+        since = self._waiting.get(key)
+        if since is None or since[0] != reason:
+            since = self._waiting[key] = (reason, self._around.clock())
+        before = reporting.condition(raw.get("status") or {}, reporting.STALLED)
+        known = before.get("status") == "True" and before.get("reason") == reason
+        final = known or self._around.clock() - since[1] >= PATIENCE_S
+        return Trouble(reason, f"{message}; nothing is rolled until then", final=final)
+
+    async def _converge(self, key: Key, proxy: LLMProxy, credentials: Credentials) -> View:
+        inputs = replace(self._around.inputs, secret_digests=credentials.digests)
+        config_hash = pod_config_hash(proxy, inputs)
+        found = await self._children(proxy, render(proxy, inputs))
+        generation = proxy.metadata.generation
+        if (blocked := _blocked(found)) is not None:
+            present = next((c.live for c in found if c.wanted["kind"] == "Deployment"), None)
+            seen = await self._observe(present if present and _owned(present, proxy) else None, credentials.contents)
+            return View(generation, proxy, rollout=seen, trouble=blocked)
+        live = [await self._settle(child) for child in found]
+        peers = live[0]["metadata"]
+        versions = {**credentials.versions, str(peers["name"]): str(peers["resourceVersion"])}
+        self._secrets.follow(key, versions, urgent=False)
+        deployment = next(item for item in live if item["kind"] == "Deployment")
+        seen = await self._observe(deployment, credentials.contents)
+        if any(child.live is not None for child in found):
+            await self._tidy(key, proxy, [child.wanted for child in found], deployment, complete=seen.complete)
+        return View(generation, proxy, config_hash, seen)
+
+    async def _children(self, proxy: LLMProxy, rendered: Sequence[Manifest]) -> list[Child]:
+        """Return what is wanted with what is there; the Secret of the peers first."""
+        peers_ref = Ref("v1", "Secret", proxy.metadata.namespace, names.peers(proxy.metadata.name))
+        peers, *others = await asyncio.gather(
+            self._cluster.get(peers_ref), *(self._cluster.get(ref(manifest)) for manifest in rendered)
+        )
+        # A token that is there stays: a new one would part the pods from each other.
+        token = decoded(((peers or {}).get("data") or {}).get(names.PEER_TOKEN_KEY)).decode(errors="replace")
+        wanted = (peers_secret(proxy, token or self._around.token()), *rendered)
+        pairs = zip(wanted, (peers, *others), strict=True)
+        return [Child(manifest, live, children.standing(live, proxy)) for manifest, live in pairs]
+
+    async def _settle(self, child: Child) -> Manifest:
+        """Make one object as wanted; return it as it is then."""
+        wanted, live = child.wanted, child.live
+        if live is None:
+            return await self._make(wanted)
+        changed = differences(wanted, live, names.FIELD_MANAGER)
+        if not changed:
+            return live
+        # With its uid: only the very object that was seen to be ours may be forced.
+        owned = {**wanted, "metadata": {**wanted["metadata"], "uid": live["metadata"]["uid"]}}
+        applied = await self._cluster.apply(owned, force=True)
+        log.info("object_changed", extra={"object": str(child.ref), "fields": list(changed[:20])})
+        return applied.live
+
+    async def _make(self, wanted: Manifest) -> Manifest:
+        applied = await self._cluster.apply(wanted, force=False)
+        if not applied.created and children.made_by_others(applied.live):
+            # Somebody made it since we looked, and our fields are in it now: take them out again.
+            metadata = {key: wanted["metadata"][key] for key in ("name", "namespace")}
+            await self._cluster.apply({**_head(wanted), "metadata": metadata}, force=False)
+            raise ConflictError(f"{ref(wanted)}: somebody else made it at the same moment")
+        log.info("object_made", extra={"object": str(ref(wanted))})
+        return applied.live
+
+    async def _tidy(
+        self, key: Key, proxy: LLMProxy, wanted: Sequence[Manifest], deployment: Manifest, *, complete: bool
+    ) -> None:
+        """Delete children that are not wanted any more, and documents that no pod can need."""
+        mark = (proxy.metadata.uid, [ref(item) for item in wanted], deployment["metadata"].get("generation"), complete)
+        last, at_s = self._tidied.get(key, (None, 0.0))
+        if last == mark and self._around.clock() - at_s < TIDY_AGAIN_S:
+            return
+        place = (key.namespace, names.selector({names.LABEL_NAME: key.name}))
+        maps, services, deployments, sets = await asyncio.gather(
+            self._cluster.list("v1", "ConfigMap", *place),
+            self._cluster.list("v1", "Service", *place),
+            self._cluster.list("apps/v1", "Deployment", *place),
+            self._cluster.list("apps/v1", "ReplicaSet", *place),
+        )
+        ours = [item for item in maps if children.standing(item, proxy) is Standing.OURS]
+        keep = [item["metadata"]["name"] for item in wanted if children.is_document(item)]
+        stale = set(stale_configs(ours, [*sets, deployment], keep=keep))
+        gone = [item for item in ours if item["metadata"]["name"] in stale]
+        gone += children.unwanted([*maps, *services, *deployments], proxy, wanted)
+        for item in gone:
+            await self._cluster.delete(ref(item), uid=item["metadata"]["uid"])
+            log.info("object_deleted", extra={"object": str(ref(item))})
+        self._tidied[key] = (mark, self._around.clock())
+
+    async def _present(self, raw: Manifest) -> Rollout:
+        """Observe the Deployment that is there, if it is ours, while nothing can be changed."""
+        metadata = raw["metadata"]
+        target = Ref("apps/v1", "Deployment", metadata["namespace"], names.deployment(metadata["name"]))
+        deployment = await self._cluster.get(target)
+        ours = deployment is not None and owner_uid(deployment) == metadata["uid"]
+        return await self._observe(deployment if ours else None, ())
+
+    async def _observe(self, deployment: Manifest | None, contents: Sequence[str]) -> Rollout:
+        seen = rollout(deployment, (), now=self._around.now())
+        if deployment is None or seen.complete or seen.wanted == 0:
+            return seen
+        metadata = deployment["metadata"]
+        selector = names.selector(deployment["spec"]["selector"]["matchLabels"])
+        pods = await self._cluster.list("v1", "Pod", metadata["namespace"], selector)
+        return rollout(deployment, pods, now=self._around.now(), secrets=contents)
+
+    async def _report(self, key: Key, raw: Manifest, view: View) -> Manifest:
+        """Write the status if it says something new; return the object as it is then."""
+        before = raw.get("status") or {}
+        made = reporting.status(view, before, now=self._around.now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+        if reporting.same(made, before):
+            return raw
+        metadata = {name: raw["metadata"][name] for name in ("name", "namespace", "uid")}
+        self._around.about_to_write(key, made)
+        live = await self._cluster.apply_status({**_head(raw), "metadata": metadata, "status": made})
+        ready = reporting.condition(made, reporting.READY)
+        log.info("status_written", extra={"proxy": str(key), "ready": ready["status"], "reason": ready["reason"]})
+        await self._announcer.announce(raw, before, made)
+        return live
+
+    def _again_s(self, key: Key, view: View) -> float:
+        trouble, failure = view.trouble, view.rollout.failure
+        if trouble is None:
+            return FAILING_RETRY_S if failure is not None and not failure.final else math.inf
+        if trouble.reason == "WaitingForDeletion":
+            return LEAVING_RETRY_S
+        if trouble.reason in {"NameConflict", "ObjectRefused", "QuotaExceeded"}:
+            return FOREIGN_RETRY_S
+        if not trouble.final and key in self._waiting:
+            return max(0.1, self._waiting[key][1] + PATIENCE_S - self._around.clock())
+        return math.inf
+
+    def _forget(self, key: Key) -> None:
+        self._secrets.forget(key)
+        self._waiting.pop(key, None)
+        self._tidied.pop(key, None)
+
+
+def _head(manifest: Manifest) -> Manifest:
+    return {"apiVersion": manifest["apiVersion"], "kind": manifest["kind"]}
+
+
+def _generation(raw: Manifest) -> int:
+    return int(raw["metadata"]["generation"])
+
+
+def _owned(live: Manifest, proxy: LLMProxy) -> bool:
+    return children.standing(live, proxy) is Standing.OURS
+
+
+def _blocked(found: Sequence[Child]) -> Trouble | None:
+    """Return why nothing may be written, None if it may: all objects are judged before the first is touched."""
+    foreign = [str(child.ref) for child in found if child.standing is Standing.FOREIGN]
+    if foreign:
+        message = f"{', '.join(foreign)} is there and not ours: delete it, or give the LLMProxy another name"
+        return Trouble("NameConflict", message, final=True)
+    leaving = [str(child.ref) for child in found if child.standing is Standing.LEAVING]
+    if leaving:
+        return Trouble("WaitingForDeletion", f"{', '.join(leaving)} is still being deleted", final=False)
+    return None
