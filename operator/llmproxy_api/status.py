@@ -7,7 +7,8 @@ from pydantic import Field
 from llmproxy_api.parts import ListMap, Part
 
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
-Generation = Annotated[int, Field(ge=0, le=(1 << 63) - 1)]
+Generation = Annotated[int, Field(ge=0, le=1 << 53)]
+"""The API server reads a schema's bounds as floats: one beyond these 53 bits is none of its integers any more."""
 
 
 class Condition(Part):
