@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmproxy_operator import names
-from llmproxy_operator.keyed_queue import Key
+from llmproxy_operator.queue import Key
 
 _UNSEEN = frozenset({"managedFields", "resourceVersion"})
 """Parts of the metadata that change with every write, also with our own."""

@@ -22,7 +22,7 @@ from llmproxy_operator.doorbell import Doorbell
 from llmproxy_operator.errors import OperatorError
 from llmproxy_operator.events import watch
 from llmproxy_operator.health import Health, serve
-from llmproxy_operator.keyed_queue import Key, KeyedQueue
+from llmproxy_operator.queue import Key, KeyedQueue
 from llmproxy_operator.leader import Election
 from llmproxy_operator.manifest import Ref
 from llmproxy_operator.metrics import Metrics

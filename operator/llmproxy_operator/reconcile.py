@@ -21,7 +21,7 @@ from llmproxy_operator.cluster import Cluster
 from llmproxy_operator.credentials import Credentials, SecretWatch, decoded, read
 from llmproxy_operator.diff import differences
 from llmproxy_operator.errors import ConflictError, RefusedError
-from llmproxy_operator.keyed_queue import Key
+from llmproxy_operator.queue import Key
 from llmproxy_operator.manifest import Manifest, Ref, owner_uid, ref
 from llmproxy_operator.render import Inputs, peers_secret, pod_config_hash, render, secret_references, stale_configs
 from llmproxy_operator.rollout import Rollout, rollout
@@ -33,6 +33,8 @@ PATIENCE_S = 60.0
 """A Secret may be applied after the proxy that names it; only then does someone have to act."""
 FOREIGN_RETRY_S = 20.0
 """Other people's objects are not watched: look again whether a conflict is gone."""
+INVALID = 422
+"""HTTP's number for an object that contradicts itself or its schema."""
 LEAVING_RETRY_S = 1.0
 FAILING_RETRY_S = 5.0
 TIDY_AGAIN_S = 500.0
@@ -147,11 +149,24 @@ class Reconciler:
         changed = differences(wanted, live, names.FIELD_MANAGER)
         if not changed:
             return live
-        # With its uid: only the very object that was seen to be ours may be forced.
-        owned = {**wanted, "metadata": {**wanted["metadata"], "uid": live["metadata"]["uid"]}}
-        applied = await self._cluster.apply(owned, force=True)
         log.info("object_changed", extra={"object": str(child.ref), "fields": list(changed[:20])})
-        return applied.live
+        return await self._change(child, live)
+
+    async def _change(self, child: Child, live: Manifest) -> Manifest:
+        # With its uid: only the very object that was seen to be ours may be forced.
+        metadata = live["metadata"]
+        owned = {**child.wanted, "metadata": {**child.wanted["metadata"], "uid": metadata["uid"]}}
+        try:
+            return (await self._cluster.apply(owned, force=True)).live
+        except RefusedError as exc:
+            if exc.status != INVALID or "spec" not in owned:
+                raise
+            # Apply leaves list items of others alone. Where they contradict ours, as a second port of the same name
+            # does, the lists must be replaced as a whole first.
+            log.warning("object_replaced", extra={"object": str(child.ref), "error": str(exc)})
+            same = {"resourceVersion": metadata["resourceVersion"]}
+            await self._cluster.merge(child.ref, {"metadata": same, "spec": owned["spec"]})
+            return (await self._cluster.apply(owned, force=True)).live
 
     async def _make(self, wanted: Manifest) -> Manifest:
         applied = await self._cluster.apply(wanted, force=False)

@@ -14,7 +14,7 @@ HIDDEN = "[hidden]"
 
 _LOOKS_SECRET = re.compile(
     r"(?i)(?:bearer\s+|basic\s+)[^\s\"',;]+"
-    r"|(?:api[-_]?key|token|secret|password|authorization)[\"']?\s*[=:]\s*[\"']?[^\s\"',;]+"
+    r"|(?:api[-_]?key|token|secret|password|authorization)[\"']?\s*[=:]\s*[\"']?(?:bearer\s+|basic\s+)?[^\s\"',;]+"
     r"|\b(?:sk|pk|hf|ghp|xoxb|AIza)[-_A-Za-z0-9]{16,}"
     r"|(?<=://)[^/@\s]+:[^/@\s]+(?=@)"
 )

@@ -131,8 +131,8 @@ def _available(seen: Rollout) -> Condition:
 
 def _of_rollout(seen: Rollout) -> Trouble | None:
     if seen.failure is not None:
-        older = seen.pods - seen.updated
-        serving = f"; {_pods(older)} of the configuration before keep serving" if older > 0 and seen.available else ""
+        older = seen.pods > seen.updated and seen.available > 0
+        serving = "; the configuration before keeps serving" if older else ""
         return Trouble(seen.failure.reason, seen.failure.message + serving, final=seen.failure.final)
     if seen.complete:
         return None

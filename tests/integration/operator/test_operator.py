@@ -1,0 +1,382 @@
+"""The operator against a real API server and its controllers: what it makes, keeps, repairs and leaves alone."""
+
+import base64
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from e2e.kube import Kube, Object, eventually
+from e2e.proxies import an_llmproxy
+from integration.operator.conftest import Operator, an_operator, settled
+from llmproxy_operator import names
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+
+CHILDREN = "deployments,services,configmaps,secrets"
+MINE = "app.kubernetes.io/managed-by=llmproxy-operator"
+
+
+def keyed(name: str, secret: str) -> Object:
+    deployment = {
+        "model": "hosted_vllm/echo",
+        "apiBase": "http://echo:8000/v1",
+        "apiKey": {"secretKeyRef": {"name": secret, "key": "api-key"}},
+    }
+    return an_llmproxy(name, models=[{"name": "echo", "deployments": [deployment]}])
+
+
+def versions(kube: Kube) -> dict[str, str]:
+    """Resource versions of the proxies and their children; a Deployment's moves with its status, so its generation."""
+    found = [*kube.list(CHILDREN, MINE), *kube.list("llmproxies")]
+    return {f"{o['kind']}/{o['metadata']['name']}": o["metadata"]["resourceVersion"] for o in found}
+
+
+def children(kube: Kube) -> set[str]:
+    return {f"{o['kind']}/{o['metadata']['name']}" for o in kube.list(CHILDREN, MINE)}
+
+
+def wait_condition(kube: Kube, name: str, kind: str, reason: str, timeout_s: float = 30) -> Object:
+    return eventually(
+        lambda: kube.condition("llmproxy", name, kind),
+        lambda c: (c.get("status"), c.get("reason")) == ("True", reason),
+        timeout_s,
+        f"{kind}=True {reason}",
+    )
+
+
+def template(kube: Kube, name: str) -> Object:
+    found: Object = kube.get("deployment", name)["spec"]["template"]
+    return found
+
+
+def test_a_proxy_gets_its_children_and_a_status(team: Kube, operator: Operator) -> None:
+    team.apply(an_llmproxy("five", rateLimits={"rpm": 5}))
+
+    # The namespace's quota allows no pods, which the status says.
+    stalled = wait_condition(team, "five", "Stalled", "QuotaExceeded")
+    proxy = team.get("llmproxy", "five")
+    assert "exceeded quota" in stalled["message"]
+    assert proxy["status"]["observedGeneration"] == proxy["metadata"]["generation"]
+    assert proxy["status"]["endpoint"] == f"http://five.{team.namespace}.svc:4000"
+    assert {c["type"]: c["status"] for c in proxy["status"]["conditions"]} == {
+        "Ready": "False",
+        "Available": "False",
+        "Reconciling": "False",
+        "Stalled": "True",
+    }
+    made = children(team)
+    document = next(name for name in made if name.startswith("ConfigMap/five-config-"))
+    assert made == {
+        "Deployment/five",
+        "Service/five",
+        "Service/five-peers",
+        "Secret/five-peers",
+        "ConfigMap/five-endpoint",
+        document,
+    }
+    owners = [o["metadata"]["ownerReferences"][0]["uid"] for o in team.list(CHILDREN, MINE)]
+    assert set(owners) == {proxy["metadata"]["uid"]}
+
+
+def test_nothing_is_left_on_the_object_but_its_status(team: Kube, operator: Operator) -> None:
+    team.apply(an_llmproxy("clean"))
+    before = team.get("llmproxy", "clean")
+    wait_condition(team, "clean", "Stalled", "QuotaExceeded")
+
+    after = team.get("llmproxy", "clean")
+
+    assert after["spec"] == before["spec"]
+    assert "finalizers" not in after["metadata"]
+    assert after["metadata"]["annotations"] == before["metadata"]["annotations"]
+    assert after["metadata"]["generation"] == 1
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param({}, id="defaults"),
+        pytest.param(
+            {
+                "rateLimits": {"rpm": 5, "overflow": "Queue", "maxQueueTime": "1m"},
+                "resources": {"requests": {"cpu": "0.5", "memory": "1024Mi"}, "limits": {"cpu": 2, "memory": "2048Mi"}},
+                "spans": {"store": "http://store:4747", "spool": {"size": "1500M"}},
+            },
+            id="amounts that the API server spells otherwise",
+        ),
+        pytest.param(
+            {"models": [{"name": "g", "deployments": [{"model": "gemini/gemini-2.0-flash", "apiBase": "http://g:1"}]}]},
+            id="a translator",
+        ),
+        pytest.param({"replicas": 0}, id="no pods"),
+    ],
+)
+def test_a_second_pass_writes_nothing(team: Kube, operator: Operator, spec: Object) -> None:
+    team.apply(an_llmproxy("settled", **spec))
+    eventually(lambda: children(team), lambda c: "Deployment/settled" in c, 30, "children")
+    settled(lambda: (operator.counted("llmproxy_operator_writes_total"), versions(team)))
+    before, written = versions(team), operator.counted("llmproxy_operator_writes_total")
+    passes = operator.counted("llmproxy_operator_passes_total")
+
+    team.run("label", "llmproxy", "settled", "touched=1")
+    eventually(lambda: operator.counted("llmproxy_operator_passes_total"), lambda n: n > passes, 30, "one pass more")
+
+    settled(lambda: operator.counted("llmproxy_operator_passes_total"))
+    after = versions(team)
+    del before["LLMProxy/settled"], after["LLMProxy/settled"]
+    assert after == before
+    assert operator.counted("llmproxy_operator_writes_total") == written
+
+
+def test_a_restarted_operator_writes_nothing(team: Kube) -> None:
+    with an_operator(team.namespace, "--no-leader-elect") as first:
+        team.apply(an_llmproxy("again"))
+        wait_condition(team, "again", "Stalled", "QuotaExceeded")
+        settled(lambda: first.counted("llmproxy_operator_writes_total"))
+    before = versions(team)
+
+    with an_operator(team.namespace, "--no-leader-elect") as second:
+        eventually(lambda: second.counted("llmproxy_operator_passes_total"), lambda n: n > 0, 30, "a pass")
+        settled(lambda: second.counted("llmproxy_operator_passes_total"))
+
+        assert second.counted("llmproxy_operator_writes_total") == 0
+        assert versions(team) == before
+
+
+def test_an_edit_of_the_limits_makes_another_document_and_template(team: Kube, operator: Operator) -> None:
+    team.apply(an_llmproxy("edited", rateLimits={"rpm": 5}))
+    wait_condition(team, "edited", "Stalled", "QuotaExceeded")
+    before = template(team, "edited")
+
+    team.patch("llmproxy", "edited", {"spec": {"rateLimits": {"rpm": 6}}})
+
+    after = eventually(lambda: template(team, "edited"), lambda t: t != before, 15, "another template")
+    hashes = [t["metadata"]["annotations"][names.ANNOTATION_CONFIG_HASH] for t in (before, after)]
+    assert hashes[0] != hashes[1]
+    mounted = [t["spec"]["volumes"][0]["configMap"]["name"] for t in (before, after)]
+    assert mounted[0] != mounted[1]
+    document = json.loads(team.get("configmap", mounted[1])["data"]["config.json"])
+    assert document["rate_limits"]["rpm"] == 6
+    # The old ReplicaSet may start pods again, and they need the document that they were made for.
+    assert team.get("configmap", mounted[0])["immutable"] is True
+
+
+def test_documents_that_no_pod_can_need_are_deleted(team: Kube, operator: Operator) -> None:
+    team.apply(an_llmproxy("many", replicas=0, rateLimits={"rpm": 1}))
+    for rpm in range(2, 8):
+        team.patch("llmproxy", "many", {"spec": {"rateLimits": {"rpm": rpm}}})
+        generation = rpm
+        eventually(
+            lambda: team.get("llmproxy", "many").get("status", {}).get("observedGeneration"),
+            lambda seen, wanted=generation: seen == wanted,  # type: ignore[misc]  # a default binds the loop's value
+            15,
+            "the edit seen",
+        )
+        wait_condition(team, "many", "Ready", "ScaledToZero")
+
+    team.run("label", "llmproxy", "many", "touched=1")
+
+    def documents() -> set[str]:
+        return {name for name in children(team) if name.startswith("ConfigMap/many-config-")}
+
+    def mounted() -> set[str]:
+        sets = team.list("replicasets", names.selector(names.selector_labels("many")))
+        volumes = [v for s in sets for v in s["spec"]["template"]["spec"]["volumes"]]
+        return {f"ConfigMap/{v['configMap']['name']}" for v in volumes if "configMap" in v}
+
+    found = eventually(documents, lambda d: len(d) <= 5, 30, "old documents gone")
+    assert found >= mounted()
+
+
+def test_a_field_of_ours_that_somebody_changed_or_added_to_is_put_right(team: Kube, operator: Operator) -> None:
+    team.apply(an_llmproxy("meddled"))
+    wait_condition(team, "meddled", "Stalled", "QuotaExceeded")
+
+    team.patch("service", "meddled", {"spec": {"ports": [{"name": "http", "port": 81, "targetPort": 81}]}})
+    team.run("delete", "configmap", "meddled-endpoint")
+    team.run("annotate", "service", "meddled", "theirs=1")
+
+    def ports() -> list[int]:
+        return [port["port"] for port in team.get("service", "meddled")["spec"]["ports"]]
+
+    eventually(ports, lambda found: 4000 in found, 15, "our port")
+    eventually(lambda: children(team), lambda c: "ConfigMap/meddled-endpoint" in c, 15, "the ConfigMap")
+    assert team.get("service", "meddled")["metadata"]["annotations"]["theirs"] == "1"
+
+
+def test_a_part_that_is_not_wanted_any_more_is_taken_out(team: Kube, operator: Operator) -> None:
+    team.apply(an_llmproxy("shrinking", spans={"store": "http://store:4747"}))
+    wait_condition(team, "shrinking", "Stalled", "QuotaExceeded")
+    assert [c["name"] for c in template(team, "shrinking")["spec"]["initContainers"]] == ["shipper"]
+
+    team.run("patch", "llmproxy", "shrinking", "--type=json", "-p", '[{"op": "remove", "path": "/spec/spans"}]')
+
+    after = eventually(
+        lambda: template(team, "shrinking")["spec"], lambda s: "initContainers" not in s, 15, "no shipper"
+    )
+    assert "spool" not in {volume["name"] for volume in after["volumes"]}
+
+
+def test_a_secret_that_changes_rolls_the_pods(team: Kube, operator: Operator) -> None:
+    team.run("create", "secret", "generic", "provider", "--from-literal=api-key=first")
+    team.apply(keyed("rotating", "provider"))
+    wait_condition(team, "rotating", "Stalled", "QuotaExceeded")
+    before = template(team, "rotating")["metadata"]["annotations"]
+
+    team.run("patch", "secret", "provider", "-p", '{"stringData": {"api-key": "planted-0815"}}')
+
+    eventually(lambda: template(team, "rotating")["metadata"]["annotations"], lambda a: a != before, 60, "another hash")
+    everything = team.run("get", "llmproxies,configmaps,deployments,events", "-o", "yaml") + operator.process.output
+    assert "planted-0815" not in everything
+    assert base64.b64encode(b"planted-0815").decode() not in everything
+
+
+def test_a_secret_that_comes_late_is_waited_for_and_found(team: Kube, operator: Operator) -> None:
+    team.apply(keyed("waiting", "provider"))
+    waiting = wait_condition(team, "waiting", "Reconciling", "SecretNotFound")
+    assert "'provider'" in waiting["message"]
+    assert children(team) == set()
+
+    team.run("create", "secret", "generic", "provider", "--from-literal=another=x")
+    wait_condition(team, "waiting", "Reconciling", "SecretKeyNotFound", 20)
+    team.run("patch", "secret", "provider", "-p", '{"stringData": {"api-key": "x"}}')
+
+    eventually(lambda: children(team), lambda c: "Deployment/waiting" in c, 20, "children")
+
+
+def test_a_secret_that_does_not_come_stalls_the_proxy(team: Kube, operator: Operator) -> None:
+    team.apply(keyed("forsaken", "provider"))
+    wait_condition(team, "forsaken", "Reconciling", "SecretNotFound")
+
+    wait_condition(team, "forsaken", "Stalled", "SecretNotFound", 75)
+
+    assert team.condition("llmproxy", "forsaken", "Reconciling")["status"] == "False"
+    team.run("create", "secret", "generic", "provider", "--from-literal=api-key=x")
+    eventually(lambda: children(team), lambda c: "Deployment/forsaken" in c, 60, "healed")
+
+
+FOREIGN: list[Object] = [
+    {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "taken"},
+        "spec": {
+            "selector": {"matchLabels": {"a": "b"}},
+            "replicas": 0,
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}},
+        },
+    },
+    {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "taken"},
+        "spec": {"selector": {"app": "somebody-else"}, "ports": [{"port": 80}]},
+    },
+    {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "taken-endpoint"}, "data": {}},
+    {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "taken-peers"}, "stringData": {"a": "b"}},
+]
+
+
+def test_objects_of_somebody_else_are_reported_and_not_touched(team: Kube, operator: Operator) -> None:
+    def theirs() -> list[Object]:
+        return [team.get(item["kind"], item["metadata"]["name"]) for item in FOREIGN]
+
+    team.apply(*FOREIGN)
+    settled(theirs, quiet_s=1)
+    before = theirs()
+    team.apply(an_llmproxy("taken"))
+
+    stalled = wait_condition(team, "taken", "Stalled", "NameConflict")
+
+    for item in FOREIGN:
+        assert f"{item['kind']} {team.namespace}/{item['metadata']['name']}" in stalled["message"]
+    assert theirs() == before
+    assert children(team) == set()
+    for item in FOREIGN:
+        team.run("delete", item["kind"], item["metadata"]["name"])
+    wait_condition(team, "taken", "Stalled", "QuotaExceeded", 40)  # it went on by itself, as far as the quota lets it
+
+
+def test_deleting_a_proxy_removes_its_children(team: Kube, operator: Operator) -> None:
+    team.apply(an_llmproxy("leaving"))
+    wait_condition(team, "leaving", "Stalled", "QuotaExceeded")
+
+    team.run("delete", "llmproxy", "leaving")
+
+    eventually(lambda: children(team), lambda left: not left, 60, "children gone")
+
+
+def test_a_proxy_made_anew_under_its_old_name_waits_for_the_old_children_to_go(team: Kube, operator: Operator) -> None:
+    team.apply(an_llmproxy("phoenix"))
+    wait_condition(team, "phoenix", "Stalled", "QuotaExceeded")
+    team.run("delete", "llmproxy", "phoenix")
+
+    team.apply(an_llmproxy("phoenix"))
+
+    wait_condition(team, "phoenix", "Stalled", "QuotaExceeded", 60)
+    uid = team.get("llmproxy", "phoenix")["metadata"]["uid"]
+    assert {o["metadata"]["ownerReferences"][0]["uid"] for o in team.list(CHILDREN, MINE)} == {uid}
+    assert "NameConflict" not in operator.process.output
+
+
+def test_of_two_operators_one_works_and_the_other_takes_over(team: Kube) -> None:
+    with an_operator(team.namespace) as first:
+        first.process.wait_for("lease_acquired")
+        with an_operator(team.namespace) as second:
+            second.process.wait_for("lease_awaited")
+            team.apply(an_llmproxy("shared"))
+            wait_condition(team, "shared", "Stalled", "QuotaExceeded")
+            assert second.counted("llmproxy_operator_passes_total") == 0
+            assert second.ask("/readyz") == "ok\n"
+
+            first.process.signal(signal.SIGTERM)
+
+            second.process.wait_for("lease_acquired", 10)  # given back, so nobody waits for it to run out
+            assert first.process.wait(15) == 0
+            eventually(lambda: second.counted("llmproxy_operator_passes_total"), lambda n: n > 0, 30, "a pass")
+
+
+def test_an_operator_that_loses_its_lease_ends(team: Kube) -> None:
+    with an_operator(team.namespace) as operator:
+        operator.process.wait_for("lease_acquired")
+
+        team.patch("lease", "llmproxy-operator", {"spec": {"holderIdentity": "somebody-else"}})
+
+        assert operator.process.wait(20) == 1
+        assert "is held by 'somebody-else' now" in operator.process.output
+
+
+def test_an_operator_killed_at_any_moment_leaves_nothing_that_the_next_cannot_finish(team: Kube) -> None:
+    for attempt in range(6):
+        with an_operator(team.namespace, "--no-leader-elect") as victim:
+            team.apply(*[an_llmproxy(f"many-{attempt}-{i}", rateLimits={"rpm": i + 1}) for i in range(4)])
+            # Between the first object and the last: somewhere else in each attempt.
+            deadline = time.monotonic() + 10
+            while victim.said("object_made") < 2 + attempt * 3 and time.monotonic() < deadline:
+                time.sleep(0.002)
+            victim.process.signal(signal.SIGKILL)
+
+    with an_operator(team.namespace, "--no-leader-elect"):
+        wanted = [f"many-{attempt}-{i}" for attempt in range(6) for i in range(4)]
+        for name in wanted:
+            wait_condition(team, name, "Stalled", "QuotaExceeded", 60)
+        made = children(team)
+
+    assert len(made) == 6 * len(wanted)
+
+
+def test_an_operator_without_rights_says_which_it_lacks_and_ends(team: Kube, tmp_path: Path) -> None:
+    team.run("create", "serviceaccount", "powerless")
+    token = team.run("create", "token", "powerless").strip()
+    view = json.loads(team.run("config", "view", "--raw", "-o", "json"))
+    view["users"] = [{"name": user["name"], "user": {"token": token}} for user in view["users"]]
+    kubeconfig = tmp_path / "config"
+    kubeconfig.write_text(json.dumps(view))
+
+    with an_operator(team.namespace, "--no-leader-elect", env={"KUBECONFIG": str(kubeconfig)}) as operator:
+        assert operator.process.wait(100) == 1
+
+        assert "llmproxies" in operator.process.output
+        assert "forbidden" in operator.process.output.lower()

@@ -1,0 +1,482 @@
+"""Passes over one proxy on a cluster in memory: what is there after them, whatever happened before."""
+
+import base64
+import itertools
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from fakes.cluster import FakeCluster
+from llmproxy_operator import names
+from llmproxy_operator.announce import Announcer
+from llmproxy_operator.credentials import SecretWatch
+from llmproxy_operator.errors import RefusedError, UnavailableError
+from llmproxy_operator.queue import Key
+from llmproxy_operator.manifest import Ref
+from llmproxy_operator.reconcile import Reconciler, Surroundings
+from llmproxy_operator.render import Inputs
+from llmproxy_operator.status import condition
+
+Manifest = dict[str, Any]
+KEY = Key("n", "p")
+PROXY = Ref("llmproxy.dev/v1alpha1", "LLMProxy", "n", "p")
+CHILDREN = ["ConfigMap/p-endpoint", "Deployment/p", "Secret/p-peers", "Service/p", "Service/p-peers"]
+ECHO = {"model": "hosted_vllm/echo", "apiBase": "http://echo:8000/v1"}
+NO_CHANGE: Manifest = {}
+
+
+def a_proxy(secret: str | None = None, **spec: Any) -> Manifest:
+    key = {} if secret is None else {"apiKey": {"secretKeyRef": {"name": secret, "key": "api-key"}}}
+    return {
+        "apiVersion": PROXY.api_version,
+        "kind": PROXY.kind,
+        "metadata": {"name": "p", "namespace": "n"},
+        "spec": {"models": [{"name": "echo", "deployments": [ECHO | key]}], **spec},
+    }
+
+
+def a_secret(content: str, key: str = "api-key", name: str = "provider") -> Manifest:
+    data = {key: base64.b64encode(content.encode()).decode()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": "n"}, "data": data}
+
+
+class Operator:
+    """Everything a pass needs, with a clock that tests move."""
+
+    def __init__(self, cluster: FakeCluster) -> None:
+        self.cluster = cluster
+        self.now_s = 1000.0
+        self.woken: list[Key] = []
+        tokens = itertools.count(1)
+        self.secrets = SecretWatch(cluster, self.woken.append, clock=lambda: self.now_s, jitter=lambda: 1.0)
+        around = Surroundings(
+            inputs=Inputs("img:1", {}),
+            clock=lambda: self.now_s,
+            now=lambda: datetime.fromtimestamp(self.now_s, UTC),
+            token=lambda: f"token-{next(tokens)}",
+        )
+        announcer = Announcer(cluster, instance="pod", now=around.now)
+        self.reconcile = Reconciler(cluster, around, secrets=self.secrets, announcer=announcer)
+
+    async def passes(self) -> float | None:
+        return await self.reconcile(KEY)
+
+    def condition(self, kind: str) -> tuple[str, str]:
+        found = condition(self.cluster.objects[PROXY]["status"], kind)
+        return found["status"], found["reason"]
+
+    def children(self) -> list[str]:
+        return [name for name in self.cluster.kinds() if name.split("/")[1].startswith("p-") or name.endswith("/p")]
+
+
+@pytest.fixture
+def cluster() -> FakeCluster:
+    return FakeCluster()
+
+
+@pytest.fixture
+def operator(cluster: FakeCluster) -> Operator:
+    return Operator(cluster)
+
+
+def serve(cluster: FakeCluster, **more: int) -> None:
+    """Play the Deployment's controller: every pod runs the newest template and is ready."""
+    deployment = cluster.one("Deployment", "p")
+    count = deployment["spec"]["replicas"]
+    counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), count)
+    cluster.set_status(
+        "Deployment", "p", {"observedGeneration": deployment["metadata"]["generation"], **counts, **more}
+    )
+
+
+def documents(cluster: FakeCluster) -> list[str]:
+    return [name for name in cluster.kinds() if name.startswith("ConfigMap/p-config-")]
+
+
+async def test_a_proxy_gets_its_children_and_is_ready_when_its_pod_is(cluster: FakeCluster, operator: Operator) -> None:
+    cluster.put(a_proxy(rateLimits={"rpm": 5}))
+
+    await operator.passes()
+    assert sorted({*cluster.kinds()} & {*CHILDREN}) == CHILDREN
+    assert len(documents(cluster)) == 1
+    assert operator.condition("Reconciling") == ("True", "RollingOut")
+
+    serve(cluster)
+    again_s = await operator.passes()
+    assert operator.condition("Ready") == ("True", "AllReplicasReady")
+    assert operator.condition("Available") == ("True", "MinimumReplicasAvailable")
+    assert cluster.objects[PROXY]["status"]["limits"] == {"mode": "Local", "rpm": 5}
+    assert again_s == math.inf
+
+
+async def test_a_second_pass_writes_nothing(cluster: FakeCluster, operator: Operator) -> None:
+    cluster.put(a_proxy(spans={"store": "http://store:4747"}))
+    await operator.passes()
+    serve(cluster)
+    await operator.passes()
+    before = cluster.writes.copy()
+
+    operator.now_s += 10_000
+    await operator.passes()
+    await Operator(cluster).passes()  # one that remembers nothing
+
+    assert cluster.writes == before
+
+
+async def test_the_first_write_is_a_status_that_says_it_was_seen(cluster: FakeCluster, operator: Operator) -> None:
+    cluster.put(a_proxy())
+    cluster.fail_after = 1
+
+    with pytest.raises(UnavailableError):
+        await operator.passes()
+
+    assert operator.condition("Ready") == ("Unknown", "Created")
+    assert operator.condition("Reconciling") == ("True", "Created")
+
+
+@pytest.mark.parametrize("writes", range(9))
+async def test_a_pass_that_is_killed_anywhere_is_finished_by_the_next(cluster: FakeCluster, writes: int) -> None:
+    cluster.put(a_proxy())
+    cluster.fail_after = writes
+    try:
+        await Operator(cluster).passes()
+    except UnavailableError:
+        cluster.fail_after = None
+
+    cluster.fail_after = None
+    operator = Operator(cluster)
+    await operator.passes()
+
+    assert sorted({*cluster.kinds()} & {*CHILDREN}) == CHILDREN
+    tokens = cluster.one("Secret", "p-peers")["data"]["token"]
+    await operator.passes()
+    assert cluster.one("Secret", "p-peers")["data"]["token"] == tokens
+
+
+async def test_an_edit_makes_a_new_document_and_keeps_the_old_while_a_replicaset_has_it(
+    cluster: FakeCluster, operator: Operator
+) -> None:
+    cluster.put(a_proxy(rateLimits={"rpm": 5}))
+    await operator.passes()
+    serve(cluster)
+    deployment = cluster.one("Deployment", "p")
+    [old] = documents(cluster)
+    old_set = {
+        "apiVersion": "apps/v1",
+        "kind": "ReplicaSet",
+        "metadata": {"name": "p-1", "namespace": "n", "labels": names.labels("p", names.GATEWAY)},
+        "spec": {"template": deployment["spec"]["template"]},
+    }
+    cluster.put(old_set, "kube-controller-manager")
+
+    cluster.put(a_proxy(rateLimits={"rpm": 6}))
+    await operator.passes()
+    assert len(documents(cluster)) == 2
+    assert old in documents(cluster)
+
+    serve(cluster)
+    cluster.remove(Ref("apps/v1", "ReplicaSet", "n", "p-1"))
+    await operator.passes()
+    assert len(documents(cluster)) == 1
+    assert old not in documents(cluster)
+
+
+async def test_an_object_of_ours_that_is_not_wanted_any_more_is_deleted(
+    cluster: FakeCluster, operator: Operator
+) -> None:
+    cluster.put(a_proxy())
+    await operator.passes()
+    uid = cluster.objects[PROXY]["metadata"]["uid"]
+    extra = cluster.one("Service", "p")
+    for name, owner in (("p-extra", uid), ("p-theirs", "another")):
+        owners = [{**extra["metadata"]["ownerReferences"][0], "uid": owner}]
+        labels = extra["metadata"]["labels"]
+        metadata = {"name": name, "namespace": "n", "labels": labels, "ownerReferences": owners}
+        cluster.put({**extra, "metadata": metadata}, names.FIELD_MANAGER)
+
+    serve(cluster)
+    await operator.passes()
+
+    assert "Service/p-extra" not in cluster.kinds()
+    assert "Service/p-theirs" in cluster.kinds()
+
+
+async def test_what_somebody_changed_in_an_object_of_ours_is_put_right(
+    cluster: FakeCluster, operator: Operator
+) -> None:
+    cluster.put(a_proxy())
+    await operator.passes()
+    cluster.one("Service", "p")["spec"]["ports"][0]["targetPort"] = 81
+
+    await operator.passes()
+
+    assert cluster.one("Service", "p")["spec"]["ports"][0]["targetPort"] == "http"
+
+
+@pytest.mark.parametrize(("kind", "name"), [tuple(child.split("/")) for child in CHILDREN])
+async def test_an_object_of_somebody_else_stops_everything_and_is_not_touched(
+    cluster: FakeCluster, operator: Operator, kind: str, name: str
+) -> None:
+    version = "apps/v1" if kind == "Deployment" else "v1"
+    foreign = {"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": "n"}, "spec": {"x": 1}}
+    before = cluster.put(foreign)
+    cluster.put(a_proxy())
+
+    again_s = await operator.passes()
+
+    assert operator.condition("Stalled") == ("True", "NameConflict")
+    assert f"{kind} n/{name}" in condition(cluster.objects[PROXY]["status"], "Stalled")["message"]
+    assert cluster.one(kind, name) == before
+    assert operator.children() == [f"{kind}/{name}", "LLMProxy/p"] if kind < "L" else True
+    assert again_s is not None
+    assert again_s <= 60
+
+    cluster.remove(Ref(version, kind, "n", name))
+    await operator.passes()
+    assert operator.condition("Stalled") == ("False", "NotStalled")
+
+
+async def test_an_object_that_somebody_makes_while_we_look_is_given_back(operator: Operator) -> None:
+    class Race(FakeCluster):
+        async def get(self, target: Ref) -> Manifest | None:
+            found = await super().get(target)
+            if target.kind == "Service" and target.name == "p" and found is None:
+                spec = {"selector": {"app": "theirs"}}
+                metadata = {"name": "p", "namespace": "n"}
+                self.put({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
+                return None
+            return found
+
+    cluster = Race()
+    cluster.put(a_proxy())
+    racing = Operator(cluster)
+
+    with pytest.raises(UnavailableError):
+        await racing.passes()
+    theirs = cluster.one("Service", "p")
+    assert theirs["spec"] == {"selector": {"app": "theirs"}}
+    assert "ownerReferences" not in theirs["metadata"]
+
+    await racing.passes()
+    assert racing.condition("Stalled") == ("True", "NameConflict")
+
+
+async def test_children_of_a_deleted_proxy_of_this_name_are_waited_for(
+    cluster: FakeCluster, operator: Operator
+) -> None:
+    cluster.put(a_proxy())
+    await operator.passes()
+    old = cluster.objects.pop(PROXY)  # the garbage collector has not come yet
+    cluster.put(a_proxy())
+
+    again_s = await operator.passes()
+
+    assert operator.condition("Reconciling") == ("True", "WaitingForDeletion")
+    assert operator.condition("Stalled")[0] == "False"
+    assert again_s == 1.0
+    for item in list(cluster.objects.values()):
+        if (item["metadata"].get("ownerReferences") or [{}])[0].get("uid") == old["metadata"]["uid"]:
+            cluster.remove(Ref(item["apiVersion"], item["kind"], "n", item["metadata"]["name"]))
+    await operator.passes()
+    assert operator.condition("Reconciling") == ("True", "RollingOut")
+
+
+async def test_a_missing_secret_rolls_nothing_and_stalls_after_a_minute(
+    cluster: FakeCluster, operator: Operator
+) -> None:
+    cluster.put(a_secret("first"))
+    cluster.put(a_proxy("provider"))
+    await operator.passes()
+    serve(cluster)
+    await operator.passes()
+    before = cluster.one("Deployment", "p")["spec"]
+    cluster.remove(Ref("v1", "Secret", "n", "provider"))
+
+    again_s = await operator.passes()
+    assert operator.condition("Reconciling") == ("True", "SecretNotFound")
+    assert operator.condition("Available")[0] == "True"
+    assert again_s == 60.0
+
+    operator.now_s += 60
+    await operator.passes()
+    assert operator.condition("Stalled") == ("True", "SecretNotFound")
+    assert cluster.one("Deployment", "p")["spec"] == before
+    # A restart of the operator does not begin the minute anew.
+    restarted = Operator(cluster)
+    await restarted.passes()
+    assert restarted.condition("Stalled") == ("True", "SecretNotFound")
+
+    cluster.put(a_secret("first"))
+    await restarted.passes()
+    assert restarted.condition("Ready") == ("True", "AllReplicasReady")
+    assert cluster.one("Deployment", "p")["spec"] == before
+
+
+async def test_a_missing_key_is_named(cluster: FakeCluster, operator: Operator) -> None:
+    cluster.put(a_secret("x", key="another"))
+    cluster.put(a_proxy("provider"))
+
+    await operator.passes()
+
+    assert operator.condition("Reconciling") == ("True", "SecretKeyNotFound")
+    message = condition(cluster.objects[PROXY]["status"], "Ready")["message"]
+    assert "'provider'" in message
+    assert "'api-key'" in message
+
+
+async def test_another_content_makes_another_template_without_the_content(
+    cluster: FakeCluster, operator: Operator
+) -> None:
+    cluster.put(a_secret("planted-first"))
+    cluster.put(a_proxy("provider"))
+    await operator.passes()
+    before = cluster.one("Deployment", "p")["spec"]["template"]["metadata"]["annotations"]
+
+    cluster.put(a_secret("planted-second"))
+    await operator.passes()
+
+    after = cluster.one("Deployment", "p")["spec"]["template"]["metadata"]["annotations"]
+    assert after != before
+    seen = [item for item in cluster.objects.values() if item["kind"] != "Secret"]
+    assert "planted" not in repr(seen)
+    assert base64.b64encode(b"planted-second").decode() not in repr(seen)
+
+
+async def test_a_secret_that_cannot_be_read_fails_the_pass_and_rolls_nothing(
+    cluster: FakeCluster, operator: Operator
+) -> None:
+    cluster.put(a_secret("first"))
+    cluster.put(a_proxy("provider"))
+    await operator.passes()
+    before = cluster.one("Deployment", "p")
+    cluster.failures[Ref("v1", "Secret", "n", "provider")] = UnavailableError("timeout")
+
+    with pytest.raises(UnavailableError):
+        await operator.passes()
+
+    assert cluster.one("Deployment", "p") == before
+
+
+async def test_a_secret_that_may_not_be_read_is_reported(cluster: FakeCluster, operator: Operator) -> None:
+    cluster.put(a_proxy("provider"))
+    cluster.failures[Ref("v1", "Secret", "n", "provider")] = RefusedError("secrets is forbidden", status=403)
+
+    again_s = await operator.passes()
+
+    assert operator.condition("Stalled") == ("True", "ObjectRefused")
+    assert again_s is not None
+    assert again_s <= 60
+
+
+async def test_secrets_are_followed_from_one_pass_to_the_next(cluster: FakeCluster, operator: Operator) -> None:
+    cluster.put(a_secret("first"))
+    cluster.put(a_proxy("provider"))
+    await operator.passes()
+
+    operator.now_s += 31
+    await operator.secrets.poll()
+    assert operator.woken == []
+    cluster.put(a_secret("second"))
+    operator.now_s += 31
+    await operator.secrets.poll()
+    assert operator.woken == [KEY]
+
+    await operator.passes()
+    operator.woken.clear()
+    cluster.remove(Ref("v1", "Secret", "n", "p-peers"))  # the peers' own is followed too
+    operator.now_s += 31
+    await operator.secrets.poll()
+    assert operator.woken == [KEY]
+
+    cluster.remove(PROXY)
+    await operator.passes()
+    operator.woken.clear()
+    cluster.remove(Ref("v1", "Secret", "n", "provider"))
+    operator.now_s += 31
+    await operator.secrets.poll()
+    assert operator.woken == []
+
+
+async def test_a_missing_secret_is_asked_for_every_few_seconds(cluster: FakeCluster, operator: Operator) -> None:
+    cluster.put(a_proxy("provider"))
+    await operator.passes()
+    cluster.put(a_secret("late"))
+
+    operator.now_s += 3
+    await operator.secrets.poll()
+
+    assert operator.woken == [KEY]
+
+
+async def test_a_spec_that_the_operator_cannot_use_is_reported_and_what_runs_stays(
+    cluster: FakeCluster, operator: Operator
+) -> None:
+    cluster.put(a_proxy())
+    await operator.passes()
+    serve(cluster)
+    await operator.passes()
+    before = [name for name in cluster.kinds() if not name.startswith("Event")]
+    cluster.objects[PROXY]["spec"]["from_a_newer_release"] = True
+
+    await operator.passes()
+
+    assert operator.condition("Stalled") == ("True", "InvalidSpec")
+    assert operator.condition("Available")[0] == "True"
+    assert "from_a_newer_release" in condition(cluster.objects[PROXY]["status"], "Stalled")["message"]
+    assert [name for name in cluster.kinds() if not name.startswith("Event")] == before
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"), [("exceeded quota: q", "QuotaExceeded"), ("spec.x: Invalid value", "ObjectRefused")]
+)
+async def test_an_object_that_the_api_server_refuses_is_reported(
+    cluster: FakeCluster, operator: Operator, words: str, reason: str
+) -> None:
+    class Refusing(FakeCluster):
+        async def apply(self, manifest: Manifest, *, force: bool) -> Any:
+            if manifest["kind"] == "Deployment":
+                raise RefusedError(words, status=403)
+            return await super().apply(manifest, force=force)
+
+    refusing = Refusing()
+    refusing.put(a_proxy())
+    stopped = Operator(refusing)
+
+    await stopped.passes()
+
+    assert stopped.condition("Stalled") == ("True", reason)
+
+
+async def test_no_pods_wanted_is_a_state_of_its_own(cluster: FakeCluster, operator: Operator) -> None:
+    cluster.put(a_proxy(replicas=0))
+    await operator.passes()
+    serve(cluster)
+
+    await operator.passes()
+
+    assert operator.condition("Ready") == ("True", "ScaledToZero")
+    assert operator.condition("Available") == ("False", "ScaledToZero")
+
+
+async def test_a_proxy_that_is_gone_or_going_is_left_alone(cluster: FakeCluster, operator: Operator) -> None:
+    assert await operator.passes() is None
+    cluster.put(a_proxy())
+    cluster.objects[PROXY]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+
+    assert await operator.passes() is None
+    assert cluster.kinds() == ["LLMProxy/p"]
+
+
+async def test_the_spec_is_never_written(cluster: FakeCluster, operator: Operator) -> None:
+    before = cluster.put(a_proxy())
+    await operator.passes()
+    serve(cluster)
+    await operator.passes()
+
+    after = cluster.objects[PROXY]
+    assert {k: v for k, v in after.items() if k not in {"status", "metadata"}} == {
+        k: v for k, v in before.items() if k != "metadata"
+    }
+    assert "apply LLMProxy" not in cluster.writes

@@ -1,0 +1,172 @@
+"""What is read from a Deployment and its pods."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from llmproxy_operator.rollout import Rollout, rollout
+
+Manifest = dict[str, Any]
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def a_deployment(
+    *, wanted: int = 1, observed: int = 2, conditions: tuple[Manifest, ...] = (), **status: int
+) -> Manifest:
+    return {
+        "metadata": {"generation": 2},
+        "spec": {"replicas": wanted, "template": {"metadata": {"annotations": {"llmproxy.dev/config-hash": "new"}}}},
+        "status": {"observedGeneration": observed, "conditions": list(conditions), **status},
+    }
+
+
+def a_pod(*containers: Manifest, hash_: str = "new", age_s: float = 60, **status: Any) -> Manifest:
+    return {
+        "metadata": {
+            "name": "p",
+            "annotations": {"llmproxy.dev/config-hash": hash_},
+            "creationTimestamp": (NOW - timedelta(seconds=age_s)).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        },
+        "status": {"containerStatuses": list(containers), **status},
+    }
+
+
+def waiting(reason: str, message: str = "", **more: Any) -> Manifest:
+    state = {"waiting": {"reason": reason, "message": message}}
+    return {"name": "gateway", "image": "img:1", "restartCount": 0, "ready": False, "state": state, **more}
+
+
+def crashed(words: str, restarts: int = 3, **ended: Any) -> Manifest:
+    last = {"terminated": {"exitCode": 2, "message": words, **ended}}
+    return waiting("CrashLoopBackOff", restartCount=restarts, lastState=last)
+
+
+def failure_of(*pods: Manifest, **deployment: Any) -> tuple[str, bool] | None:
+    found = rollout(a_deployment(**{"replicas": 1, "updatedReplicas": 1, **deployment}), pods, now=NOW).failure
+    return None if found is None else (found.reason, found.final)
+
+
+def test_a_deployment_whose_every_pod_is_new_and_ready_is_complete() -> None:
+    seen = rollout(a_deployment(replicas=1, updatedReplicas=1, readyReplicas=1, availableReplicas=1), (), now=NOW)
+
+    assert seen == Rollout(1, 1, 1, 1, 1, current=True)
+    assert seen.complete
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        pytest.param({"observed": 1, "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1}, id="not seen yet"),
+        pytest.param({"replicas": 2, "updatedReplicas": 1, "readyReplicas": 1}, id="an old pod is left"),
+        pytest.param({"replicas": 1, "updatedReplicas": 1, "readyReplicas": 0}, id="not ready"),
+        pytest.param({"replicas": 1, "updatedReplicas": 0, "readyReplicas": 1}, id="only an old pod"),
+    ],
+)
+def test_a_deployment_on_its_way_is_not_complete(status: dict[str, Any]) -> None:
+    assert not rollout(a_deployment(**status), (), now=NOW).complete
+
+
+def test_no_deployment_is_not_complete() -> None:
+    assert not rollout(None, (), now=NOW).complete
+
+
+@pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff"])
+def test_a_failing_pull_is_final_only_after_a_while(reason: str) -> None:
+    assert failure_of(a_pod(waiting(reason), age_s=3)) == ("ImagePullFailed", False)
+    assert failure_of(a_pod(waiting(reason), age_s=30)) == ("ImagePullFailed", True)
+
+
+def test_an_image_that_can_never_be_pulled_is_named_at_once() -> None:
+    assert failure_of(a_pod(waiting("ErrImageNeverPull"), age_s=1)) == ("ImagePullFailed", True)
+
+
+def test_a_crash_loop_has_the_containers_last_words_without_keys() -> None:
+    words = (
+        '{"event": "bad"}\nfield rate_limits.rpm: must be at least 1\nkey sk-abcdefghijklmnopqrstuvwx and my-own-key'
+    )
+    seen = rollout(a_deployment(), [a_pod(crashed(words))], now=NOW, secrets=["my-own-key"])
+
+    assert seen.failure is not None
+    assert (seen.failure.reason, seen.failure.final) == ("CrashLoop", True)
+    assert "container gateway ends with code 2 again and again" in seen.failure.message
+    assert "rate_limits.rpm" in seen.failure.message
+    assert "my-own-key" not in seen.failure.message
+    assert "sk-abc" not in seen.failure.message
+
+
+def test_one_crash_is_no_crash_loop() -> None:
+    once = {"name": "gateway", "ready": False, "restartCount": 1, "lastState": {"terminated": {"exitCode": 1}}}
+
+    assert failure_of(a_pod({**once, "state": {"running": {}}})) is None
+
+
+def test_a_loop_is_seen_also_while_the_container_runs_for_a_moment() -> None:
+    again = {"name": "gateway", "ready": False, "restartCount": 4, "lastState": {"terminated": {"exitCode": 1}}}
+
+    assert failure_of(a_pod({**again, "state": {"running": {}}})) == ("CrashLoop", True)
+
+
+def test_out_of_memory_is_said_in_words() -> None:
+    seen = rollout(a_deployment(), [a_pod(crashed("", reason="OOMKilled"))], now=NOW)
+
+    assert seen.failure is not None
+    assert "out of its memory limit" in seen.failure.message
+
+
+def test_trouble_of_older_and_of_ending_pods_does_not_count() -> None:
+    ending = a_pod(crashed("x"))
+    ending["metadata"]["deletionTimestamp"] = "2026-01-01T12:00:00Z"
+
+    assert failure_of(a_pod(crashed("x"), hash_="old"), ending) is None
+
+
+@pytest.mark.parametrize(
+    ("conditions", "expected"),
+    [
+        (
+            ({"type": "ReplicaFailure", "status": "True", "message": "pods is forbidden: exceeded quota: q"},),
+            ("QuotaExceeded", True),
+        ),
+        (
+            ({"type": "ReplicaFailure", "status": "True", "message": "violates PodSecurity"},),
+            ("PodsRefused", True),
+        ),
+        (
+            ({"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"},),
+            ("ProgressDeadlineExceeded", True),
+        ),
+        (({"type": "Progressing", "status": "True", "reason": "ReplicaSetUpdated"},), None),
+    ],
+    ids=["quota", "refused", "deadline", "on its way"],
+)
+def test_conditions_of_the_deployment(conditions: tuple[Manifest, ...], expected: tuple[str, bool] | None) -> None:
+    assert failure_of(conditions=conditions) == expected
+
+
+def test_conditions_of_an_older_template_do_not_count() -> None:
+    late = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
+
+    assert failure_of(conditions=(late,), observed=1) is None
+
+
+def test_a_pod_without_a_node_waits_and_after_the_deadline_is_the_reason() -> None:
+    homeless = a_pod(conditions=[{"type": "PodScheduled", "status": "False", "message": "0/1 nodes: Insufficient cpu"}])
+    late = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
+
+    assert failure_of(homeless) == ("Unschedulable", False)
+    seen = rollout(a_deployment(conditions=(late,)), [homeless], now=NOW)
+    assert seen.failure is not None
+    assert seen.failure.reason == "ProgressDeadlineExceeded"
+    assert "Insufficient cpu" in seen.failure.message
+
+
+@pytest.mark.parametrize("reason", ["CreateContainerConfigError", "CreateContainerError", "RunContainerError"])
+def test_a_container_that_cannot_be_made_is_final(reason: str) -> None:
+    assert failure_of(a_pod(waiting(reason, 'secret "x" not found'))) == ("ContainerRefused", True)
+
+
+def test_a_sidecar_counts_too() -> None:
+    shipper = {**crashed("no spool"), "name": "shipper"}
+
+    assert failure_of(a_pod(initContainerStatuses=[shipper])) == ("CrashLoop", True)

@@ -1,0 +1,179 @@
+"""What the operator says: complete, stable, and readable for kstatus."""
+
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmproxy_api import LLMProxy, parse
+from llmproxy_api.status import Status
+from llmproxy_operator import status as reporting
+from llmproxy_operator.rollout import Failure, Rollout
+from llmproxy_operator.status import REASONS, Trouble, View, condition, conditions, same, status
+
+NOW, LATER = "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z"
+DONE = Rollout(1, 1, 1, 1, 1, current=True)
+ROLLING = Rollout(1, 2, 1, 1, 1, current=True)
+STARTING = Rollout(1, 1, 1, 0, 0, current=True)
+ZERO = Rollout(0, 0, 0, 0, 0, current=True)
+STUCK = Rollout(1, 2, 1, 1, 1, current=True, failure=Failure("CrashLoop", "ends", final=True))
+PULLING = Rollout(1, 1, 1, 0, 0, current=True, failure=Failure("ImagePullFailed", "no", final=False))
+TROUBLES = (
+    None,
+    Trouble("Created", "", final=False),
+    Trouble("SecretNotFound", "Secret 'a'", final=False),
+    Trouble("SecretNotFound", "Secret 'a'", final=True),
+    Trouble("NameConflict", "Service n/a", final=True),
+    Trouble("InvalidSpec", "spec.models: is required", final=True),
+)
+
+
+def a_proxy(**spec: Any) -> LLMProxy:
+    deployments = [{"model": "hosted_vllm/echo", "apiBase": "http://echo:8000/v1"}]
+    return parse(
+        {
+            "apiVersion": "llmproxy.dev/v1alpha1",
+            "kind": "LLMProxy",
+            "metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 3},
+            "spec": {"models": [{"name": "echo", "deployments": deployments}], **spec},
+        }
+    )
+
+
+def a_view(seen: Rollout = DONE, trouble: Trouble | None = None, proxy: LLMProxy | None = None) -> View:
+    return View(3, proxy or a_proxy(), "abc", seen, trouble)
+
+
+def kstatus(generation: int, made: dict[str, Any]) -> str:
+    """Judge as kstatus does: what Flux, Helm and others read."""
+    if made.get("observedGeneration") != generation:
+        return "InProgress"
+    for item in made["conditions"]:
+        if item["type"] == "Reconciling" and item["status"] == "True":
+            return "InProgress"
+        if item["type"] == "Stalled" and item["status"] == "True":
+            return "Failed"
+    return "Current" if condition(made, "Ready").get("status") == "True" else "InProgress"
+
+
+@pytest.mark.parametrize(
+    ("seen", "trouble", "ready", "available", "read"),
+    [
+        pytest.param(DONE, None, "True", "True", "Current", id="done"),
+        pytest.param(ROLLING, None, "False", "True", "InProgress", id="rolling"),
+        pytest.param(STARTING, None, "False", "False", "InProgress", id="starting"),
+        pytest.param(ZERO, None, "True", "False", "Current", id="scaled to zero"),
+        pytest.param(STUCK, None, "False", "True", "Failed", id="a failing roll"),
+        pytest.param(PULLING, None, "False", "False", "InProgress", id="a pull that may still succeed"),
+        pytest.param(Rollout(), TROUBLES[1], "Unknown", "False", "InProgress", id="first sight"),
+        pytest.param(DONE, TROUBLES[2], "False", "True", "InProgress", id="a Secret is missing"),
+        pytest.param(DONE, TROUBLES[3], "False", "True", "Failed", id="a Secret is missing for long"),
+        pytest.param(Rollout(), TROUBLES[4], "False", "False", "Failed", id="a name is taken"),
+    ],
+)
+def test_each_state_reads_as_it_should(
+    seen: Rollout, trouble: Trouble | None, ready: str, available: str, read: str
+) -> None:
+    made = status(a_view(seen, trouble), {}, now=NOW)
+
+    assert condition(made, "Ready")["status"] == ready
+    assert condition(made, "Available")["status"] == available
+    assert kstatus(3, made) == read
+
+
+def test_every_state_is_told_in_known_words_and_never_as_both_reconciling_and_stalled() -> None:
+    for seen, trouble in itertools.product((Rollout(), DONE, ROLLING, STARTING, ZERO, STUCK, PULLING), TROUBLES):
+        told = {item.type: item for item in conditions(a_view(seen, trouble))}
+
+        assert list(told) == ["Ready", "Available", "Reconciling", "Stalled"]
+        assert {item.reason for item in told.values()} <= set(REASONS)
+        assert (told["Reconciling"].status, told["Stalled"].status) != ("True", "True")
+        done = (told["Reconciling"].status, told["Stalled"].status) == ("False", "False")
+        assert done == (told["Ready"].status == "True")
+
+
+def test_reasons_that_other_modules_give_are_listed() -> None:
+    folder = Path(reporting.__file__).parent
+    given = set()
+    for module in ("rollout", "reconcile", "credentials"):
+        text = (folder / f"{module}.py").read_text()
+        given |= set(re.findall(r'(?:Failure|Trouble)\(\s*"(\w+)"', text))
+        given |= set(re.findall(r'\(\("(Secret\w+)"', text))
+
+    assert {"CrashLoop", "NameConflict", "SecretKeyNotFound"} <= given <= set(REASONS)
+
+
+def test_a_status_is_what_the_crd_describes() -> None:
+    made = status(a_view(proxy=a_proxy(rateLimits={"rpm": 5, "maxParallel": 2})), {}, now=NOW)
+
+    read = Status.model_validate(made)
+    assert read.endpoint == "http://p.n.svc:4000"
+    assert read.models == ("echo",)
+    assert read.limits is not None
+    assert (read.limits.mode, read.limits.rpm, read.limits.max_parallel) == ("Local", 5, 2)
+    assert (read.replicas, read.ready_replicas, read.updated_replicas, read.config_hash) == (1, 1, 1, "abc")
+
+
+def test_a_time_moves_only_when_a_status_flips() -> None:
+    first = status(a_view(ROLLING), {}, now=NOW)
+    second = status(a_view(STARTING), first, now=LATER)
+    third = status(a_view(DONE), second, now=LATER)
+
+    assert {item["lastTransitionTime"] for item in first["conditions"]} == {NOW}
+    assert condition(second, "Ready")["lastTransitionTime"] == NOW
+    assert condition(second, "Ready")["reason"] != condition(first, "Ready")["reason"]
+    assert condition(second, "Available")["lastTransitionTime"] == LATER
+    assert condition(third, "Ready")["lastTransitionTime"] == LATER
+    assert condition(third, "Stalled")["lastTransitionTime"] == NOW
+
+
+def test_the_same_view_makes_the_same_status_at_any_time() -> None:
+    first = status(a_view(), {}, now=NOW)
+
+    assert status(a_view(), first, now=LATER) == first
+    assert same(first, first)
+
+
+def test_conditions_of_others_and_their_order_make_no_difference() -> None:
+    made = status(a_view(), {}, now=NOW)
+    there = {**made, "conditions": [{"type": "Theirs", "status": "True"}, *reversed(made["conditions"])]}
+
+    assert same(made, there)
+    assert not same(made, {**there, "replicas": 7})
+    assert not same(made, {**there, "limits": {"mode": "Local", "rpm": 7}})
+    assert not same(made, {})
+
+
+def test_while_pods_roll_the_limits_in_force_are_those_of_before() -> None:
+    before = status(a_view(proxy=a_proxy(rateLimits={"rpm": 5})), {}, now=NOW)
+
+    rolling = status(a_view(ROLLING, proxy=a_proxy(rateLimits={"rpm": 6})), before, now=LATER)
+    after = status(a_view(DONE, proxy=a_proxy(rateLimits={"rpm": 6})), rolling, now=LATER)
+
+    assert rolling["limits"]["rpm"] == 5
+    assert after["limits"]["rpm"] == 6
+
+
+def test_a_spec_that_cannot_be_used_leaves_what_is_known_of_the_pods() -> None:
+    before = status(a_view(), {}, now=NOW)
+
+    made = status(View(4, None, rollout=DONE, trouble=TROUBLES[5]), before, now=LATER)
+
+    assert made["observedGeneration"] == 4
+    assert {key: made[key] for key in ("endpoint", "models", "limits", "configHash", "replicas")} == {
+        key: before[key] for key in ("endpoint", "models", "limits", "configHash", "replicas")
+    }
+
+
+def test_a_failing_roll_says_that_the_old_pods_serve() -> None:
+    told = condition(status(a_view(STUCK), {}, now=NOW), "Stalled")
+
+    assert told["message"].endswith("; the configuration before keeps serving")
+
+
+def test_a_message_has_a_bound() -> None:
+    made = status(a_view(DONE, Trouble("InvalidSpec", "x" * 100_000, final=True)), {}, now=NOW)
+
+    assert all(len(item["message"]) <= 1024 for item in made["conditions"])
