@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 MAX_REMEMBERED = 2000
 MIN_INTERVAL_S = 60
 """A proxy that goes to and fro is told of so often at most; what happens in between is counted."""
+_STEPS = frozenset({"RollingOut", "ReplicasNotReady"})
+"""Reasons that follow each other in every roll: the first one is told of."""
 MAX_NOTE_CHARS = 1000
 """Kubernetes takes 1024 bytes."""
 
@@ -104,6 +106,8 @@ def _news(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, str
         now, was = condition(after, condition_type), condition(before, condition_type)
         if now.get("status") == "True":
             if (was.get("status"), was.get("reason")) == ("True", now["reason"]) or now["reason"] == "Created":
+                return None
+            if kind == "Normal" and was.get("status") == "True" and now["reason"] in _STEPS:
                 return None
             return kind, str(now["reason"]), str(now["message"])[:MAX_NOTE_CHARS]
     return None

@@ -14,8 +14,8 @@ from typing import NoReturn
 
 from llmproxy_operator.cluster import Cluster
 from llmproxy_operator.errors import ClusterError
-from llmproxy_operator.queue import Key
 from llmproxy_operator.manifest import Ref
+from llmproxy_operator.queue import Key
 from llmproxy_operator.render import SecretRef, secret_digest
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,6 @@ from llmproxy_operator.cluster import Access
 from llmproxy_operator.doorbell import Doorbell
 from llmproxy_operator.errors import OperatorError
 
-log = logging.getLogger(__name__)
-
 CHILDREN = (("apps", "v1", "deployments"), ("", "v1", "services"), ("", "v1", "configmaps"), ("", "v1", "pods"))
 """What is watched besides LLMProxies: only objects with our label leave the API server. Secrets are never watched."""
 STOP_S = 10
@@ -54,6 +52,8 @@ async def watch(access: Access, doorbell: Doorbell, *, namespaces: Sequence[str]
         if not loop.is_closed():
             loop.call_soon_threadsafe(tell_ended, error)
 
+    # It would warn that signals are ignored in this thread, which is as we want it.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
     thread = threading.Thread(target=run, name="kopf", daemon=True)
     thread.start()
     try:

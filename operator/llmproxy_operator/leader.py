@@ -53,7 +53,7 @@ class Election:
 
     async def acquire(self, told: Callable[[], None] = lambda: None) -> None:
         """Wait until the Lease is ours; *told* is called whenever the API server has answered."""
-        waiting_for = None
+        waiting_for, complained = None, ""
         while True:
             try:
                 if await self._try():
@@ -64,7 +64,9 @@ class Election:
             except ConflictError:
                 pass  # somebody else was faster
             except ClusterError as exc:
-                log.warning("lease_unavailable", extra={"lease": str(self._target), "error": str(exc)})
+                if str(exc) != complained:  # not once more with every try
+                    complained = str(exc)
+                    log.warning("lease_unavailable", extra={"lease": str(self._target), "error": complained})
             if self.holder and self.holder != waiting_for:
                 waiting_for = self.holder
                 log.info("lease_awaited", extra={"lease": str(self._target), "holder": self.holder})

@@ -22,10 +22,10 @@ from llmproxy_operator.doorbell import Doorbell
 from llmproxy_operator.errors import OperatorError
 from llmproxy_operator.events import watch
 from llmproxy_operator.health import Health, serve
-from llmproxy_operator.queue import Key, KeyedQueue
 from llmproxy_operator.leader import Election
 from llmproxy_operator.manifest import Ref
 from llmproxy_operator.metrics import Metrics
+from llmproxy_operator.queue import Key, KeyedQueue
 from llmproxy_operator.reconcile import Reconciler, Surroundings
 from llmproxy_operator.render import Inputs
 from llmproxy_operator.settings import Settings

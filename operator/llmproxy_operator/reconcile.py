@@ -21,8 +21,8 @@ from llmproxy_operator.cluster import Cluster
 from llmproxy_operator.credentials import Credentials, SecretWatch, decoded, read
 from llmproxy_operator.diff import differences
 from llmproxy_operator.errors import ConflictError, RefusedError
-from llmproxy_operator.queue import Key
 from llmproxy_operator.manifest import Manifest, Ref, owner_uid, ref
+from llmproxy_operator.queue import Key
 from llmproxy_operator.render import Inputs, peers_secret, pod_config_hash, render, secret_references, stale_configs
 from llmproxy_operator.rollout import Rollout, rollout
 from llmproxy_operator.status import Trouble, View
@@ -35,6 +35,8 @@ FOREIGN_RETRY_S = 20.0
 """Other people's objects are not watched: look again whether a conflict is gone."""
 INVALID = 422
 """HTTP's number for an object that contradicts itself or its schema."""
+MAX_FIELDS = 20
+"""Names of changed fields in a line of the log."""
 LEAVING_RETRY_S = 1.0
 FAILING_RETRY_S = 5.0
 TIDY_AGAIN_S = 500.0
@@ -149,8 +151,9 @@ class Reconciler:
         changed = differences(wanted, live, names.FIELD_MANAGER)
         if not changed:
             return live
-        log.info("object_changed", extra={"object": str(child.ref), "fields": list(changed[:20])})
-        return await self._change(child, live)
+        applied = await self._change(child, live)
+        log.info("object_changed", extra={"object": str(child.ref), "fields": list(changed[:MAX_FIELDS])})
+        return applied
 
     async def _change(self, child: Child, live: Manifest) -> Manifest:
         # With its uid: only the very object that was seen to be ours may be forced.

@@ -138,6 +138,8 @@ def _of_rollout(seen: Rollout) -> Trouble | None:
         return None
     if seen.current and seen.updated >= seen.wanted and seen.pods == seen.updated:
         return Trouble("ReplicasNotReady", f"{seen.ready} of {seen.wanted} pods are ready", final=False)
+    if seen.wanted == 0:
+        return Trouble("RollingOut", f"{_pods(seen.pods)} of none that is wanted still runs", final=False)
     message = f"{seen.updated} of {seen.wanted} pods run this configuration, {_pods(seen.ready)} of all are ready"
     return Trouble("RollingOut", message, final=False)
 

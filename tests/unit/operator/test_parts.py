@@ -16,9 +16,9 @@ from llmproxy_operator.children import Standing, standing
 from llmproxy_operator.doorbell import Doorbell
 from llmproxy_operator.errors import RefusedError
 from llmproxy_operator.health import Health, serve
-from llmproxy_operator.queue import Key
 from llmproxy_operator.logs import JsonLines
 from llmproxy_operator.metrics import Metrics
+from llmproxy_operator.queue import Key
 from llmproxy_operator.scrub import scrub
 
 Manifest = dict[str, Any]

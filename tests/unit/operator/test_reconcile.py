@@ -13,8 +13,8 @@ from llmproxy_operator import names
 from llmproxy_operator.announce import Announcer
 from llmproxy_operator.credentials import SecretWatch
 from llmproxy_operator.errors import RefusedError, UnavailableError
-from llmproxy_operator.queue import Key
 from llmproxy_operator.manifest import Ref
+from llmproxy_operator.queue import Key
 from llmproxy_operator.reconcile import Reconciler, Surroundings
 from llmproxy_operator.render import Inputs
 from llmproxy_operator.status import condition

@@ -105,6 +105,12 @@ def test_reasons_that_other_modules_give_are_listed() -> None:
     assert {"CrashLoop", "NameConflict", "SecretKeyNotFound"} <= given <= set(REASONS)
 
 
+def test_the_documentation_lists_every_reason() -> None:
+    text = (Path(__file__).parents[3] / "docs/status.md").read_text()
+
+    assert dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", text.split("## Reasons")[1], re.MULTILINE)) == REASONS
+
+
 def test_a_status_is_what_the_crd_describes() -> None:
     made = status(a_view(proxy=a_proxy(rateLimits={"rpm": 5, "maxParallel": 2})), {}, now=NOW)
 

@@ -1,0 +1,146 @@
+"""What is asked of an API server, and what its answers mean: against a small HTTP server that plays one."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from aiohttp import web
+from kubernetes.aio import client
+
+from llmproxy_operator.cluster import ApiServer
+from llmproxy_operator.errors import ClusterError, ConflictError, RefusedError, UnavailableError
+from llmproxy_operator.manifest import Ref
+
+SERVICE = Ref("v1", "Service", "n", "p")
+MANIFEST = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "p", "namespace": "n"}}
+
+
+@dataclass
+class Server:
+    """Answers everything in one way, and remembers what it was asked."""
+
+    status: int = 200
+    body: Any = field(default_factory=dict)
+    asked: list[tuple[str, str, str, str]] = field(default_factory=list)
+    url: str = ""
+
+    async def answer(self, request: web.Request) -> web.Response:
+        text = await request.text()
+        self.asked.append((request.method, request.path_qs, request.headers.get("Content-Type", ""), text))
+        body = self.body if isinstance(self.body, str) else json.dumps(self.body)
+        return web.Response(status=self.status, text=body)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    made = Server()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", made.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield made
+    await runner.cleanup()
+
+
+@pytest.fixture
+def wrote() -> list[tuple[str, str]]:
+    return []
+
+
+@pytest.fixture
+async def cluster(server: Server, wrote: list[tuple[str, str]]) -> AsyncIterator[ApiServer]:
+    async with client.ApiClient(client.Configuration(host=server.url)) as api:
+        yield ApiServer(api, lambda verb, kind: wrote.append((verb, kind)))
+
+
+async def test_an_apply_says_who_it_is_and_whether_it_forces(
+    server: Server, cluster: ApiServer, wrote: list[tuple[str, str]]
+) -> None:
+    server.status, server.body = 201, MANIFEST
+
+    applied = await cluster.apply(MANIFEST, force=False)
+
+    [(method, path, content_type, body)] = server.asked
+    assert (method, content_type) == ("PATCH", "application/apply-patch+yaml")
+    assert path == "/api/v1/namespaces/n/services/p?fieldManager=llmproxy-operator&force=false"
+    assert json.loads(body) == MANIFEST
+    assert (applied.live, applied.created) == (MANIFEST, True)
+    assert wrote == [("PATCH", "Service")]
+
+
+async def test_a_status_goes_to_its_subresource(server: Server, cluster: ApiServer) -> None:
+    head = {"apiVersion": "llmproxy.dev/v1alpha1", "kind": "LLMProxy", "metadata": {"name": "p", "namespace": "n"}}
+
+    await cluster.apply_status({**head, "status": {}})
+
+    assert server.asked[0][1].startswith("/apis/llmproxy.dev/v1alpha1/namespaces/n/llmproxies/p/status?")
+
+
+async def test_reading_is_no_write(server: Server, cluster: ApiServer, wrote: list[tuple[str, str]]) -> None:
+    server.body = {"items": [{"metadata": {"name": "a"}}]}
+
+    found = await cluster.list("v1", "ConfigMap", "n", "a=b,c=d")
+
+    assert found == ({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}},)
+    assert unquote(server.asked[0][1]) == "/api/v1/namespaces/n/configmaps?labelSelector=a=b,c=d"
+    assert wrote == []
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        pytest.param(409, {"message": "conflict"}, ConflictError, id="changed in between"),
+        pytest.param(403, {"message": "forbidden"}, RefusedError, id="no right"),
+        pytest.param(422, {"message": "Invalid value"}, RefusedError, id="invalid"),
+        pytest.param(400, {"message": "bad"}, RefusedError, id="not understood"),
+        pytest.param(
+            403,
+            {"message": "x", "details": {"causes": [{"reason": "NamespaceTerminating"}]}},
+            UnavailableError,
+            id="the namespace is going",
+        ),
+        pytest.param(401, {"message": "x"}, UnavailableError, id="the token was just renewed"),
+        pytest.param(404, {"message": "x"}, UnavailableError, id="gone"),
+        pytest.param(429, {"message": "x"}, UnavailableError, id="too many requests"),
+        pytest.param(500, {"message": "etcdserver: leader changed"}, UnavailableError, id="trouble"),
+        pytest.param(502, "<html>bad gateway</html>", UnavailableError, id="no API server at all"),
+        pytest.param(503, "[1]", UnavailableError, id="not what was expected"),
+    ],
+)
+async def test_answers_are_told_apart_by_who_must_act(
+    server: Server, cluster: ApiServer, status: int, body: Any, kind: type[ClusterError]
+) -> None:
+    server.status, server.body = status, body
+
+    with pytest.raises(ClusterError) as caught:
+        await cluster.apply(MANIFEST, force=True)
+
+    assert type(caught.value) is kind
+    assert caught.value.status == status
+    assert "Service n/p" in str(caught.value)
+
+
+async def test_what_is_not_there_is_no_error(server: Server, cluster: ApiServer) -> None:
+    server.status = 404
+
+    assert await cluster.get(SERVICE) is None
+    await cluster.delete(SERVICE, uid="u")
+
+    assert json.loads(server.asked[1][3])["preconditions"] == {"uid": "u"}
+
+
+async def test_an_object_that_took_the_name_is_not_deleted(server: Server, cluster: ApiServer) -> None:
+    server.status = 409
+
+    await cluster.delete(SERVICE, uid="of the one before")
+
+
+async def test_a_server_that_is_away_is_unavailable() -> None:
+    async with client.ApiClient(client.Configuration(host="http://127.0.0.1:1")) as api:
+        with pytest.raises(UnavailableError, match="no answer from the API server"):
+            await ApiServer(api).get(SERVICE)
