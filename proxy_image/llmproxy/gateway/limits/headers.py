@@ -1,0 +1,61 @@
+"""What a client is told of its limits, in OpenAI's form, so that SDKs and agents that read it back off by themselves.
+
+Names and formats are those of "Rate limits in headers" in OpenAI's guide
+(platform.openai.com/docs/guides/rate-limits): `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, and durations
+like `6m0s`, `1.2s` and `12ms`. A reset is the time until nothing would count any more, if nothing else came. Several
+limits of one sort become one line: the tightest, which is the one with the fewest left and, of two alike, the one that
+resets later.
+"""
+
+from llmproxy.gateway.limits.local import Book, Plan
+from llmproxy.gateway.limits.window import Window
+
+Header = tuple[bytes, bytes]
+
+_REQUESTS = (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests")
+_TOKENS = (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens")
+
+
+def headers(book: Book, plan: Plan) -> list[Header]:
+    """Return the lines for a request of *plan*: six, three or none, as it is limited."""
+    now = book.clock()
+    found: list[Header] = []
+    if plan.requests:
+        _add(found, _REQUESTS, plan.requests, now)
+    if plan.tokens:
+        _add(found, _TOKENS, plan.tokens, now)
+    return found
+
+
+def duration(seconds: float) -> bytes:
+    """Return *seconds* as OpenAI writes it: `0s`, `12ms`, `1.2s`, `6m0s`."""
+    if seconds <= 0:
+        return b"0s"
+    if seconds < 1:
+        return b"%dms" % (seconds * 1000 + 0.999)
+    tenths = int(seconds * 10 + 0.999)
+    minutes, tenths = divmod(tenths, 600)
+    whole, tenth = divmod(tenths, 10)
+    tail = b"%d.%ds" % (whole, tenth) if tenth else b"%ds" % whole
+    return b"%dm%b" % (minutes, tail) if minutes else tail
+
+
+def _add(found: list[Header], names: tuple[bytes, bytes, bytes], windows: tuple[Window, ...], now: float) -> None:
+    tightest: Window | None = None
+    fewest, latest = 0, 0.0
+    for window in windows:
+        ticker = window.ticker
+        if now >= ticker.edge:
+            ticker.tick(now)
+        if window.at < ticker.number:
+            window.advance(ticker.number)
+        left = window.limit - window.used
+        if tightest is not None and left > fewest:
+            continue
+        reset = ticker.begins(window.empty_from()) - now if window.used else 0.0
+        if tightest is None or left < fewest or reset > latest:
+            tightest, fewest, latest = window, left, reset
+    if tightest is not None:
+        found.append((names[0], b"%d" % tightest.limit))
+        found.append((names[1], b"%d" % (fewest if fewest > 0 else 0)))
+        found.append((names[2], duration(latest)))

@@ -1,0 +1,161 @@
+"""How much was admitted in the last window: pure arithmetic over numbered buckets, without a clock of its own.
+
+A window of W seconds is cut into `BUCKETS` parts. A request is admitted while the whole current bucket, the `BUCKETS`
+before it and `GUARD` more sum to at most L with it. The edge of any window of W lies in a bucket that counts in full,
+so no window can hold more than L; the guard keeps this true at the upstream, where a request arrives up to W/128 later
+than another that was admitted with it. Under continuous backlog a place is used again every `BUCKETS + 1 + GUARD`
+buckets, so BUCKETS / (BUCKETS + 1 + GUARD) = 128/130 = 98.46 % of L is usable, for every L from 1.
+
+An admission for another pod may be used a little later than it was granted. It is booked in a bucket up to `AHEAD` in
+the future, counts from now on, and leaves as late as if it were used at the last permitted moment.
+"""
+
+from llmproxy.gateway.limits.kinds import KindName
+
+BUCKETS = 128
+GUARD = 1
+AHEAD = 4
+SPAN = BUCKETS + GUARD
+"""Buckets before the current one that count."""
+RING = SPAN + 1 + AHEAD
+EPSILON_S = 1e-6
+"""Added to waiting times: a clock that stands just before an edge must not send a request round again."""
+
+
+class Ticker:
+    """Numbers the buckets of all windows of one length. Never goes back, also when its zero is moved later."""
+
+    __slots__ = ("edge", "number", "width", "zero")
+
+    def __init__(self, window_s: float, zero: float) -> None:
+        """Start at bucket 0; *zero* is the clock's reading at its beginning."""
+        self.width = window_s / BUCKETS
+        self.zero = zero
+        self.number = 0
+        self.edge = zero + self.width
+        """The clock's reading at which the next bucket begins."""
+
+    def tick(self, now: float) -> None:
+        """Go to the bucket of the clock's reading *now*."""
+        number = max(self.number, int((now - self.zero) / self.width))
+        edge = self.zero + (number + 1) * self.width
+        while edge <= now:
+            number += 1
+            edge = self.zero + (number + 1) * self.width
+        self.number = number
+        self.edge = edge
+
+    def begins(self, number: int) -> float:
+        """Return the clock's reading at which bucket *number* begins."""
+        return self.zero + number * self.width
+
+    def rebase(self, zero: float, now: float) -> None:
+        """Take another *zero*: the lineage of buckets that another pod began (see `history`)."""
+        self.zero = zero
+        self.edge = zero + (self.number + 1) * self.width
+        self.tick(now)
+
+
+class Window:
+    """What one limit has admitted. `used` is true after `advance` to the current bucket."""
+
+    __slots__ = ("at", "by_token", "cap", "cap_until", "frees", "kind", "limit", "model", "ring", "ticker", "used")
+
+    def __init__(self, kind: KindName, model: str, limit: int, ticker: Ticker) -> None:
+        """Begin empty; *model* is empty for a limit of the whole proxy."""
+        self.kind = kind
+        self.model = model
+        self.limit = limit
+        self.cap = 0
+        """The most that a charge in a bucket up to `cap_until` can be: it was made under another limit, or none."""
+        self.cap_until = -1
+        self.by_token = kind == "tpm"
+        self.ticker = ticker
+        self.at = ticker.number
+        self.used = 0
+        self.ring = [0] * RING
+        self.frees = 0
+        """Bucket at whose beginning the oldest admission leaves; 0 when not known."""
+
+    def advance(self, number: int) -> None:
+        """Let go what is too old in bucket *number*; a number before the current one changes nothing."""
+        steps = number - self.at
+        if steps <= 0:
+            return
+        if self.used:
+            ring = self.ring
+            first = self.at - SPAN
+            for old in range(first, first + min(steps, RING)):
+                slot = old % RING
+                if ring[slot]:
+                    self.used -= ring[slot]
+                    ring[slot] = 0
+                    self.frees = 0
+        self.at = number
+
+    def price(self, tokens: int) -> int:
+        """Return what a request of *tokens* is charged: one above the limit is charged the whole of it."""
+        return min(tokens, self.limit) if self.by_token else 1
+
+    def charged(self, number: int, tokens: int) -> int:
+        """Return what a request of *tokens* was charged in bucket *number*, or less where that is not known."""
+        price = self.price(tokens)
+        return min(price, self.cap) if number <= self.cap_until else price
+
+    def charge(self, number: int, amount: int) -> None:
+        """Book *amount* in bucket *number*, or in the nearest one that is kept; what is too old is dropped."""
+        if number < self.at - SPAN:
+            return
+        self.ring[min(number, self.at + AHEAD) % RING] += amount
+        self.used += amount
+        self.frees = 0
+
+    def give_back(self, number: int, amount: int) -> None:
+        """Take *amount* out of bucket *number*, at most what is there; a bucket that has left has nothing to give."""
+        if not self.at - SPAN <= number <= self.at + AHEAD:
+            return
+        slot = number % RING
+        taken = min(amount, self.ring[slot])
+        self.ring[slot] -= taken
+        self.used -= taken
+        self.frees = 0
+
+    def fits_from(self, cost: int) -> int:
+        """Return the bucket number from whose beginning *cost* fits, if nothing else came; the current one if now."""
+        need = self.used + cost - self.limit
+        if need <= 0:
+            return self.at
+        if self.frees and need == 1:
+            return self.frees
+        freed = 0
+        for number in range(self.at - SPAN, self.at + AHEAD + 1):
+            freed += self.ring[number % RING]
+            if freed >= need:
+                if need == 1:
+                    self.frees = number + SPAN + 1
+                return number + SPAN + 1
+        raise ValueError(f"{cost} never fits a limit of {self.limit}")
+
+    def empty_from(self) -> int:
+        """Return the bucket number from whose beginning nothing counts any more; the current one if so now."""
+        if self.used:
+            for number in range(self.at + AHEAD, self.at - SPAN - 1, -1):
+                if self.ring[number % RING]:
+                    return number + SPAN + 1
+        return self.at
+
+    def since(self, number: int) -> tuple[int, list[int]]:
+        """Return the amounts of all buckets from *number* on, oldest first, and the number of the first."""
+        first = max(number, self.at - SPAN)
+        ring = self.ring
+        return first, [ring[n % RING] for n in range(first, self.at + AHEAD + 1)]
+
+    def put(self, first: int, amounts: list[int]) -> None:
+        """Replace the buckets from *first* on, and go to the one that the last of them lies ahead of."""
+        self.advance(first + len(amounts) - 1 - AHEAD)
+        for number, amount in enumerate(amounts, first):
+            if number >= self.at - SPAN:
+                slot = number % RING
+                self.used += amount - self.ring[slot]
+                self.ring[slot] = amount
+        self.frees = 0
