@@ -275,7 +275,7 @@ def test_with_waiting_and_leaving_no_window_holds_more_and_each_model_keeps_its_
                 decision.settle(used)
                 decision.release()
                 admitted.append((at, 1))
-                charged.append((at, used))
+                charged.append((at, min(used, proxy.get("tpm", used))))  # no more was charged at admission
 
         tasks = []
         for number, call in enumerate(calls):

@@ -49,13 +49,13 @@ def _add(found: list[Header], names: tuple[bytes, bytes, bytes], windows: tuple[
             ticker.tick(now)
         if window.at < ticker.number:
             window.advance(ticker.number)
-        left = window.limit - window.used
+        left = window.shown - window.used
         if tightest is not None and left > fewest:
             continue
         reset = ticker.begins(window.empty_from()) - now if window.used else 0.0
         if tightest is None or left < fewest or reset > latest:
             tightest, fewest, latest = window, left, reset
     if tightest is not None:
-        found.append((names[0], b"%d" % tightest.limit))
+        found.append((names[0], b"%d" % tightest.shown))
         found.append((names[1], b"%d" % (fewest if fewest > 0 else 0)))
         found.append((names[2], duration(latest)))

@@ -13,7 +13,7 @@ from llmproxy.contract import Document
 from llmproxy.gateway.limits.headers import Header, headers
 from llmproxy.gateway.limits.kinds import Denial, KindName, Scope
 from llmproxy.gateway.limits.line import Line, Waiter
-from llmproxy.gateway.limits.local import Book, Charge, Plan
+from llmproxy.gateway.limits.local import Blocked, Book, Charge, Plan
 
 
 class Away(Protocol):
@@ -199,6 +199,18 @@ class Limiter:
         self.line.join(waiter)
         return None
 
+    def readmit(self, waiter: "Waiter[Grant | Denial]", now: float) -> None:
+        """Decide here about one that another pod was asked for; *now* is the loop's time."""
+        result = None if self.line.is_behind(waiter.plan) else self.take(waiter.plan, waiter.tokens)
+        if result is not None:
+            waiter.answer(result)
+        elif waiter.deadline <= now:
+            waiter.answer(self._deny(waiter.plan, waiter.tokens))
+        else:
+            refused = self.enqueue(waiter)
+            if refused is not None:
+                waiter.answer(refused)
+
     def take(self, plan: Plan, tokens: int) -> Grant | None:
         """Admit a request whose turn it is; for the line."""
         book = self.book
@@ -218,7 +230,10 @@ class Limiter:
             result.refund()
             result.release()
 
+    def in_way(self, plan: Plan, tokens: int) -> Blocked:
+        """Return the limit that a request waits for, its own or that of those before it."""
+        return self.book.blocked(plan, tokens) or self.line.blocked or self.book.tightest(plan)
+
     def _deny(self, plan: Plan, tokens: int, reason: str = "") -> Denial:
         self.decisions.denied += 1
-        blocked = self.book.blocked(plan, tokens) or self.line.blocked or self.book.tightest(plan)
-        return blocked.denial(reason)
+        return self.in_way(plan, tokens).denial(reason)

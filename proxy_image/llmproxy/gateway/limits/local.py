@@ -113,6 +113,16 @@ class Book:
         for plan in self.plans.values():
             yield plan.slots[1]
 
+    def in_flight(self) -> dict[str, int]:
+        """Return this pod's calls that are not finished, by model; under `""` those of models that are not here."""
+        plans = {**self.plans, "": self.other}
+        return {name: plan.in_flight for name, plan in plans.items() if plan.in_flight}
+
+    def catch_up(self) -> None:
+        """Bring the numbering up to the windows: those of another pod may be ahead by what its clock differs."""
+        for window in (*self.other.windows, *(w for plan in self.plans.values() for w in plan.windows)):
+            window.ticker.reach(window.at)
+
     def take(self, plan: Plan, tokens: int) -> bool:
         """Charge all limits of *plan*, or none. The buckets are `minute.number` and `second.number`."""
         now = self.clock()
@@ -198,6 +208,17 @@ class Book:
             window.advance(window.ticker.number)
             number = self._bucket(window, charge)
             window.give_back(number, window.charged(number, 0))
+
+    def note(self, plan: Plan, charge: Charge) -> None:
+        """Book what another pod granted, and hold a slot for it."""
+        for window in plan.windows:
+            window.charge(self._bucket(window, charge), window.price(charge.tokens))
+        self.hold(plan, 1)
+
+    def hold(self, plan: Plan, calls: int) -> None:
+        """So many calls more, or fewer when negative, whatever the limit."""
+        for slots in plan.slots:
+            slots.held += calls
 
     def release(self, plan: Plan) -> None:
         """One call less."""

@@ -23,7 +23,7 @@ EPSILON_S = 1e-6
 
 
 class Ticker:
-    """Numbers the buckets of all windows of one length. Never goes back, also when its zero is moved later."""
+    """Numbers the buckets of all windows of one length. Goes back only by `restart`."""
 
     __slots__ = ("edge", "number", "width", "zero")
 
@@ -49,23 +49,44 @@ class Ticker:
         """Return the clock's reading at which bucket *number* begins."""
         return self.zero + number * self.width
 
-    def rebase(self, zero: float, now: float) -> None:
-        """Take another *zero*: the lineage of buckets that another pod began (see `history`)."""
+    def restart(self, zero: float, now: float) -> None:
+        """Number the buckets anew, from another *zero*."""
         self.zero = zero
+        self.number = max(0, int((now - zero) / self.width))
         self.edge = zero + (self.number + 1) * self.width
-        self.tick(now)
+
+    def reach(self, number: int) -> None:
+        """Be at least at bucket *number*, which then lasts until its end by this zero."""
+        if number > self.number:
+            self.number = number
+            self.edge = self.zero + (number + 1) * self.width
 
 
 class Window:
     """What one limit has admitted. `used` is true after `advance` to the current bucket."""
 
-    __slots__ = ("at", "by_token", "cap", "cap_until", "frees", "kind", "limit", "model", "ring", "ticker", "used")
+    __slots__ = (
+        "at",
+        "by_token",
+        "cap",
+        "cap_until",
+        "frees",
+        "kind",
+        "limit",
+        "model",
+        "ring",
+        "shown",
+        "ticker",
+        "used",
+    )
 
     def __init__(self, kind: KindName, model: str, limit: int, ticker: Ticker) -> None:
         """Begin empty; *model* is empty for a limit of the whole proxy."""
         self.kind = kind
         self.model = model
         self.limit = limit
+        self.shown = limit
+        """What clients are told: the limit of the pod that decides."""
         self.cap = 0
         """The most that a charge in a bucket up to `cap_until` can be: it was made under another limit, or none."""
         self.cap_until = -1
@@ -143,6 +164,13 @@ class Window:
                 if self.ring[number % RING]:
                     return number + SPAN + 1
         return self.at
+
+    def clear(self, number: int) -> None:
+        """Hold nothing, at bucket *number*, which may be an earlier one."""
+        self.ring = [0] * RING
+        self.used = 0
+        self.frees = 0
+        self.at = number
 
     def since(self, number: int) -> tuple[int, list[int]]:
         """Return the amounts of all buckets from *number* on, oldest first, and the number of the first."""

@@ -1,0 +1,108 @@
+"""A pod's limits without the rest of it: a process under load that writes down every admission.
+
+It admits as fast as it may, some calls at a time, until SIGTERM, then ends in order. Each line of the file is one call:
+`begin end tokens model`, by the machine's monotonic clock, so that processes can be compared.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+
+from llmproxy import contract
+from llmproxy.gateway.limits import Denial, Grant, Limiter, peer
+from llmproxy.gateway.limits.snapshot import Snapshot
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--document", required=True)
+    parser.add_argument("--record", type=Path, required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--peers", default="")
+    parser.add_argument("--token", default="secret")
+    parser.add_argument("--id", default="pod")
+    parser.add_argument("--snapshot", type=Path)
+    parser.add_argument("--load", type=float, default=0.0, help="requests a second")
+    parser.add_argument("--tokens", type=int, default=0)
+    parser.add_argument("--lasts", type=float, default=0.0, help="seconds a call lasts, about")
+    args = parser.parse_args()
+    limiter = Limiter(contract.parse(args.document))
+    peers = await peer.serve(limiter, "127.0.0.1", args.port, args.token, args.id)
+    snapshot = Snapshot(limiter, args.snapshot) if args.snapshot else None
+    if snapshot is not None:
+        snapshot.restore()
+    before = time.monotonic()
+    await peers.take_over([address for address in args.peers.split(",") if address])
+    if snapshot is not None:
+        snapshot.start()
+    print(f"ready on :{peers.port} {limiter.mode} after {time.monotonic() - before:.3f} s", flush=True)
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    with args.record.open("w", buffering=1) as record:
+        load = asyncio.create_task(drive(limiter, record, args))
+        tell = asyncio.create_task(report(limiter, peers))
+        await ended.wait()
+        load.cancel()
+        tell.cancel()
+        await asyncio.wait([load, tell])
+    if snapshot is not None:
+        await snapshot.stop()
+    await peers.close()
+    print("ended", flush=True)
+
+
+async def report(limiter: Limiter, peers: peer.Peers) -> None:
+    """Print who leads whenever that changes."""
+    last = ""
+    while True:
+        now = f"leader {peers.leader} mode {limiter.mode} peers {len(peers.peers)}"
+        if now != last:
+            print(f"{time.monotonic():.3f} {now}", flush=True)
+            last = now
+        await asyncio.sleep(0.01)
+
+
+async def drive(limiter: Limiter, record: TextIO, args: argparse.Namespace) -> None:
+    """Ask at a steady rate, whatever the answers."""
+    if not args.load:
+        return
+    models = list(limiter.book.plans)
+    running: set[asyncio.Task[None]] = set()
+    start, number = time.monotonic(), 0
+    try:
+        while True:
+            while number < (time.monotonic() - start) * args.load:
+                number += 1
+                task = asyncio.create_task(call(limiter, record, models[number % len(models)], args))
+                running.add(task)
+                task.add_done_callback(running.discard)
+            await asyncio.sleep(0.002)
+    finally:
+        if running:
+            await asyncio.wait(running, timeout=5)
+
+
+async def call(limiter: Limiter, record: TextIO, model: str, args: argparse.Namespace) -> None:
+    asked = time.monotonic()
+    decision = limiter.admit(model, args.tokens)
+    if not isinstance(decision, Grant | Denial):
+        decision = await decision
+    begin = time.monotonic()
+    if isinstance(decision, Denial):
+        record.write(json.dumps({"asked": asked, "denied": begin, "retry": decision.retry_after_s}) + "\n")
+        return
+    record.write(json.dumps({"asked": asked, "begin": begin, "model": model, "tokens": args.tokens}) + "\n")
+    if args.lasts:
+        await asyncio.sleep(random.uniform(0.5, 1.5) * args.lasts)
+    decision.release()
+    record.write(json.dumps({"end": time.monotonic(), "began": begin}) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
