@@ -11,12 +11,10 @@ from secrets import token_hex
 
 from llmproxy.contract import Document, Limits
 from llmproxy.gateway.limits.kinds import MINUTE_S, PARALLEL_RETRY_S, SECOND_S, Denial, KindName, denial
-from llmproxy.gateway.limits.window import AHEAD, EPSILON_S, RING, Ticker, Window
+from llmproxy.gateway.limits.window import AHEAD, EPSILON_S, NEVER, RING, Ticker, Window
 
 LEASE_S = 1.0
 """The longest that an admission for another pod may lie before it is used."""
-
-LOST = -(1 << 60)
 
 
 class Slots:
@@ -229,7 +227,7 @@ class Book:
         """Return *charge* in this book's bucket numbers; far in the past when its own mean nothing here."""
         if lineage == self.lineage:
             return charge
-        minutes, seconds = self.foreign.get(lineage, (LOST, LOST))
+        minutes, seconds = self.foreign.get(lineage, (NEVER, NEVER))
         return Charge(charge.minute + minutes, charge.second + seconds, charge.tokens)
 
     def _tick(self) -> None:

@@ -71,6 +71,7 @@ class Mesh:
         self._server: asyncio.Server | None = None
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+        self._has_lost = False
         self._met = asyncio.Event()
         self._ending = False
 
@@ -153,6 +154,7 @@ class Mesh:
             del self.links[peer]
             if not self._ending:
                 self._member.parted(peer, reason)
+                self._has_lost = True
                 self._wake.set()
 
     def _hello(self, link: Link, hello: Hello) -> None:
@@ -194,7 +196,9 @@ class Mesh:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause_s * random.uniform(0.8, 1.2))  # noqa: S311 - a jitter
                 pause_s = RETRY_S
-                await asyncio.sleep(RETRY_S)
+                if self._has_lost:  # it may be on its way back: not at once, not late
+                    self._has_lost = False
+                    await asyncio.sleep(RETRY_S)
             pause_s = min(2 * pause_s, ROUND_S)
             self._wake.clear()
             try:

@@ -18,6 +18,8 @@ AHEAD = 4
 SPAN = BUCKETS + GUARD
 """Buckets before the current one that count."""
 RING = SPAN + 1 + AHEAD
+NEVER = -(1 << 60)
+"""A bucket number that is never reached."""
 EPSILON_S = 1e-6
 """Added to waiting times: a clock that stands just before an edge must not send a request round again."""
 
@@ -89,7 +91,7 @@ class Window:
         """What clients are told: the limit of the pod that decides."""
         self.cap = 0
         """The most that a charge in a bucket up to `cap_until` can be: it was made under another limit, or none."""
-        self.cap_until = -1
+        self.cap_until = NEVER
         self.by_token = kind == "tpm"
         self.ticker = ticker
         self.at = ticker.number
