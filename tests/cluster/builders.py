@@ -1,5 +1,6 @@
 """docker, podman or buildah: the same few words for each. The first that works is used."""
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -17,11 +18,15 @@ PULL_TIMEOUT_S = 300
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What to build: a Dockerfile's target with its base, from a folder."""
+    """What to build: a Dockerfile's target with its base, from a folder.
+
+    `inputs` are the files and folders of the context that end in the image.
+    """
 
     image: str
     file: Path
     context: Path
+    inputs: tuple[str, ...]
     target: str | None = None
     base: str | None = None
 
@@ -30,6 +35,20 @@ class Recipe:
         target = ["--target", self.target] if self.target else []
         base = ["--build-arg", f"BASE={self.base}"] if self.base else []
         return ["--file", str(self.file), "--tag", self.image, *target, *base]
+
+    def key(self, builder: str) -> str:
+        """Changes whenever the image would."""
+        digest = hashlib.sha256("\0".join([builder, *self.words()]).encode())
+        for path in [self.file, *(file for name in self.inputs for file in _files(self.context / name))]:
+            digest.update(f"\0{path}\0".encode() + path.read_bytes())
+        return digest.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return [file for file in files if "__pycache__" not in file.parts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +59,12 @@ class Builder:
     prefix: tuple[str, ...]
     build_words: tuple[str, ...]
 
-    def build(self, recipe: Recipe, on_line: Callable[[str], None]) -> str:
-        """Build and return the image's id."""
+    def build(self, recipe: Recipe, on_line: Callable[[str], None]) -> None:
+        """Build and tag an image."""
         with tempfile.TemporaryDirectory() as folder:
             secrets = _secrets(Path(folder))
-            id_file = Path(folder, "id")
-            words = [*self.prefix, *self.build_words, "--iidfile", str(id_file), *secrets]
-            env = os.environ | {"DOCKER_BUILDKIT": "1"}
-            run([*words, *recipe.words(), recipe.context], env=env, on_line=on_line)
-            return id_file.read_text().strip().removeprefix("sha256:")
+            words = [*self.prefix, *self.build_words, *secrets, *recipe.words(), recipe.context]
+            run(words, env=os.environ | {"DOCKER_BUILDKIT": "1"}, on_line=on_line)
 
     def has(self, image: str) -> bool:
         """Whether the image is in the builder's own store."""

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from . import packages
@@ -15,9 +16,39 @@ from .places import REPOSITORY, SOURCES, Places
 from .progress import Step, output, run, say
 
 RECIPES = {
-    "operator": Recipe("localhost/llmproxy-operator:dev", REPOSITORY / "Dockerfile", REPOSITORY, "operator"),
-    "proxy": Recipe("localhost/llmproxy:dev", REPOSITORY / "Dockerfile", REPOSITORY, "proxy"),
-    "testkit": Recipe("localhost/llmproxy-testkit:dev", SOURCES / "images" / "testkit.Dockerfile", REPOSITORY),
+    "operator": Recipe(
+        "localhost/llmproxy-operator:dev",
+        REPOSITORY / "Dockerfile",
+        REPOSITORY,
+        (
+            "requirements/install",
+            "requirements/operator.txt",
+            "operator/llmproxy_api",
+            "operator/llmproxy_operator",
+            "proxy_image/llmproxy/__init__.py",
+            "proxy_image/llmproxy/contract.py",
+            "proxy_image/llmproxy/providers.py",
+        ),
+        "operator",
+    ),
+    "proxy": Recipe(
+        "localhost/llmproxy:dev",
+        REPOSITORY / "Dockerfile",
+        REPOSITORY,
+        (
+            "requirements/install",
+            "requirements/translator.txt",
+            "requirements/proxy.txt",
+            "proxy_image/llmproxy",
+        ),
+        "proxy",
+    ),
+    "testkit": Recipe(
+        "localhost/llmproxy-testkit:dev",
+        SOURCES / "images" / "testkit.Dockerfile",
+        REPOSITORY,
+        ("requirements/install", "requirements/testkit.txt"),
+    ),
 }
 DEFAULT_BASE = "docker.io/library/python:3.13-slim-trixie"
 DEBIAN_SUITE = "bookworm"
@@ -38,17 +69,20 @@ def build(places: Places, names: list[str]) -> dict[str, Path]:
 
 
 def _build(places: Places, builder: Builder, recipe: Recipe, base: str) -> Path:
-    based = Recipe(recipe.image, recipe.file, recipe.context, recipe.target, base)
-    with Step(f"Building {recipe.image} with {builder.name}") as step:
-        image_id = builder.build(based, on_line=step.note)
+    based = replace(recipe, base=base)
     archive = _archive(places, recipe.image)
-    known = archive.with_suffix(".id")
-    if not archive.exists() or not known.exists() or known.read_text() != image_id:
-        with Step(f"Writing {recipe.image} to an archive"):
-            known.unlink(missing_ok=True)
-            archive.parent.mkdir(parents=True, exist_ok=True)
-            builder.save(recipe.image, archive)
-            known.write_text(image_id)
+    made = archive.with_suffix(".key")
+    key = based.key(builder.name)
+    if archive.exists() and made.exists() and made.read_text() == key:
+        say(f"{recipe.image} is up to date")
+        return archive
+    with Step(f"Building {recipe.image} with {builder.name}") as step:
+        builder.build(based, on_line=step.note)
+    with Step(f"Writing {recipe.image} to an archive"):
+        made.unlink(missing_ok=True)
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        builder.save(recipe.image, archive)
+        made.write_text(key)
     return archive
 
 
@@ -63,7 +97,7 @@ def load_once(places: Places, load: Callable[[Path, str], None], image: str, arc
     loaded: dict[str, str] = json.loads(record.read_text()) if record.exists() else {}
     # The kubeconfig is written anew with each cluster: it tells one cluster from the next.
     cluster = str(places.kubeconfig.stat().st_mtime_ns) if places.kubeconfig.exists() else ""
-    now = f"{cluster} {archive.with_suffix('.id').read_text()}"
+    now = f"{cluster} {archive.with_suffix('.key').read_text()}"
     if loaded.get(image) == now:
         say(f"{image} is loaded already")
         return
@@ -108,4 +142,4 @@ def _make_base(places: Places, builder: Builder, image: str) -> None:
         file = Path(folder, "Dockerfile")
         shutil.copy(SOURCES / "images" / "base.Dockerfile", file)
         with Step(f"Building {image}") as step:
-            builder.build(Recipe(image, file, Path(folder)), on_line=step.note)
+            builder.build(Recipe(image, file, Path(folder), ()), on_line=step.note)
