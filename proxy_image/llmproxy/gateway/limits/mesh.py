@@ -67,7 +67,8 @@ class Mesh:
         self._own: set[Address] = set()
         self._ids: dict[Link, str] = {}
         self._targets: dict[Link, Address] = {}
-        self._open: set[Link] = set()
+        self._open: dict[Link, None] = {}
+        """Every connection, the oldest first."""
         self._server: asyncio.Server | None = None
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -140,7 +141,7 @@ class Mesh:
 
     def lost(self, link: Link, reason: str) -> None:
         """Forget it, and try again soon."""
-        self._open.discard(link)
+        self._open.pop(link, None)
         if not link.is_proved and not self._ending:
             log.warning("peer_refused", extra={"host": link.host, "reason": reason})
         self.part(link, reason)
@@ -185,9 +186,10 @@ class Mesh:
 
     def _accepted(self) -> Link:
         link = Link(self, self._clock, outgoing=False)
-        self._open.add(link)
-        if len(self._open) > 4 * MAX_PEERS:
-            asyncio.get_running_loop().call_soon(link.abort, "too many connections")
+        self._open[link] = None
+        if len(self._open) > 4 * MAX_PEERS:  # a stranger must not keep a pod of ours out
+            oldest = next(open_ for open_ in self._open if not open_.is_proved)
+            asyncio.get_running_loop().call_soon(oldest.abort, "too many connections")
         return link
 
     async def _keep_trying(self) -> None:
@@ -218,13 +220,13 @@ class Mesh:
     async def _connect(self, address: Address) -> None:
         loop = asyncio.get_running_loop()
         link = Link(self, self._clock, outgoing=True)
-        self._open.add(link)
+        self._open[link] = None
         self._targets[link] = address
         try:
             async with asyncio.timeout(CONNECT_S):
                 await loop.create_connection(lambda: link, *address)
         except (OSError, TimeoutError):
-            self._open.discard(link)
+            self._open.pop(link, None)
             self._targets.pop(link, None)
             self._heard_of.discard(address)
 

@@ -1,0 +1,81 @@
+"""Which deployment of a model gets a call.
+
+Calls of one rollout go to one deployment as long as it is healthy, since its prefix cache knows the conversation
+(rendezvous hashing, so that a deployment that leaves moves only its own rollouts). Others go by weight. A deployment
+that fails again and again is set aside for a while and brought back by real traffic; never all of them.
+"""
+
+import hashlib
+import math
+import random
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from llmproxy.gateway.targets import Target
+
+FAILURES_TO_EJECT = 5
+"""Failures in a row; one or two happen to healthy servers."""
+FIRST_EJECTION_S = 5.0
+MAX_EJECTION_S = 60.0
+
+
+@dataclass(slots=True)
+class Health:
+    """What real traffic says of a deployment."""
+
+    failures: int = 0
+    ejections: int = 0
+    aside_until_s: float = 0.0
+
+
+class Balancer:
+    """Chooses among the deployments of one model."""
+
+    def __init__(self, targets: Sequence[Target], clock: Callable[[], float], rand: random.Random) -> None:
+        self.targets = tuple(targets)
+        self.health = {t.deployment.id: Health() for t in targets}
+        self._clock = clock
+        self._rand = rand
+
+    def pick(self, rollout_id: str, tried: Collection[str] = ()) -> Target:
+        """Return the deployment for a call; one that is in *tried* only when all have been tried."""
+        if len(self.targets) == 1:
+            return self.targets[0]
+        now = self._clock()
+        fresh = [t for t in self.targets if t.deployment.id not in tried] or list(self.targets)
+        healthy = [t for t in fresh if self.health[t.deployment.id].aside_until_s <= now] or fresh
+        weighed = [t for t in healthy if t.deployment.weight > 0] or healthy
+        if rollout_id:
+            return max(weighed, key=lambda t: score(rollout_id, t.deployment.id, t.deployment.weight))
+        weights = [t.deployment.weight or 1 for t in weighed]
+        return self._rand.choices(weighed, weights)[0]
+
+    def untried(self, tried: Collection[str]) -> bool:
+        """Whether a healthy deployment with a weight has not been tried yet."""
+        now = self._clock()
+        return any(
+            t.deployment.id not in tried
+            and t.deployment.weight > 0
+            and self.health[t.deployment.id].aside_until_s <= now
+            for t in self.targets
+        )
+
+    def report(self, target: Target, *, ok: bool) -> None:
+        """Remember how a call to *target* went."""
+        health = self.health[target.deployment.id]
+        if ok:
+            if health.failures or health.ejections:
+                health.failures = health.ejections = 0
+            return
+        health.failures += 1
+        if health.failures >= FAILURES_TO_EJECT:
+            health.aside_until_s = self._clock() + min(MAX_EJECTION_S, FIRST_EJECTION_S * 2**health.ejections)
+            health.ejections = min(health.ejections + 1, 8)
+            health.failures = FAILURES_TO_EJECT - 1  # one more failure on its return sets it aside again
+
+
+def score(rollout_id: str, deployment_id: str, weight: int) -> float:
+    """Weighted rendezvous hashing: the highest score wins, in proportion to the weights."""
+    digest = hashlib.blake2b(f"{rollout_id}\0{deployment_id}".encode(), digest_size=8).digest()
+    part = (int.from_bytes(digest, "big") + 1) / (2**64 + 2)
+    return -(weight or 1) / math.log(part)

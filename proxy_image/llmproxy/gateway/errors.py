@@ -1,0 +1,123 @@
+"""Every error that a caller may see, in OpenAI's shape, and what it is called in metrics and spans.
+
+CallerError                 the caller must change something
+  BadRequestError    400    the body or the path
+  UnknownModelError  404    the name of the model
+  UnknownRouteError  404    the path
+  MethodError        405    the method
+  TooLargeError      413    the size
+  OverLimitError     429    the caller must wait
+ServingError                the caller may try again
+  UpstreamError      502    the model server failed or could not be reached
+  UpstreamTimeoutError 504  the model server did not answer in time
+  DrainingError      503    this pod is ending
+"""
+
+import math
+
+import msgspec
+
+Header = tuple[bytes, bytes]
+
+
+class CallError(Exception):
+    """An answer other than the model's. The message names the thing, what is wrong and the way out."""
+
+    status = 500
+    type = "internal_server_error"
+    code = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None, headers: tuple[Header, ...] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.headers = headers
+
+    def body(self) -> bytes:
+        """Return the error as OpenAI's API writes it (platform.openai.com/docs/guides/error-codes)."""
+        return error_body(self.message, self.type, self.code, self.param)
+
+
+def error_body(message: str, type_: str, code: str | None, param: str | None = None) -> bytes:
+    """Return `{"error": {message, type, param, code}}`."""
+    return msgspec.json.encode({"error": {"message": message, "type": type_, "param": param, "code": code}})
+
+
+class BadRequestError(CallError):
+    """400: the body or the path cannot be used."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+
+
+class UnknownModelError(CallError):
+    """404: no model of that name."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "model_not_found"
+
+
+class UnknownRouteError(CallError):
+    """404: no such path."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "unknown_url"
+
+
+class MethodError(CallError):
+    """405: the path is there, the method is not."""
+
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
+
+
+class TooLargeError(CallError):
+    """413: the body is larger than this gateway reads."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class OverLimitError(CallError):
+    """429: a limit of this proxy, not of the model server; never tried again by the gateway."""
+
+    status = 429
+    type = "requests"
+    code = "rate_limit_exceeded"
+
+
+class UpstreamError(CallError):
+    """502: no deployment of the model gave an answer."""
+
+    status = 502
+    type = "upstream_error"
+    code = "upstream_unavailable"
+
+
+class UpstreamTimeoutError(CallError):
+    """504: no deployment of the model answered in time."""
+
+    status = 504
+    type = "upstream_error"
+    code = "upstream_timeout"
+
+
+class DrainingError(CallError):
+    """503: this pod takes no new calls."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "draining"
+
+
+def retry_after(seconds: float) -> tuple[Header, ...]:
+    """Return Retry-After in whole seconds, rounded up, and the finer `retry-after-ms` that the OpenAI SDK prefers."""
+    return (
+        (b"retry-after", b"%d" % max(1, math.ceil(seconds))),
+        (b"retry-after-ms", b"%d" % max(1, math.ceil(seconds * 1000))),
+    )

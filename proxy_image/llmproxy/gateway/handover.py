@@ -1,0 +1,224 @@
+"""Tells the shipper of calls, over its unix socket, without ever making a request wait for it.
+
+A call is kept here until the shipper has it on disk, and sent again when the connection was lost in between. What is
+kept is bounded in bytes; above that the newest call is dropped and counted: a dead shipper must not eat the gateway.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections import deque
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+from llmproxy import calls
+
+log = logging.getLogger("llmproxy.handover")
+
+MAX_KEPT_BYTES = 64 << 20
+RECONNECT_S = 0.2
+OVERHEAD = 512
+"""Bytes of a call besides its bodies, about."""
+
+
+class Handover(asyncio.Protocol):
+    """The gateway's end of the socket."""
+
+    def __init__(self, socket_path: Path) -> None:
+        self._path = str(socket_path)
+        self._loop = asyncio.get_running_loop()
+        self._gateway = secrets.token_hex(8)
+        self._queue: deque[calls.Arrival | calls.Call] = deque()
+        self._unacked: dict[int, calls.Call] = {}
+        self._stored: dict[int, asyncio.Future[bool]] = {}
+        self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray()
+        self._kept_bytes = 0
+        self._writable = True
+        self._flushing = False
+        self._next_id = 1
+        self._closed = asyncio.Event()
+        self._task = self._loop.create_task(self._keep_connected())
+        self.told = self.durable = self.dropped = self.refused = self.released_unstored = 0
+
+    @property
+    def connected(self) -> bool:
+        """Whether the shipper is there."""
+        return self._transport is not None
+
+    @property
+    def backlog(self) -> int:
+        """Calls that the shipper has not yet on disk."""
+        return len(self._unacked)
+
+    def new_id(self) -> int:
+        """Return an id for a call, unique in this process."""
+        self._next_id += 1
+        return self._next_id
+
+    def arrived(self, arrival: calls.Arrival) -> None:
+        """Tell that a rollout's call has been admitted: the shipper takes its sequence id now."""
+        if self._transport is not None:
+            self._queue.append(arrival)
+            self._flush_soon()
+
+    def ended(self, call: calls.Call) -> None:
+        """Hand a call over; it is dropped, and counted, when too much is kept already."""
+        size = _size(call)
+        if self._kept_bytes + size > MAX_KEPT_BYTES:
+            self.dropped += 1
+            if self.dropped == 1 or self.dropped % 1000 == 0:
+                log.error("call_not_kept", extra={"dropped": self.dropped, "kept_bytes": self._kept_bytes})
+            return
+        self._kept_bytes += size
+        self._unacked[call.call_id] = call
+        self.told += 1
+        if self._transport is not None:
+            self._queue.append(call)
+            self._flush_soon()
+
+    async def stored(self, call_id: int, timeout_s: float) -> None:
+        """Wait until the call's spans are in the store, at most *timeout_s*; at once without a shipper."""
+        if self._transport is None or call_id not in self._unacked:
+            self.released_unstored += 1
+            return
+        future: asyncio.Future[bool] = self._loop.create_future()
+        self._stored[call_id] = future
+        timer = self._loop.call_later(timeout_s, _let_go, future)
+        try:
+            if not await future:
+                self.released_unstored += 1
+        finally:
+            timer.cancel()
+            del self._stored[call_id]
+
+    async def close(self, timeout_s: float) -> None:
+        """Wait until the shipper has everything on disk, at most *timeout_s*, and hang up; say what is left."""
+        deadline = self._loop.time() + timeout_s
+        while self._unacked and self._loop.time() < deadline:
+            await asyncio.sleep(0.02)
+        if self._unacked:
+            log.error("calls_left_behind", extra={"calls": len(self._unacked), "bytes": self._kept_bytes})
+        self._closed.set()
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        if self._transport is not None:
+            self._transport.close()
+
+    # -- the connection
+
+    async def _keep_connected(self) -> None:
+        quiet = False
+        while True:
+            if self._transport is None:
+                try:
+                    await self._loop.create_unix_connection(lambda: self, self._path)
+                    quiet = False
+                except OSError as exc:
+                    if not quiet:
+                        log.warning("shipper_not_there", extra={"reason": exc.strerror or str(exc)})
+                    quiet = True
+            await asyncio.sleep(RECONNECT_S)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Say who we are, and everything again that the shipper did not confirm."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._buffer.clear()
+        self._writable = True
+        self._transport.write(calls.frame([calls.Hello(calls.PROTOCOL, self._gateway)]))
+        self._queue = deque(self._unacked.values())
+        self._flush_soon()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let every waiting caller go; the calls stay and are sent again."""
+        self._transport = None
+        for future in self._stored.values():
+            _let_go(future)
+        if not self._closed.is_set():
+            log.warning(
+                "shipper_connection_lost", extra={"reason": str(exc) if exc else "closed", "kept": self.backlog}
+            )
+
+    def pause_writing(self) -> None:
+        """Stop encoding: the shipper reads slower than we write."""
+        self._writable = False
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._writable = True
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        transport, queue = self._transport, self._queue
+        if transport is None or not self._writable or not queue:
+            return
+        batch: list[calls.ToShipper] = []
+        size = 0
+        while queue and size < calls.BATCH_BYTES:
+            message = queue.popleft()
+            batch.append(message)
+            size += _size(message) if isinstance(message, calls.Call) else OVERHEAD
+        transport.write(calls.frame(batch))
+        if queue:
+            self._flush_soon()  # streams run in between
+
+    def data_received(self, data: bytes) -> None:
+        """Read confirmations."""
+        self._buffer += data
+        while len(self._buffer) >= calls.HEADER.size:
+            (length,) = calls.HEADER.unpack_from(self._buffer)
+            end = calls.HEADER.size + length
+            if length > calls.MAX_FRAME or len(self._buffer) < end:
+                break
+            payload = bytes(self._buffer[calls.HEADER.size : end])
+            del self._buffer[:end]
+            try:
+                messages = calls.decode_to_gateway(payload)
+            except msgspec.MsgspecError:
+                log.exception("shipper_not_understood")
+                if self._transport is not None:
+                    self._transport.abort()
+                return
+            for message in messages:
+                self._confirmed(message)
+
+    def _confirmed(self, message: calls.ToGateway) -> None:
+        if isinstance(message, calls.Stored):
+            for call_id in message.call_ids:
+                future = self._stored.get(call_id)
+                if future is not None and not future.done():
+                    future.set_result(True)
+            return
+        for call_id in message.call_ids:
+            call = self._unacked.pop(call_id, None)
+            if call is not None:
+                self._kept_bytes -= _size(call)
+                if isinstance(message, calls.Durable):
+                    self.durable += 1
+                else:
+                    self.refused += 1
+        if isinstance(message, calls.Refused):
+            log.error("calls_refused", extra={"calls": len(message.call_ids), "reason": message.reason})
+            for call_id in message.call_ids:
+                future = self._stored.get(call_id)
+                if future is not None:
+                    _let_go(future)
+
+
+def _size(call: calls.Call) -> int:
+    return OVERHEAD + len(call.request) + len(call.response)
+
+
+def _let_go(future: "asyncio.Future[bool]") -> None:
+    if not future.done():
+        future.set_result(False)

@@ -1,0 +1,116 @@
+"""What is known of each deployment once the document is read: its address, its head of a request, its params.
+
+Everything that does not depend on the single request is computed here, once.
+"""
+
+import os
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from llmproxy import contract, providers
+from llmproxy.gateway.upstream import Address, Pool
+
+PATHS = {"chat.completions": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
+TRANSLATOR_SOCKET = "translator.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One deployment, ready to be called."""
+
+    deployment: contract.Deployment
+    provider: str
+    upstream_model: str
+    model_json: msgspec.Raw
+    params: dict[str, msgspec.Raw]
+    heads: dict[str, bytes]
+    """Endpoint to the head of a request, with `%d` for the length of the body; an endpoint it lacks is not served."""
+    pool: Pool
+    host: str
+    """For messages: host and port, never a path or a key."""
+
+
+class Pools:
+    """One pool an address, shared by the deployments at it."""
+
+    def __init__(self) -> None:
+        self._pools: dict[tuple[str, int, bool, str | None], Pool] = {}
+        self._tls: ssl.SSLContext | None = None
+
+    def at(self, address: Address) -> Pool:
+        """Return the pool of *address*."""
+        key = (address.host, address.port, address.tls is not None, address.unix_path)
+        if key not in self._pools:
+            self._pools[key] = Pool(address)
+        return self._pools[key]
+
+    def tls(self) -> ssl.SSLContext:
+        """Return the context for TLS to upstreams: the system's certificate authorities, names checked."""
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls
+
+    def close(self) -> None:
+        """Close every connection."""
+        for pool in self._pools.values():
+            pool.close()
+
+
+def read_key(deployment: contract.Deployment) -> str | None:
+    """Return the key of *deployment* from the environment; raise ContractError when it is not there."""
+    if deployment.api_key_env is None:
+        return None
+    key = os.environ.get(deployment.api_key_env, "").strip()
+    if not key:
+        raise contract.ContractError(
+            f"deployment {deployment.id}: environment variable {deployment.api_key_env} is not set; it must hold the key"
+        )
+    if not key.isascii() or not key.isprintable():
+        raise contract.ContractError(
+            f"deployment {deployment.id}: the key in {deployment.api_key_env} has control characters"
+        )
+    return key
+
+
+def make_target(deployment: contract.Deployment, pools: Pools, run_dir: Path) -> Target:
+    """Return *deployment* ready to be called; raise ContractError when it cannot be."""
+    try:
+        provider, model = providers.split(deployment.model)
+    except providers.UnknownProviderError as exc:
+        raise contract.ContractError(f"deployment {deployment.id}: {exc}") from exc
+    if provider.way is providers.Way.TRANSLATED:
+        path = str(run_dir / TRANSLATOR_SOCKET)
+        extra = f"x-llmproxy-deployment: {deployment.id}\r\n"
+        pool, host = pools.at(Address("", 0, unix_path=path)), "translator"
+        heads = {e: _head("translator", "/v1" + p, extra) for e, p in PATHS.items() if e != "completions"}
+    else:
+        base = deployment.api_base or provider.api_base
+        if base is None:
+            raise contract.ContractError(
+                f"deployment {deployment.id}: api_base is needed, {provider.name} has none of its own"
+            )
+        pool, host, heads = _native(deployment, base, pools)
+    params = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in deployment.params.items()}
+    return Target(deployment, provider.name, model, msgspec.Raw(msgspec.json.encode(model)), params, heads, pool, host)
+
+
+def _native(deployment: contract.Deployment, base: str, pools: Pools) -> tuple[Pool, str, dict[str, bytes]]:
+    url = urlsplit(base)
+    if url.scheme not in {"http", "https"} or not url.hostname:
+        raise contract.ContractError(f"deployment {deployment.id}: api_base {base!r} is not an http(s) URL")
+    tls = url.scheme == "https"
+    port = url.port or (443 if tls else 80)
+    key = read_key(deployment)
+    extra = f"authorization: Bearer {key}\r\n" if key else ""
+    host = f"{url.hostname}:{port}"
+    heads = {e: _head(url.netloc, url.path.rstrip("/") + p, extra) for e, p in PATHS.items()}
+    return pools.at(Address(url.hostname, port, pools.tls() if tls else None)), host, heads
+
+
+def _head(host: str, path: str, extra: str) -> bytes:
+    lines = f"POST {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: llmproxy\r\naccept: */*\r\n{extra}"
+    return lines.replace("%", "%%").encode("ascii") + b"content-type: application/json\r\ncontent-length: %d\r\n\r\n"

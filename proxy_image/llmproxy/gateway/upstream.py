@@ -1,0 +1,306 @@
+"""HTTP/1.1 to model servers: kept connections on asyncio.Protocol and httptools.
+
+It is what a request pays for most, which is why it is ours: the best library costs twice as much. It speaks to one
+address (TCP, TLS or a unix socket) and knows no retries, no models and no limits. A connection is used by one call at a
+time; whatever is odd about an answer (bytes after its end, broken framing, an early close) ends the connection.
+"""
+
+import asyncio
+import ssl
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, cast
+
+import httptools
+
+HIGH_WATER = 256 << 10
+"""Bytes read and not taken yet; above it the socket is not read, so that a slow caller slows its upstream."""
+MAX_HEAD = 64 << 10
+"""Bytes of an answer's head."""
+MAX_IDLE_S = 45.0
+"""A kept connection that is older is not used again: servers close theirs after 60 s or more, seldom less."""
+
+
+class UpstreamFailure(Exception):  # noqa: N818 - an outcome of a try, not an error of ours
+    """A try gave no whole answer. `code` is short and stable: connect, timeout, closed, protocol, cancelled."""
+
+    def __init__(self, code: str, detail: str = "") -> None:
+        super().__init__(f"{code}: {detail}" if detail else code)
+        self.code = code
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a pool connects to."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None = None
+    unix_path: str | None = None
+
+
+class Connection(asyncio.Protocol):
+    """One connection. `send`, then `head`, then `read` until it returns b"", then `release`."""
+
+    __slots__ = (
+        "_asked_stop", "_buffer", "_buffered", "_complete", "_error", "_head_bytes", "_head_done", "_headers",
+        "_keep", "_length_known", "_parser", "_paused", "_pool", "_timer", "_transport", "_waiter", "busy",
+        "idle_since", "status",
+    )  # fmt: skip
+
+    def __init__(self, pool: "Pool") -> None:
+        self._pool = pool
+        self._transport: asyncio.Transport | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.busy = False
+        self.idle_since = 0.0
+        self._reset()
+
+    def _reset(self) -> None:
+        self.status = 0
+        self._headers: dict[bytes, bytes] = {}
+        self._buffer: list[bytes] = []
+        self._buffered = 0
+        self._head_bytes = 0
+        self._head_done = False
+        self._length_known = False
+        self._complete = False
+        self._keep = False
+        self._paused = False
+        self._error: UpstreamFailure | None = None
+
+    # -- what the pipeline calls
+
+    def send(self, head: bytes, body: bytes, timeout_s: float) -> None:
+        """Send one request; everything until the last byte of its answer must happen within *timeout_s*."""
+        transport = cast("asyncio.Transport", self._transport)
+        self._reset()
+        self.busy = True
+        self._parser: Any = httptools.HttpResponseParser(self)
+        self._timer = self._pool.loop.call_later(timeout_s, self._fail, UpstreamFailure("timeout"))
+        transport.write(head + body)
+
+    async def head(self) -> tuple[int, dict[bytes, bytes]]:
+        """Return status and headers (names in lower case); raise UpstreamFailure."""
+        while not self._head_done and self._error is None:
+            await self._wait()
+        if not self._head_done:
+            raise cast("UpstreamFailure", self._error)
+        return self.status, self._headers
+
+    async def read(self) -> bytes:
+        """Return what has come of the body, b"" at its end; raise UpstreamFailure if it has none."""
+        while not self._buffer:
+            if self._error is not None:
+                raise self._error
+            if self._complete:
+                return b""
+            await self._wait()
+        data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
+        self._buffer = []
+        self._buffered = 0
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
+
+    async def read_all(self, limit: int) -> bytes:
+        """Return the whole body; raise UpstreamFailure, also when it is larger than *limit* bytes."""
+        parts: list[bytes] = []
+        size = 0
+        while part := await self.read():
+            parts.append(part)
+            size += len(part)
+            if size > limit:
+                raise UpstreamFailure("protocol", f"an answer of more than {limit} bytes")
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def cancel(self) -> None:
+        """Give the call up: the upstream sees its connection close, a waiting reader UpstreamFailure("cancelled")."""
+        self._fail(UpstreamFailure("cancelled"))
+
+    def release(self) -> None:
+        """Return the connection to its pool, or close it if the answer was not read to a clean end."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.busy = False
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            self._pool.forget(self)
+        elif self._error is None and self._complete and self._keep and not self._buffer:
+            self._pool.keep(self)
+        else:
+            self._pool.forget(self)
+            transport.abort()
+
+    def close(self) -> None:
+        """Close a connection that nobody uses."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def _wait(self) -> None:
+        self._waiter = self._pool.loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _fail(self, failure: UpstreamFailure) -> None:
+        if self._complete or self._error is not None:
+            return
+        self._error = failure
+        if self._transport is not None:
+            self._transport.abort()
+        self._wake()
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.busy or self._complete:
+            self._keep = False  # bytes that nobody asked for: the next answer could be somebody else's
+            self.close()
+            return
+        if not self._head_done:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fail(UpstreamFailure("protocol", "the upstream switched protocols"))
+        except httptools.HttpParserError as exc:
+            if not self._complete:
+                self._fail(UpstreamFailure("protocol", str(exc)))
+            self._keep = False
+        if not self._head_done and self._head_bytes > MAX_HEAD:
+            self._fail(UpstreamFailure("protocol", f"a head of more than {MAX_HEAD} bytes"))
+        if self._buffered > HIGH_WATER and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+        if self._complete or (self._head_done and not self._length_known):
+            self._wake()  # a sized answer is read in one go, a stream part by part
+        elif self._head_done and self._buffered > HIGH_WATER:
+            self._wake()
+
+    def eof_received(self) -> bool:
+        return False  # close; connection_lost decides whether the answer is whole
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.busy and not self._complete and self._error is None:
+            if self._head_done and not self._length_known and b"transfer-encoding" not in self._headers and exc is None:
+                self._complete = True  # a body that ends with the connection (RFC 9112, 6.3)
+            else:
+                self._error = UpstreamFailure("closed", str(exc) if exc else "")
+        self._transport = None
+        self._pool.forget(self)
+        self._wake()
+
+    # -- httptools
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            self._keep = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._complete:
+            self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        if self._complete:
+            return
+        status = self._parser.get_status_code()
+        if status >= 200:  # noqa: PLR2004 - 1xx is not the answer yet
+            self.status = status
+            self._head_done = True
+            self._length_known = b"content-length" in self._headers
+            if not self._length_known:
+                self._wake()
+
+    def on_body(self, data: bytes) -> None:
+        if not self._complete:
+            self._buffer.append(data)
+            self._buffered += len(data)
+
+    def on_message_complete(self) -> None:
+        if not self._head_done:
+            self._headers = {}  # 100 Continue, 103 Early Hints
+            self._head_bytes = 0
+        elif not self._complete:
+            self._complete = True
+            self._keep = bool(self._parser.should_keep_alive())  # true only in here
+
+
+class Pool:
+    """Connections to one address; newest used first, so that spare ones grow old and go."""
+
+    def __init__(self, address: Address, *, max_connections: int = 4096) -> None:
+        self.address = address
+        self.loop = asyncio.get_running_loop()
+        self._idle: deque[Connection] = deque()
+        self._all: set[Connection] = set()
+        self._max = max_connections
+
+    async def acquire(self, timeout_s: float) -> Connection:
+        """Return a connection that is open; raise UpstreamFailure("connect") if there is none within *timeout_s*."""
+        now = self.loop.time()
+        while self._idle:
+            connection = self._idle.pop()
+            if now - connection.idle_since > MAX_IDLE_S:
+                connection.close()
+            elif connection in self._all:
+                return connection
+        if len(self._all) >= self._max:
+            raise UpstreamFailure("connect", f"{self._max} calls are on their way to it already")
+        return await self._connect(timeout_s)
+
+    async def _connect(self, timeout_s: float) -> Connection:
+        address = self.address
+        connection = Connection(self)
+        try:
+            async with asyncio.timeout(timeout_s):
+                if address.unix_path is not None:
+                    await self.loop.create_unix_connection(lambda: connection, address.unix_path)
+                else:
+                    await self.loop.create_connection(
+                        lambda: connection,
+                        address.host,
+                        address.port,
+                        ssl=address.tls,
+                        server_hostname=address.host if address.tls else None,
+                    )
+        except TimeoutError as exc:
+            raise UpstreamFailure("connect", f"no connection within {timeout_s:g} s") from exc
+        except (OSError, ssl.SSLError) as exc:
+            raise UpstreamFailure("connect", _plain(exc)) from exc
+        self._all.add(connection)
+        return connection
+
+    def keep(self, connection: Connection) -> None:
+        """Put a connection by for the next call."""
+        connection.idle_since = self.loop.time()
+        self._idle.append(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """Drop a connection that is closed."""
+        if connection in self._all:
+            self._all.discard(connection)
+            if not connection.busy and connection in self._idle:
+                self._idle.remove(connection)
+
+    def close(self) -> None:
+        """Close every connection."""
+        for connection in list(self._all):
+            connection.close()
+
+
+def _plain(exc: Exception) -> str:
+    return getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
