@@ -5,50 +5,59 @@
 # /run/secrets/certificates). Neither ends in a layer.
 ARG BASE=docker.io/library/python:3.13-slim-trixie
 
-# pip stays out of the images: it is only lent to the steps that install.
+# --- What builds ---------------------------------------------------------------------------------
 FROM ${BASE} AS tools
 ENV PYTHONDONTWRITEBYTECODE=1
 RUN python3 -m venv /opt/pip
+COPY requirements/install /opt/install
 
+FROM tools AS operator-packages
+COPY requirements/operator.txt /opt/
+RUN --mount=type=secret,id=pip --mount=type=secret,id=certificates /opt/install /opt/operator.txt /opt/venv
+
+FROM tools AS proxy-packages
+COPY requirements/proxy.txt /opt/
+RUN --mount=type=secret,id=pip --mount=type=secret,id=certificates /opt/install /opt/proxy.txt /opt/venv
+
+# litellm and what it brings, apart: gateway and shipper cannot import it even by mistake.
+FROM tools AS translator-packages
+COPY requirements/translator.txt /opt/
+RUN --mount=type=secret,id=pip --mount=type=secret,id=certificates /opt/install /opt/translator.txt /opt/translator
+
+FROM tools AS operator-sources
+COPY operator/llmproxy_api /app/llmproxy_api
+COPY operator/llmproxy_operator /app/llmproxy_operator
+# Of the proxy, the operator knows the contract document and the table of providers.
+COPY proxy_image/llmproxy/__init__.py proxy_image/llmproxy/contract.py proxy_image/llmproxy/providers.py /app/llmproxy/
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app
+
+FROM tools AS proxy-sources
+COPY proxy_image/llmproxy /app/llmproxy
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app
+
+# --- What runs -----------------------------------------------------------------------------------
 FROM ${BASE} AS runtime
 ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp
-COPY requirements/install /opt/install
-
-# Packages come before sources: an edit of the sources rebuilds two small layers.
-FROM runtime AS operator
-COPY requirements/operator.txt /opt/
-RUN --mount=type=bind,from=tools,source=/opt/pip,target=/opt/pip \
-    --mount=type=secret,id=pip --mount=type=secret,id=certificates \
-    /opt/install /opt/operator.txt /opt/venv
-COPY operator/llmproxy_api /app/llmproxy_api
-COPY operator/llmproxy_operator /app/llmproxy_operator
-# Of the proxy, the operator knows the contract document and the table of providers.
-COPY proxy_image/llmproxy/__init__.py proxy_image/llmproxy/contract.py proxy_image/llmproxy/providers.py /app/llmproxy/
-RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app
+WORKDIR /app
 USER 65532:65532
+
+FROM runtime AS operator
+COPY --from=operator-packages /opt/venv /opt/venv
+COPY --from=operator-sources /app /app
 LABEL org.opencontainers.image.title="llmproxy-operator" \
       org.opencontainers.image.description="Runs LLM proxies on Kubernetes: the operator" \
       org.opencontainers.image.licenses="Apache-2.0"
 ENTRYPOINT ["python", "-m", "llmproxy_operator"]
 
-# Gateway and shipper run on /opt/venv. litellm and what it brings are apart, in /opt/translator: gateway
-# and shipper cannot import it even by mistake.
+# Gateway and shipper run on /opt/venv, the translator on /opt/translator/bin/python.
 FROM runtime AS proxy
-COPY requirements/translator.txt /opt/
-RUN --mount=type=bind,from=tools,source=/opt/pip,target=/opt/pip \
-    --mount=type=secret,id=pip --mount=type=secret,id=certificates \
-    /opt/install /opt/translator.txt /opt/translator
-COPY requirements/proxy.txt /opt/
-RUN --mount=type=bind,from=tools,source=/opt/pip,target=/opt/pip \
-    --mount=type=secret,id=pip --mount=type=secret,id=certificates \
-    /opt/install /opt/proxy.txt /opt/venv
-COPY proxy_image/llmproxy /app/llmproxy
-RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app
-USER 65532:65532
+COPY --from=translator-packages /opt/translator /opt/translator
+COPY --from=proxy-packages /opt/venv /opt/venv
+COPY --from=proxy-sources /app /app
 LABEL org.opencontainers.image.title="llmproxy" \
       org.opencontainers.image.description="Runs LLM proxies on Kubernetes: gateway, shipper and translator" \
       org.opencontainers.image.licenses="Apache-2.0"
