@@ -71,9 +71,8 @@ class Trying:
                 if not is_retried(opened.status):
                     self._succeeded(opened, started_ns)
                     return opened
-                asked_s = read_retry_after(opened.headers, utc_now_s())
-                delay_s = self._next_delay(asked_s)
                 self._failed(target, started_ns, opened.status, f"http_{opened.status}")
+                delay_s = self._next_delay(read_retry_after(opened.headers, utc_now_s()))
                 if delay_s is None:
                     return opened
                 await _discard(opened.connection)
@@ -123,10 +122,10 @@ class Trying:
             self.caller.on_gone = None
 
     def _next_delay(self, asked_s: float | None) -> float | None:
-        tries = len(self.tries) + (1 if asked_s is not None else 0)
+        tries = len(self.tries)
         if tries <= self.retries.max and self.balancer.untried(self._tried):
             return 0.0
-        return wait_before_next(self.retries, max(1, tries), asked_s, self.rand)
+        return wait_before_next(self.retries, tries, asked_s, self.rand)
 
     async def _sleep(self, delay_s: float) -> None:
         if delay_s > 0:
