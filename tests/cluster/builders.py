@@ -63,7 +63,7 @@ class Builder:
         """Build and tag an image."""
         with tempfile.TemporaryDirectory() as folder:
             secrets = _secrets(Path(folder))
-            words = [*self.prefix, *self.build_words, *secrets, *recipe.words(), recipe.context]
+            words: list[str | Path] = [*self.prefix, *self.build_words, *secrets, *recipe.words(), recipe.context]
             run(words, env=os.environ | {"DOCKER_BUILDKIT": "1"}, on_line=on_line)
 
     def has(self, image: str) -> bool:

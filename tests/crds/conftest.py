@@ -14,6 +14,7 @@ from llmproxy_api.crd import crd
 from llmproxy_api.models import API_VERSION, GROUP, VERSION
 
 CHECK_GROUP = f"check.{GROUP}"
+PLURAL = "checkedllmproxies"
 NAMESPACE = "llmproxy-crd-check"
 
 
@@ -44,11 +45,11 @@ class ApiServer:
 
 
 def moved_crd() -> dict[str, Any]:
-    """Return the CRD in the group of these tests, without the short names that would clash."""
+    """Return the CRD in the group of these tests, without the names by which kubectl would take it for the real one."""
     made = crd()
-    made["metadata"]["name"] = made["metadata"]["name"].replace(GROUP, CHECK_GROUP)
+    made["metadata"]["name"] = f"{PLURAL}.{CHECK_GROUP}"
     made["spec"]["group"] = CHECK_GROUP
-    del made["spec"]["names"]["shortNames"], made["spec"]["names"]["categories"]
+    made["spec"]["names"] = {"kind": made["spec"]["names"]["kind"], "plural": PLURAL, "singular": "checkedllmproxy"}
     return made
 
 
@@ -73,6 +74,6 @@ def api_server() -> Iterator[ApiServer]:
 
 def _wait_served(server: ApiServer) -> None:
     deadline = time.monotonic() + 30
-    while server.run("get", f"llmproxies.{CHECK_GROUP}").returncode != 0:
+    while server.run("get", f"{PLURAL}.{CHECK_GROUP}").returncode != 0:
         assert time.monotonic() < deadline, "the API server does not serve the CRD"
         time.sleep(0.2)
