@@ -36,15 +36,15 @@ class Asked(msgspec.Struct):
     """Whether the client wants the stream's last chunk with the usage."""
 
 
-def read_body(body: bytes) -> Asked:
-    """Return what *body* asks for; raise BadRequestError naming the field."""
+def read_body(body: bytes, path_model: str = "") -> Asked:
+    """Return what *body* asks for, of *path_model* if it names no model; raise BadRequestError naming the field."""
     try:
         fields = _decode_fields(body)
     except msgspec.MsgspecError as exc:
         raise BadRequestError(f"the body must be a JSON object: {exc}") from exc
-    if body.count(b'"model"') != 1:
+    if body.count(b'"model"') > 1:
         _refuse_doubled_model(body)
-    model = _field(fields, "model", _decode_str, "a string")
+    model = _field(fields, "model", _decode_str, "a string") or path_model
     if not model:
         raise BadRequestError("model is missing: name one of GET /v1/models", param="model")
     stream = bool(_field(fields, "stream", _decode_bool, "true or false"))

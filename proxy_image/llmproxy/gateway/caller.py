@@ -1,7 +1,7 @@
 """The caller's end of one call: reads the body, writes the answer, notices when the caller has left."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llmproxy.gateway.errors import CallError, Header, TooLargeError
@@ -17,9 +17,13 @@ class CallerGoneError(Exception):
 class Caller:
     """ASGI's receive and send for one request."""
 
-    __slots__ = ("_receive", "_send", "_task", "_timer", "gone", "on_gone", "started")
+    __slots__ = ("_closing", "_receive", "_send", "_task", "_timer", "gone", "on_gone", "started")
 
-    def __init__(self, receive: Callable[[], Any], send: Callable[[dict[str, Any]], Any]) -> None:
+    def __init__(
+        self, receive: Callable[[], Any], send: Callable[[dict[str, Any]], Any], closing: Sequence[Header] = ()
+    ) -> None:
+        """*closing* are headers that go with every answer; they may come and go."""
+        self._closing = closing
         self._receive = receive
         self._send = send
         self._timer: asyncio.TimerHandle | None = None
@@ -75,6 +79,8 @@ class Caller:
     async def start(self, status: int, headers: list[Header]) -> None:
         """Send status and headers."""
         self.started = True
+        if self._closing:
+            headers = [*headers, *self._closing]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def part(self, data: bytes) -> None:

@@ -75,7 +75,7 @@ async def serve(parts: Parts, route: Route, caller: Caller) -> None:
     counts.in_flight += 1
     try:
         body = await caller.body(MAX_BODY)
-        asked = call.asked = read_body(body)
+        asked = call.asked = read_body(body, route.model)
         balancer = _find(parts, asked.model)
         caller.watch()
         grant = await _admit(parts, call, len(body))

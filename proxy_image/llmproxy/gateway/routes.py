@@ -17,6 +17,8 @@ ENDPOINTS = {
     "/models": "models",
 }
 _ENDPOINT = re.compile(r"(?:^|/)(chat/completions|completions|embeddings|models)/?$")
+_MODEL_PATH = re.compile(r"(?:^|/)models/(.+)$")
+_DEPLOYMENT = re.compile(r"/(?:openai/deployments|engines)/([^/]+)/")
 _ROLLOUT = re.compile(r"/rollout/([^/]+)/attempt/([^/]+)(?=/|$)")
 MAX_ID = 256
 """Characters of a rollout or attempt id; agentlightning's own have 15."""
@@ -32,6 +34,8 @@ class Route:
     attempt_id: str = ""
     sequence_id: int = 0
     """From the client; 0 lets the store give one."""
+    model: str = ""
+    """From the path (`/openai/deployments/{model}/...`, `/engines/{model}/...`), for a body that names none."""
 
 
 _plain: dict[str, Route] = {}
@@ -42,14 +46,15 @@ def read_route(path: str, headers: Iterable[tuple[bytes, bytes]]) -> Route:
     """Return what *path* and *headers* ask for. Ids that are too long to be true are left out."""
     rollout = _ROLLOUT.search(path) if "/rollout/" in path else None
     if rollout is not None:
-        endpoint = _endpoint(path[rollout.end() :])
+        rest = path[rollout.end() :]
+        endpoint, model = _endpoint(rest), _model(rest)
         rid, aid = rollout.groups()
         if len(rid) <= MAX_ID and len(aid) <= MAX_ID:
-            return Route(endpoint, rid, aid)
-        return Route(endpoint)
+            return Route(endpoint, rid, aid, model=model)
+        return Route(endpoint, model=model)
     route = _plain.get(path)
     if route is None:
-        route = Route(_endpoint(path))
+        route = Route(_endpoint(path), model=_model(path))
         if route.endpoint and len(_plain) < 256:  # noqa: PLR2004 - a handful are real
             _plain[path] = route
     rid = aid = sequence = ""
@@ -62,8 +67,19 @@ def read_route(path: str, headers: Iterable[tuple[bytes, bytes]]) -> Route:
             sequence = value.decode("latin-1")
     if rid and aid and len(rid) <= MAX_ID and len(aid) <= MAX_ID:
         number = int(sequence) if sequence.isascii() and sequence.isdigit() and len(sequence) < 16 else 0  # noqa: PLR2004
-        return Route(route.endpoint, rid, aid, number)
+        return Route(route.endpoint, rid, aid, number, route.model)
     return route
+
+
+def read_model_path(path: str) -> str:
+    """Return the name in `[/v1]/models/{name}`, which may have slashes; empty for another path."""
+    found = _MODEL_PATH.search(path)
+    return found.group(1) if found else ""
+
+
+def _model(path: str) -> str:
+    found = _DEPLOYMENT.search(path)
+    return found.group(1) if found else ""
 
 
 def _endpoint(path: str) -> str:
