@@ -344,6 +344,7 @@ class Metadata(BaseModel):
     uid: str = ""
     """Empty for an object that no API server has seen."""
     generation: int = 0
+    annotations: Annotated[dict[str, str], BeforeValidator(lambda raw: raw or {})] = Field(default_factory=dict)
 
 
 class LLMProxy(Part):

@@ -15,7 +15,7 @@ class Condition(Part):
     """One aspect of the state, in the form that `kubectl wait`, Flux and Argo CD read."""
 
     type: Annotated[str, Field(max_length=316, pattern=r"^[A-Za-z][A-Za-z0-9]*$")]
-    """Ready, Available, Reconciling or Stalled."""
+    """Ready, Available, Reconciling, Stalled or Paused."""
     status: Literal["True", "False", "Unknown"]
     """Whether it is so."""
     reason: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[A-Za-z][A-Za-z0-9]*$")]
@@ -50,7 +50,7 @@ class Status(Part):
     """The generation of the object that the status is about."""
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16, strict=False), ListMap("type")] | None = None
     """Ready: every wanted pod runs this generation. Available: something serves. Reconciling: on the way.
-    Stalled: someone must act, as its message says."""
+    Stalled: someone must act, as its message says. Paused: nothing is applied."""
     endpoint: Annotated[str, Field(max_length=512)] | None = None
     """Where it serves, without `/v1`: what a ProxyLLM of Agent-Lightning takes. OpenAI clients append `/v1`."""
     models: Annotated[tuple[str, ...], Field(max_length=64, strict=False)] | None = None

@@ -75,11 +75,16 @@ class Reconciler:
         if raw is None or raw["metadata"].get("deletionTimestamp"):
             self._forget(key)  # the children go by their owner references
             return None
+        if reporting.is_paused(_annotations(raw)):
+            self._forget(key)
+            seen = await self._present(raw)
+            await self._report(key, raw, reporting.paused(raw.get("status") or {}, seen, _annotations(raw)))
+            return math.inf
         if not raw.get("status"):
             created = Trouble("Created", "the operator has seen it and makes its objects", final=False)
             raw = await self._report(key, raw, View(_generation(raw), None, trouble=created))
         view = await self._bring_about(key, raw)
-        await self._report(key, raw, view)
+        await self._report(key, raw, replace(view, note=reporting.pause_note(_annotations(raw))))
         return self._again_s(key, view)
 
     async def _bring_about(self, key: Key, raw: Manifest) -> View:
@@ -257,6 +262,10 @@ class Reconciler:
 
 def _head(manifest: Manifest) -> Manifest:
     return {"apiVersion": manifest["apiVersion"], "kind": manifest["kind"]}
+
+
+def _annotations(raw: Manifest) -> dict[str, str]:
+    return raw["metadata"].get("annotations") or {}
 
 
 def _generation(raw: Manifest) -> int:

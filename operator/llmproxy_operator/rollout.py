@@ -74,7 +74,7 @@ def rollout(
 
 
 def _hash(item: Mapping[str, Any]) -> str | None:
-    return (item["metadata"].get("annotations") or {}).get(names.ANNOTATION_CONFIG_HASH)
+    return (item["metadata"].get("annotations") or {}).get(names.ANNOTATION_TEMPLATE_HASH)
 
 
 def _of_pods(pods: Iterable[Manifest], now: datetime, secrets: tuple[str, ...]) -> Failure | None:

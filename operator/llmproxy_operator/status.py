@@ -12,10 +12,12 @@ from llmproxy_api import LLMProxy
 from llmproxy_operator import names
 from llmproxy_operator.rollout import Rollout
 
-READY, AVAILABLE, RECONCILING, STALLED = "Ready", "Available", "Reconciling", "Stalled"
-TYPES = (READY, AVAILABLE, RECONCILING, STALLED)
+READY, AVAILABLE, RECONCILING, STALLED, PAUSED = "Ready", "Available", "Reconciling", "Stalled", "Paused"
+TYPES = (READY, AVAILABLE, RECONCILING, STALLED, PAUSED)
 
 MAX_MESSAGE_CHARS = 1024
+_UNSEEN = frozenset({"Created", "Paused"})
+"""Reasons of an object that no pass has looked into yet: whether it is ready is not known."""
 
 REASONS = {
     # Ready or Available is True
@@ -42,11 +44,14 @@ REASONS = {
     "ContainerRefused": "the node cannot make a container from the pod's template",
     "CrashLoop": "a container ends again and again",
     "ProgressDeadlineExceeded": "the new pod did not get ready in time",
-    # Available is False; Reconciling or Stalled is False
+    # Paused is True; Ready and Reconciling too, if nothing was ever applied
+    "Paused": "the annotation llmproxy.dev/paused is true: nothing is applied until it is gone",
+    # Available is False; Reconciling, Stalled or Paused is False
     "NoPodAvailable": "no pod serves",
     "UpToDate": "nothing is to be done",
     "Stalled": "someone must act first: see the condition Stalled",
     "NotStalled": "nobody needs to act",
+    "NotPaused": "changes are applied",
 }
 """Every reason and what it means; a reason never changes its meaning."""
 
@@ -78,13 +83,54 @@ NOTHING = Rollout()
 class View:
     """What one pass saw."""
 
-    generation: int
+    generation: int | None
+    """What the status is about; None: paused before anything was looked at."""
     proxy: LLMProxy | None
-    """None: the spec cannot be used."""
+    """None: the spec cannot be used, or nobody looked at it."""
     config_hash: str | None = None
     """None: not known, because a Secret is missing or the spec cannot be used."""
     rollout: Rollout = NOTHING
     trouble: Trouble | None = None
+    paused: bool = False
+    note: str = ""
+    """Message of the condition Paused."""
+
+
+_OF_PASSES = frozenset(
+    {
+        *("Created", "InvalidSpec", "NameConflict", "ObjectRefused", "Paused", "QuotaExceeded"),
+        *("SecretKeyNotFound", "SecretNotFound", "WaitingForDeletion"),
+    }
+)
+"""Reasons that only another pass can take back; the others are seen in the Deployment and its pods."""
+
+
+def is_paused(annotations: Mapping[str, str]) -> bool:
+    """Whether an LLMProxy asks that nothing be applied."""
+    return annotations.get(names.ANNOTATION_PAUSED) == "true"
+
+
+def pause_note(annotations: Mapping[str, str]) -> str:
+    """Return what the condition Paused says."""
+    asked = annotations.get(names.ANNOTATION_PAUSED)
+    if asked == "true":
+        return f"nothing is applied: remove the annotation {names.ANNOTATION_PAUSED} to go on"
+    if asked in {None, "", "false"}:
+        return ""
+    return f'the annotation {names.ANNOTATION_PAUSED} pauses only if it is "true"'
+
+
+def paused(before: Mapping[str, Any], seen: Rollout, annotations: Mapping[str, str]) -> View:
+    """Return the view of a pass that may apply nothing: pods as they are, all else as it was before."""
+    was = condition(before, READY)
+    trouble = None
+    if was.get("reason") in _OF_PASSES:
+        stalled = condition(before, STALLED).get("status") == "True"
+        trouble = Trouble(str(was["reason"]), str(was["message"]), final=stalled)
+    elif not was:
+        trouble = Trouble("Paused", "it was paused before anything was made of it", final=False)
+    generation = before.get("observedGeneration")
+    return View(generation, None, None, seen, trouble, paused=True, note=pause_note(annotations))
 
 
 def conditions(view: View) -> tuple[Condition, ...]:
@@ -107,11 +153,12 @@ def conditions(view: View) -> tuple[Condition, ...]:
         )
     else:
         main = (
-            Condition(READY, "Unknown" if trouble.reason == "Created" else "False", trouble.reason, trouble.message),
+            Condition(READY, "Unknown" if trouble.reason in _UNSEEN else "False", trouble.reason, trouble.message),
             Condition(RECONCILING, "True", trouble.reason, trouble.message),
             Condition(STALLED, "False", "NotStalled", ""),
         )
-    made = {item.type: item for item in (*main, _available(seen))}
+    pause = Condition(PAUSED, "True" if view.paused else "False", "Paused" if view.paused else "NotPaused", view.note)
+    made = {item.type: item for item in (*main, _available(seen), pause)}
     return tuple(replace(made[kind], message=made[kind].message[:MAX_MESSAGE_CHARS]) for kind in TYPES)
 
 
@@ -179,7 +226,7 @@ def _limits(proxy: LLMProxy) -> dict[str, Any]:
     return {"mode": "Local", **{key: set_ones[key] for key in ("rpm", "rps", "tpm", "maxParallel") if key in set_ones}}
 
 
-def _dated(item: Condition, generation: int, before: Mapping[str, Any], now: str) -> dict[str, Any]:
+def _dated(item: Condition, generation: int | None, before: Mapping[str, Any], now: str) -> dict[str, Any]:
     old = condition(before, item.type)
     flipped = old.get("status") != item.status or not old.get("lastTransitionTime")
     return {
@@ -187,7 +234,7 @@ def _dated(item: Condition, generation: int, before: Mapping[str, Any], now: str
         "status": item.status,
         "reason": item.reason,
         "message": item.message,
-        "observedGeneration": generation,
+        **({} if generation is None else {"observedGeneration": generation}),
         "lastTransitionTime": now if flipped else old["lastTransitionTime"],
     }
 

@@ -1,5 +1,7 @@
 """The Deployment that runs a proxy. Nobody notices a roll: the new pod is ready before the old one ends."""
 
+import hashlib
+import json
 import math
 from typing import Any
 
@@ -59,31 +61,45 @@ def pod_config_hash(proxy: LLMProxy, inputs: Inputs) -> str:
 
 
 def _template(proxy: LLMProxy, inputs: Inputs) -> dict[str, Any]:
-    name = proxy.metadata.name
+    made = {"metadata": _metadata(proxy, inputs), "spec": _pod(proxy, inputs)}
+    made["metadata"]["annotations"][names.ANNOTATION_TEMPLATE_HASH] = template_hash(made)
+    return made
+
+
+def template_hash(template: dict[str, Any]) -> str:
+    """Return what stands for *template*; its pods carry it."""
+    text = json.dumps(template, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _metadata(proxy: LLMProxy, inputs: Inputs) -> dict[str, Any]:
+    restart = proxy.metadata.annotations.get(names.ANNOTATION_RESTART)
+    return {
+        "labels": names.labels(proxy.metadata.name, names.GATEWAY),
+        "annotations": {
+            names.ANNOTATION_CONFIG_HASH: pod_config_hash(proxy, inputs),
+            "kubectl.kubernetes.io/default-container": names.GATEWAY,
+            **({names.ANNOTATION_RESTART: restart} if restart else {}),
+        },
+    }
+
+
+def _pod(proxy: LLMProxy, inputs: Inputs) -> dict[str, Any]:
     sidecars = containers.sidecars(proxy, inputs)
     return {
-        "metadata": {
-            "labels": names.labels(name, names.GATEWAY),
-            "annotations": {
-                names.ANNOTATION_CONFIG_HASH: pod_config_hash(proxy, inputs),
-                "kubectl.kubernetes.io/default-container": names.GATEWAY,
-            },
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": grace_period_s(proxy),
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "spec": {
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
-            "terminationGracePeriodSeconds": grace_period_s(proxy),
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": USER,
-                "runAsGroup": USER,
-                "fsGroup": USER,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            **({"initContainers": sidecars} if sidecars else {}),
-            "containers": [containers.gateway(proxy, inputs)],
-            "volumes": _volumes(proxy),
-        },
+        **({"initContainers": sidecars} if sidecars else {}),
+        "containers": [containers.gateway(proxy, inputs)],
+        "volumes": _volumes(proxy),
     }
 
 

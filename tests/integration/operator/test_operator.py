@@ -66,6 +66,7 @@ def test_a_proxy_gets_its_children_and_a_status(team: Kube, operator: Operator) 
         "Available": "False",
         "Reconciling": "False",
         "Stalled": "True",
+        "Paused": "False",
     }
     made = children(team)
     document = next(name for name in made if name.startswith("ConfigMap/five-config-"))

@@ -16,7 +16,7 @@ def a_deployment(
 ) -> Manifest:
     return {
         "metadata": {"generation": 2},
-        "spec": {"replicas": wanted, "template": {"metadata": {"annotations": {"llmproxy.dev/config-hash": "new"}}}},
+        "spec": {"replicas": wanted, "template": {"metadata": {"annotations": {"llmproxy.dev/template-hash": "new"}}}},
         "status": {"observedGeneration": observed, "conditions": list(conditions), **status},
     }
 
@@ -25,7 +25,7 @@ def a_pod(*containers: Manifest, hash_: str = "new", age_s: float = 60, **status
     return {
         "metadata": {
             "name": "p",
-            "annotations": {"llmproxy.dev/config-hash": hash_},
+            "annotations": {"llmproxy.dev/template-hash": hash_},
             "creationTimestamp": (NOW - timedelta(seconds=age_s)).strftime("%Y-%m-%dT%H:%M:%SZ"),
         },
         "status": {"containerStatuses": list(containers), **status},

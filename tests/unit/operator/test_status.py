@@ -87,7 +87,7 @@ def test_every_state_is_told_in_known_words_and_never_as_both_reconciling_and_st
     for seen, trouble in itertools.product((Rollout(), DONE, ROLLING, STARTING, ZERO, STUCK, PULLING), TROUBLES):
         told = {item.type: item for item in conditions(a_view(seen, trouble))}
 
-        assert list(told) == ["Ready", "Available", "Reconciling", "Stalled"]
+        assert list(told) == ["Ready", "Available", "Reconciling", "Stalled", "Paused"]
         assert {item.reason for item in told.values()} <= set(REASONS)
         assert (told["Reconciling"].status, told["Stalled"].status) != ("True", "True")
         done = (told["Reconciling"].status, told["Stalled"].status) == ("False", "False")

@@ -1,0 +1,74 @@
+"""One operator's passes over one proxy on a cluster in memory, with a clock that tests move."""
+
+import base64
+import itertools
+from datetime import UTC, datetime
+from typing import Any
+
+from fakes.cluster import FakeCluster
+from llmproxy_operator.announce import Announcer
+from llmproxy_operator.credentials import SecretWatch
+from llmproxy_operator.manifest import Ref
+from llmproxy_operator.queue import Key
+from llmproxy_operator.reconcile import Reconciler, Surroundings
+from llmproxy_operator.render import Inputs
+from llmproxy_operator.status import condition
+
+Manifest = dict[str, Any]
+KEY = Key("n", "p")
+PROXY = Ref("llmproxy.dev/v1alpha1", "LLMProxy", "n", "p")
+ECHO = {"model": "hosted_vllm/echo", "apiBase": "http://echo:8000/v1"}
+
+
+def a_proxy(secret: str | None = None, **spec: Any) -> Manifest:
+    key = {} if secret is None else {"apiKey": {"secretKeyRef": {"name": secret, "key": "api-key"}}}
+    return {
+        "apiVersion": PROXY.api_version,
+        "kind": PROXY.kind,
+        "metadata": {"name": "p", "namespace": "n"},
+        "spec": {"models": [{"name": "echo", "deployments": [ECHO | key]}], **spec},
+    }
+
+
+def a_secret(content: str, key: str = "api-key", name: str = "provider") -> Manifest:
+    data = {key: base64.b64encode(content.encode()).decode()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": "n"}, "data": data}
+
+
+class Operator:
+    """Everything a pass needs, with a clock that tests move."""
+
+    def __init__(self, cluster: FakeCluster, image: str = "img:1") -> None:
+        self.cluster = cluster
+        self.now_s = 1000.0
+        self.woken: list[Key] = []
+        tokens = itertools.count(1)
+        self.secrets = SecretWatch(cluster, self.woken.append, clock=lambda: self.now_s, jitter=lambda: 1.0)
+        around = Surroundings(
+            inputs=Inputs(image, {}),
+            clock=lambda: self.now_s,
+            now=lambda: datetime.fromtimestamp(self.now_s, UTC),
+            token=lambda: f"token-{next(tokens)}",
+        )
+        announcer = Announcer(cluster, instance="pod", now=around.now)
+        self.reconcile = Reconciler(cluster, around, secrets=self.secrets, announcer=announcer)
+
+    async def passes(self) -> float | None:
+        return await self.reconcile(KEY)
+
+    def condition(self, kind: str) -> tuple[str, str]:
+        found = condition(self.cluster.objects[PROXY]["status"], kind)
+        return found["status"], found["reason"]
+
+    def children(self) -> list[str]:
+        return [name for name in self.cluster.kinds() if name.split("/")[1].startswith("p-") or name.endswith("/p")]
+
+
+def serve(cluster: FakeCluster, **more: int) -> None:
+    """Play the Deployment's controller: every pod runs the newest template and is ready."""
+    deployment = cluster.one("Deployment", "p")
+    count = deployment["spec"]["replicas"]
+    counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), count)
+    cluster.set_status(
+        "Deployment", "p", {"observedGeneration": deployment["metadata"]["generation"], **counts, **more}
+    )
