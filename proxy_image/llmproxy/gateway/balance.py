@@ -60,6 +60,10 @@ class Balancer:
             for t in self.targets
         )
 
+    def is_aside(self, deployment_id: str) -> bool:
+        """Whether a deployment is set aside now."""
+        return self.health[deployment_id].aside_until_s > self._clock()
+
     def report(self, target: Target, *, ok: bool) -> None:
         """Remember how a call to *target* went."""
         health = self.health[target.deployment.id]

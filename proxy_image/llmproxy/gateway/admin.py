@@ -1,0 +1,38 @@
+"""The admin port: health, readiness and metrics. It only tells, so it asks for no token."""
+
+from collections.abc import Callable, Iterable
+
+from fastapi import FastAPI, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+
+Readiness = tuple[bool, dict[str, object]]
+
+
+def make_admin(readiness: Callable[[], Readiness], collectors: Iterable[Collector]) -> FastAPI:
+    """Return the app. *readiness* says whether this pod should get calls, and in what state it is."""
+    app = FastAPI(title="llmproxy gateway", openapi_url=None)
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    for collector in collectors:
+        registry.register(collector)
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """Say that the process runs: its event loop answered this."""
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def readyz() -> JSONResponse:
+        """Say whether this pod should get calls."""
+        ready, detail = readiness()
+        return JSONResponse({"ready": ready, **detail}, status_code=200 if ready else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Return everything that is counted, for Prometheus."""
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    return app

@@ -1,0 +1,79 @@
+"""Metrics of what has its own numbers: limits, the hand-over to the shipper, the health of deployments."""
+
+from collections.abc import Iterator, Mapping
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from llmproxy.gateway.balance import Balancer
+from llmproxy.gateway.handover import Handover
+from llmproxy.gateway.limits import Limiter
+
+
+class LimitsCollector(Collector):
+    """What the limiter decided, and how full the limits are."""
+
+    def __init__(self, limiter: Limiter) -> None:
+        self._limiter = limiter
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family."""
+        limiter = self._limiter
+        decisions = CounterMetricFamily("llmproxy_limit_decisions", "Decisions of the limits", labels=["decision"])
+        for name in ("granted", "denied", "queued", "refunded"):
+            decisions.add_metric([name], getattr(limiter.decisions, name))
+        yield decisions
+        mode = GaugeMetricFamily(
+            "llmproxy_limiter_mode", "1 for whose counters decide: local or successor", labels=["mode"]
+        )
+        for name in ("local", "successor"):
+            mode.add_metric([name], limiter.mode == name)
+        yield mode
+        yield GaugeMetricFamily("llmproxy_limit_waiting", "Calls that wait for their turn", value=limiter.waiting)
+        labels = ["kind", "scope", "model"]
+        limit = GaugeMetricFamily("llmproxy_limit", "Each limit", labels=labels)
+        used = GaugeMetricFamily("llmproxy_limit_used", "What counts against each limit now", labels=labels)
+        for use in limiter.usage():
+            limit.add_metric([use.kind, use.scope, use.model], use.limit)
+            used.add_metric([use.kind, use.scope, use.model], use.used)
+        yield limit
+        yield used
+
+
+class HandoverCollector(Collector):
+    """What the shipper was told and what it has on disk."""
+
+    def __init__(self, handover: Handover) -> None:
+        self._handover = handover
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family."""
+        h = self._handover
+        yield GaugeMetricFamily("llmproxy_shipper_connected", "1 while the shipper is there", value=h.connected)
+        yield GaugeMetricFamily("llmproxy_handover_backlog", "Calls that the shipper has not on disk", value=h.backlog)
+        for name, text, value in (
+            ("llmproxy_handover_told", "Calls that were handed over", h.told),
+            ("llmproxy_handover_durable", "Calls that the shipper has on disk", h.durable),
+            ("llmproxy_handover_dropped", "Calls that found no room while the shipper was away", h.dropped),
+            ("llmproxy_handover_refused", "Calls that the shipper had no room for", h.refused),
+            ("llmproxy_handover_unstored", "Answers that did not wait for the store to the end", h.released_unstored),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
+
+
+class UpstreamCollector(Collector):
+    """Which deployments are set aside."""
+
+    def __init__(self, balancers: Mapping[str, Balancer]) -> None:
+        self._balancers = balancers
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family."""
+        healthy = GaugeMetricFamily(
+            "llmproxy_upstream_healthy", "0 while a deployment is set aside", labels=["model", "deployment"]
+        )
+        for model, balancer in self._balancers.items():
+            for target in balancer.targets:
+                ident = target.deployment.id
+                healthy.add_metric([model, ident], not balancer.is_aside(ident))
+        yield healthy

@@ -1,0 +1,193 @@
+"""One gateway from its document to its end: what is built, in which order it starts, and how it drains.
+
+Start: admin port, counters from the file and from the pod before, then the data port; ready only after that.
+End (SIGTERM, which Kubernetes sends after preStop): not ready, no new connections, answers say `connection: close`;
+calls in flight go on up to drainTimeout; counters and calls are handed on; then the process ends by itself.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import random
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmproxy.contract import Document, Model
+from llmproxy.gateway.admin import Readiness, make_admin
+from llmproxy.gateway.app import App
+from llmproxy.gateway.balance import Balancer
+from llmproxy.gateway.collectors import HandoverCollector, LimitsCollector, UpstreamCollector
+from llmproxy.gateway.handover import Handover
+from llmproxy.gateway.limits import Limiter, peer
+from llmproxy.gateway.limits.snapshot import Snapshot
+from llmproxy.gateway.metrics import Counts, Exporter
+from llmproxy.gateway.pipeline import DEFAULT_OUTPUT_TOKENS, Parts
+from llmproxy.gateway.server import Server
+from llmproxy.gateway.targets import Pools, make_target
+
+SHIPPER_SOCKET = "shipper.sock"
+SNAPSHOT = "limits.snapshot"
+LINGER_S = 1.0
+"""After the end began, kept connections stay open so long: a request that is on its way on one is answered."""
+HANDOVER_S = 5.0
+"""How long the end waits for the shipper to have the last calls on disk."""
+CUT_S = 1.0
+"""How long calls that were cut may take to say so to their callers."""
+log = logging.getLogger("llmproxy.gateway")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where one gateway is and whom it meets."""
+
+    document: Document
+    run_dir: Path
+    listener: socket.socket
+    admin_listener: socket.socket
+    peer_host: str
+    peer_port: int
+    peer_token: str
+    """Without one no other pod is met."""
+    peers: tuple[str, ...]
+    pod: str
+
+
+class Gateway:
+    """One process."""
+
+    def __init__(self, setting: Setting) -> None:
+        """Raise ContractError when the document cannot be served."""
+        document = setting.document
+        self._setting = setting
+        self._pools = Pools()
+        self._limiter = Limiter(document)
+        self._balancers = {m.name: self._balancer(m) for m in document.models}
+        spans = document.spans is not None
+        self._handover = Handover(setting.run_dir / SHIPPER_SOCKET) if spans else None
+        self._counts = Counts()
+        self._app = App(
+            Parts(
+                document=document,
+                balancers=self._balancers,
+                output_tokens={m.name: output_bound(m) for m in document.models},
+                limiter=self._limiter,
+                handover=self._handover,
+                counts=self._counts,
+            )
+        )
+        self._server = Server(self._app, grace_s=document.drain_timeout_s)
+        self._admin = Server(make_admin(self._readiness, self._collectors()))
+        self._snapshot = Snapshot(self._limiter, setting.run_dir / SNAPSHOT)
+        self._peers: peer.Peers | None = None
+        self._serving = False
+        self._draining = False
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT."""
+        began_s = time.monotonic()
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        admin = asyncio.create_task(self._admin.serve(sockets=[self._setting.admin_listener]))
+        await self._take_counters()
+        data = asyncio.create_task(self._server.serve(sockets=[self._setting.listener]))
+        ended = asyncio.create_task(stop.wait())
+        await self._server.until_up()
+        self._serving = True
+        gc.collect()
+        gc.freeze()  # what is here now stays: no collection has to walk it again
+        log.info("gateway_ready", extra=self._ready_fields(time.monotonic() - began_s))
+        await asyncio.wait({ended, data, admin}, return_when=asyncio.FIRST_COMPLETED)
+        await self._drain(data)
+        self._admin.should_exit = True
+        await admin
+        ended.cancel()
+
+    async def _take_counters(self) -> None:
+        setting = self._setting
+        self._snapshot.restore()
+        if setting.peer_token:
+            self._peers = await peer.serve(
+                self._limiter, setting.peer_host, setting.peer_port, setting.peer_token, setting.pod
+            )
+            await self._peers.take_over(setting.peers)
+        self._snapshot.start()
+
+    async def _drain(self, data: asyncio.Task[None]) -> None:
+        began_s = time.monotonic()
+        self._serving = False
+        self._app.close_connections()
+        self._draining = True
+        log.info("drain_began", extra={"in_flight": self._counts.in_flight})
+        self._server.stop_accepting()
+        await self._server.emptied(LINGER_S)
+        self._server.should_exit = True
+        await data
+        cut = self._server.server_state.tasks
+        if cut:
+            await asyncio.wait(cut, timeout=CUT_S)
+        await self._snapshot.stop()
+        if self._peers is not None:
+            await self._peers.close()
+        if self._handover is not None:
+            await self._handover.close(HANDOVER_S)
+        self._pools.close()
+        log.info("drained", extra={"seconds": round(time.monotonic() - began_s, 3)})
+
+    def _balancer(self, model: Model) -> Balancer:
+        targets = [make_target(d, self._pools, self._setting.run_dir) for d in model.deployments]
+        return Balancer(targets, time.monotonic, random.Random())  # noqa: S311 - spreads load, guards nothing
+
+    def _collectors(self) -> Iterator[LimitsCollector | HandoverCollector | UpstreamCollector | Exporter]:
+        yield Exporter(self._counts)
+        yield LimitsCollector(self._limiter)
+        yield UpstreamCollector(self._balancers)
+        if self._handover is not None:
+            yield HandoverCollector(self._handover)
+
+    def _readiness(self) -> Readiness:
+        detail: dict[str, object] = {
+            "limiter": self._limiter.mode,
+            "draining": self._draining,
+            "in_flight": self._counts.in_flight,
+        }
+        if self._peers is not None:
+            detail |= {"leader": self._peers.leader, "peers": self._peers.peers}
+        if self._handover is not None:
+            detail["shipper"] = self._handover.connected
+        return self._serving, detail
+
+    def _ready_fields(self, seconds: float) -> dict[str, object]:
+        return {
+            "port": _port(self._setting.listener),
+            "admin_port": _port(self._setting.admin_listener),
+            "models": sorted(self._balancers),
+            "limiter": self._limiter.mode,
+            "seconds": round(seconds, 3),
+        }
+
+
+def output_bound(model: Model) -> int:
+    """Return how many tokens a choice of *model* may have when the request does not say: what its params say."""
+    bounds = [output_tokens(d.params) for d in model.deployments]
+    return max(DEFAULT_OUTPUT_TOKENS if b is None else b for b in bounds)
+
+
+def output_tokens(params: dict[str, object]) -> int | None:
+    """Return the bound of an answer in *params*, None without one."""
+    for name in ("max_completion_tokens", "max_tokens"):
+        value = params.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return None
+
+
+def _port(listener: socket.socket) -> int:
+    with contextlib.suppress(OSError, IndexError, TypeError):
+        return int(listener.getsockname()[1])
+    return 0
