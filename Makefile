@@ -13,7 +13,7 @@ include tests/cluster/cluster.mk
 -include tests/bench/bench.mk
 -include examples/demo/demo.mk
 
-.PHONY: help venv venv-agl lock check test test-unit test-integration test-agl test-chart test-e2e demo demo-cluster bench crds clean
+.PHONY: help venv venv-agl lock check test test-unit test-integration test-agl test-chart test-e2e crds clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,5 +50,14 @@ test-integration: venv venv-agl ## Real processes on loopback: gateway, shipper,
 test-agl: venv-agl ## Agent-Lightning's own store and adapters on our spans
 	$(AGL)/bin/pytest -q tests/agl -p no:cacheprovider
 
+test-chart: venv helm ## The chart: lint, what it renders, which values it refuses
+	@LLMPROXY_E2E_HELM="$$($(CLUSTER) tool helm)" $(BIN)/pytest -q tests/charts -m "not cluster"
+
+test-e2e: venv ## On a real cluster: the cluster itself, API server, operator, pods end to end; removes it if it started it
+	@tests/tools/test-e2e
+
 test: ## Everything: lint, types, layers, unit, integration, chart, and e2e on a real cluster
 	@tests/tools/test-all
+
+clean: ## Remove environments, reports and caches of tools
+	rm -rf $(VENV) $(AGL) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,4 +1,4 @@
-"""The command line: up, down, status, doctor, images, load-image, kubectl, helm, build.
+"""The command line: see COMMANDS.
 
 Exit codes: 0 done, 1 a step failed, 3 this machine cannot have a cluster.
 """
@@ -79,11 +79,28 @@ def doctor(places: Places, _: list[str]) -> int:
     return 0
 
 
-def build_all(places: Places, _: list[str]) -> int:
-    """Build every program into the cache."""
+def build_programs(places: Places, words: list[str]) -> int:
+    """Build the named parts (all, if none is named) into the cache."""
+    parts = [part for part in build.PARTS if not words or part.name in words]
+    if unknown := set(words) - {part.name for part in parts}:
+        raise ClusterError(f"unknown part {', '.join(unknown)}; there are {', '.join(p.name for p in build.PARTS)}")
+    if all(part.folder(places).exists() for part in parts):
+        return 0
     with alone(places):
-        build.ensure(places, *build.PARTS)
+        build.ensure(places, *parts)
     say(f"Binaries: {places.cache / 'bin'}")
+    return 0
+
+
+def prepare(places: Places, _: list[str]) -> int:
+    """Make everything that takes long and needs no cluster, so that `up` and `images` have little left to do."""
+    provider = providers.choose(places)
+    if provider.name == "node":
+        build_programs(places, [])
+    with alone(places):
+        build.ensure(places, build.HELM)
+        images.build(places, [])
+    say("prepared")
     return 0
 
 
@@ -113,6 +130,23 @@ def load_image(places: Places, words: list[str]) -> int:
     for word in words:
         with Step(f"Loading {word}"):
             provider.load(Path(word).absolute(), word)
+    return 0
+
+
+def tool(places: Places, words: list[str]) -> int:
+    """Print the path of kubectl or helm: the one built here, else the one on the PATH."""
+    known = {"kubectl": build.KUBERNETES, "helm": build.HELM}
+    for word in words:
+        path = _tool(places, known[word], word) if word in known else None
+        if path is None:
+            raise ClusterError(f"there is no {word} yet; `make {'helm' if word == 'helm' else 'cluster-up'}` builds it")
+        print(path)
+    return 0
+
+
+def place(places: Places, _: list[str]) -> int:
+    """Print the folder that holds the state of clusters made here."""
+    print(places.state)
     return 0
 
 
@@ -148,7 +182,10 @@ COMMANDS = {
     "down": down,
     "status": status,
     "doctor": doctor,
-    "build": build_all,
+    "build": build_programs,
+    "prepare": prepare,
+    "tool": tool,
+    "place": place,
     "images": build_images,
     "load-image": load_image,
     "kubectl": kubectl,

@@ -67,7 +67,14 @@ KUBERNETES = Part(
 )
 CONTAINERD = Part("containerd", "containerd", "1")
 COREDNS = Part("coredns", "CoreDNS", "2")
-HELM = Part("helm", "Helm", "1")
+# Helm takes the version of Kubernetes that it renders for from its build.
+_HELM_ASKS = [f"helm.sh/helm/v3/pkg/{package}.k8sVersion" for package in ("chartutil", "lint/rules")]
+HELM = Part(
+    "helm",
+    "Helm",
+    "1",
+    tuple(f"{name}{part}" for name in _HELM_ASKS for part in ("Major=1", f"Minor={KUBERNETES_VERSION.split('.')[1]}")),
+)
 PARTS = (KUBERNETES, CONTAINERD, COREDNS, HELM)
 
 

@@ -22,4 +22,4 @@ images: ## Build the images with docker, podman or buildah; load them where a cl
 	@$(CLUSTER) images
 
 helm: ## Build Helm into the cache
-	@$(CLUSTER) build
+	@$(CLUSTER) build helm

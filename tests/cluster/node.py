@@ -36,7 +36,7 @@ def _status(places: Places) -> dict[str, Any]:
 
 def fingerprint() -> str:
     """Changes whenever a node would be set up differently."""
-    keys = [part.key for part in build.PARTS]
+    keys = [part.key for part in (build.KUBERNETES, build.CONTAINERD, build.COREDNS)]
     sources = [SOURCES / name for name in ("settings.py", "supervisor.py", "pki.py", "node.py")]
     texts = [path.read_text() for path in [*sources, SOURCES / "manifests" / "dns.yaml"]]
     return hashlib.sha256("\0".join([*keys, *texts]).encode()).hexdigest()[:12]

@@ -1,0 +1,40 @@
+"""What the chart renders, shown to a real API server: it takes all of it, with every value set and with none."""
+
+import os
+from typing import Any
+
+import pytest
+import yaml
+
+from charts.conftest import Helm
+from charts.test_chart import CHANGES
+from e2e.kube import Kube
+
+pytestmark = pytest.mark.cluster
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "named namespaces": {"watchNamespaces": ["default"]},
+    "every value": {k: v for k, v in CHANGES.items() if k not in {"crds.install", "watchNamespaces", "nameOverride"}},
+}
+
+
+@pytest.fixture(scope="module")
+def kube() -> Kube:
+    if not os.environ.get("LLMPROXY_E2E_KUBECONFIG"):
+        pytest.skip("LLMPROXY_E2E_KUBECONFIG names no cluster; `make test-e2e` starts one")
+    return Kube("default")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_api_server_takes_what_is_rendered(helm: Helm, kube: Kube, variant: str) -> None:
+    objects = helm.rendered(**VARIANTS[variant])
+    for made in objects:
+        if made["metadata"].get("namespace") == "llmproxy-system":
+            made["metadata"]["namespace"] = "default"  # a namespace that is there
+
+    text = yaml.safe_dump_all(objects)
+    said = kube.run("create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=text, check=False)
+
+    unlike = [line for line in said.splitlines() if "(server dry run)" not in line and "already exists" not in line]
+    assert unlike == []

@@ -1,0 +1,159 @@
+"""The chart without a cluster: each value changes what is rendered, wrong ones are refused by name, rights are few."""
+
+from typing import Any
+
+import pytest
+import yaml
+
+from charts.conftest import CHART, Helm, Object, of_kind
+from llmproxy_api.crd import crd
+from llmproxy_operator import settings
+
+# A value other than the default for every leaf of values.yaml.
+CHANGES: dict[str, Any] = {
+    "image.repository": "registry.test/operator",
+    "image.tag": "1.2.3",
+    "image.pullPolicy": "Always",
+    "proxyImage.repository": "registry.test/proxy",
+    "proxyImage.tag": "1.2.3",
+    "proxyImage.pullPolicy": "Never",
+    "imagePullSecrets": ["pull"],
+    "replicas": 2,
+    "watchNamespaces": ["team-a", "team-b"],
+    "logLevel": "DEBUG",
+    "crds.install": False,
+    "crds.keep": False,
+    "rbac.aggregate": False,
+    "serviceAccount.create": False,
+    "serviceAccount.name": "somebody",
+    "serviceAccount.annotations": {"a": "b"},
+    "metrics.service": False,
+    "resources.requests.cpu": "1",
+    "resources.requests.memory": "1Gi",
+    "resources.limits.memory": "2Gi",
+    "podLabels": {"team": "a"},
+    "podAnnotations": {"a": "b"},
+    "nodeSelector": {"disk": "ssd"},
+    "tolerations": [{"key": "a", "operator": "Exists"}],
+    "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+    "priorityClassName": "high",
+    "nameOverride": "other",
+    "fullnameOverride": "other",
+}
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"imagee": {}}, "imagee"),
+    ({"image.pullPolicy": "Sometimes"}, "pullPolicy"),
+    ({"image.repository": ""}, "repository"),
+    ({"proxyImage.digest": "sha256:0"}, "digest"),
+    ({"replicas": 3}, "replicas"),
+    ({"replicas": "2"}, "replicas"),
+    ({"watchNamespaces": "team-a"}, "watchNamespaces"),
+    ({"watchNamespaces": ["Team"]}, "watchNamespaces"),
+    ({"watchNamespaces": ["a", "a"]}, "watchNamespaces"),
+    ({"logLevel": "LOUD"}, "logLevel"),
+    ({"crds.install": "yes"}, "install"),
+    ({"resources.claims": []}, "claims"),
+    ({"podLabels": {"a": 1}}, "podLabels"),
+]
+
+
+def leaves(values: Object, path: str = "") -> set[str]:
+    found: set[str] = set()
+    for name, value in values.items():
+        below = isinstance(value, dict) and value
+        found |= leaves(value, f"{path}{name}.") if below else {f"{path}{name}"}
+    return found
+
+
+def deployment(objects: list[Object]) -> Object:
+    [found] = of_kind(objects, "Deployment")
+    return found
+
+
+def container(objects: list[Object]) -> Object:
+    [found] = deployment(objects)["spec"]["template"]["spec"]["containers"]
+    made: Object = found
+    return made
+
+
+def environment(objects: list[Object]) -> dict[str, str]:
+    return {entry["name"]: entry.get("value", "from the pod") for entry in container(objects)["env"]}
+
+
+def test_lint_has_nothing_to_say(helm: Helm) -> None:
+    done = helm.run("lint", "--strict", str(CHART))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[WARNING]" not in done.stdout
+
+
+def test_every_value_is_tried_here() -> None:
+    assert leaves(yaml.safe_load((CHART / "values.yaml").read_text())) == set(CHANGES)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_every_value_changes_what_is_rendered(helm: Helm, name: str) -> None:
+    assert helm.rendered(**{name: CHANGES[name]}) != helm.rendered()
+
+
+@pytest.mark.parametrize(("values", "named"), REFUSED, ids=[f"{n}-{next(iter(v))}" for n, (v, _) in enumerate(REFUSED)])
+def test_a_wrong_value_is_refused_by_name(helm: Helm, values: dict[str, Any], named: str) -> None:
+    assert named in helm.refused(**values)
+
+
+def test_the_crd_is_the_one_of_the_models(helm: Helm) -> None:
+    [rendered] = of_kind(helm.rendered(), "CustomResourceDefinition")
+
+    assert rendered["spec"] == crd()["spec"]
+    assert rendered["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+
+def test_the_operator_understands_what_it_is_told(helm: Helm) -> None:
+    told = environment(
+        helm.rendered(**{k: v for k, v in CHANGES.items() if k.startswith(("proxyImage", "watch", "log"))})
+    )
+
+    understood = settings.from_environment(told)
+
+    assert (understood.proxy_image, understood.proxy_image_pull_policy) == ("registry.test/proxy:1.2.3", "Never")
+    assert understood.watch_namespaces == ("team-a", "team-b")
+    assert (understood.namespace, understood.pod_name) == ("from the pod", "from the pod")
+    assert (understood.lease_name, understood.metrics_port) == ("llmproxy-operator", 8080)
+    assert understood.log_level == "DEBUG"
+
+
+def test_the_pod_may_do_nothing_that_it_need_not(helm: Helm) -> None:
+    objects = helm.rendered()
+    pod = deployment(objects)["spec"]["template"]["spec"]
+
+    assert (pod["securityContext"]["runAsNonRoot"], pod["securityContext"]["runAsUser"]) == (True, 65532)
+    assert container(objects)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
+
+
+def test_secrets_can_neither_be_listed_nor_deleted_and_nothing_is_a_wildcard(helm: Helm) -> None:
+    objects = helm.rendered()
+    rules = [rule for role in [*of_kind(objects, "ClusterRole"), *of_kind(objects, "Role")] for rule in role["rules"]]
+    of_secrets = [set(rule["verbs"]) for rule in rules if "secrets" in rule["resources"]]
+
+    assert of_secrets == [{"get", "create", "patch"}]
+    assert not [rule for rule in rules if "*" in {*rule["verbs"], *rule["resources"], *rule["apiGroups"]}]
+
+
+def test_named_namespaces_need_no_right_beyond_them(helm: Helm) -> None:
+    objects = helm.rendered(watchNamespaces=["team-a"], **{"rbac.aggregate": False, "crds.install": False})
+
+    assert of_kind(objects, "ClusterRole") == of_kind(objects, "ClusterRoleBinding") == []
+    assert {role["metadata"]["namespace"] for role in of_kind(objects, "Role")} == {"team-a", "llmproxy-system"}
+
+
+@pytest.mark.parametrize("name", ["llmproxy-operator", "other", "a" * 53])
+def test_names_fit_whatever_the_release_is_called(helm: Helm, name: str) -> None:
+    done = helm.run("template", name, str(CHART), "--namespace", "n")
+    names = [found["metadata"]["name"] for found in yaml.safe_load_all(done.stdout) if found]
+
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, names)) <= 63
