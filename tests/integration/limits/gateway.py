@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import TextIO
 
+import uvloop
+
 from llmproxy import contract
 from llmproxy.gateway.limits import Denial, Grant, Limiter, peer
 from llmproxy.gateway.limits.snapshot import Snapshot
@@ -105,4 +107,5 @@ async def call(limiter: Limiter, record: TextIO, model: str, args: argparse.Name
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as the gateway does
+        sys.exit(runner.run(main()))

@@ -10,7 +10,7 @@ import hmac
 import secrets
 import struct
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 import msgspec
 
@@ -96,8 +96,7 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the nonce."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - asyncio promises it for TCP
-        self._transport = transport
+        transport = self._transport = cast("asyncio.Transport", transport)  # uvloop's are of no class of asyncio
         transport.set_write_buffer_limits(high=MAX_UNSENT)
         peer = transport.get_extra_info("peername")
         self.host = str(peer[0]) if peer else ""
