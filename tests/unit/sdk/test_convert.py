@@ -1,0 +1,294 @@
+"""LiteLLM's and Agent-Lightning's configuration, setting by setting: works, ignored and said, or refused."""
+
+from typing import Any
+
+import pytest
+import yaml
+
+from llmproxy_api import SpecError, parse
+from llmproxy_api import litellm_table as table
+from llmproxy_api.convert import PLACEHOLDER, Converted, convert, is_this_machine
+
+VLLM: dict[str, Any] = {"model": "hosted_vllm/qwen", "api_base": "http://vllm:8000/v1"}
+
+
+def config(params: dict[str, Any] | None = None, **sections: Any) -> dict[str, Any]:
+    return {"model_list": [{"model_name": "m", "litellm_params": {**VLLM, **(params or {})}}], **sections}
+
+
+def made(raw: dict[str, Any], **more: Any) -> Converted:
+    result = convert(raw, name="p", **more)
+    parse(result.proxy)
+    return result
+
+
+def refused(raw: dict[str, Any], **more: Any) -> str:
+    with pytest.raises(SpecError) as caught:
+        convert(raw, name="p", **more)
+    return str(caught.value)
+
+
+def deployment(raw: dict[str, Any], **more: Any) -> dict[str, Any]:
+    found: dict[str, Any] = made(raw, **more).proxy["spec"]["models"][0]["deployments"][0]
+    return found
+
+
+FULL = """
+model_list:
+- model_name: main
+  litellm_params: {model: vllm/Qwen2.5-7B, api_base: "http://a:8000/v1/", rpm: 30, api_key: EMPTY}
+- model_name: main
+  litellm_params: {model: hosted_vllm/Qwen2.5-7B, api_base: "http://b:8000/v1", rpm: 60, temperature: 0.5}
+- model_name: judge
+  litellm_params: {model: gpt-4o-mini, api_key: os.environ/OPENAI_API_KEY, tpm: 1000, timeout: 2.5}
+litellm_settings: {max_requests_per_minute: 120, rps: 10, num_retries: 3, drop_params: true, request_timeout: 60}
+router_settings: {routing_strategy: simple-shuffle, optional_pre_call_checks: [enforce_model_rate_limits]}
+"""
+
+
+def test_a_whole_configuration() -> None:
+    result = made(yaml.safe_load(FULL), store="http://store:4747/", environment={"OPENAI_API_KEY": "sk-1"})
+
+    assert result.proxy["spec"] == {
+        "models": [
+            {
+                "name": "main",
+                "rateLimits": {"rpm": 90},
+                "deployments": [
+                    {
+                        "model": "hosted_vllm/Qwen2.5-7B",
+                        "apiBase": "http://a:8000/v1",
+                        "weight": 30,
+                        "apiKey": {"secretKeyRef": {"name": "p-keys", "key": "hosted-vllm"}},
+                        "timeout": "60s",
+                    },
+                    {
+                        "model": "hosted_vllm/Qwen2.5-7B",
+                        "apiBase": "http://b:8000/v1",
+                        "params": {"temperature": 0.5},
+                        "weight": 60,
+                        "timeout": "60s",
+                    },
+                ],
+            },
+            {
+                "name": "judge",
+                "rateLimits": {"tpm": 1000},
+                "deployments": [
+                    {
+                        "model": "openai/gpt-4o-mini",
+                        "timeout": "2500ms",
+                        "apiKey": {"secretKeyRef": {"name": "p-keys", "key": "OPENAI_API_KEY"}},
+                    }
+                ],
+            },
+        ],
+        "rateLimits": {"rpm": 120, "rps": 10},
+        "retries": {"max": 3},
+        "spans": {"store": "http://store:4747"},
+    }
+    secret = result.secret()
+    assert secret is not None
+    assert secret["stringData"] == {"hosted-vllm": "EMPTY", "OPENAI_API_KEY": "sk-1"}
+    assert [r.path for r in result.remarks] == ["litellm_settings.drop_params", "model_list[0].litellm_params"]
+
+
+@pytest.mark.parametrize(("name", "field"), table.LIMITS.items())
+@pytest.mark.parametrize("section", ["litellm_settings", "router_settings", "general_settings"])
+def test_a_limit_works_by_every_name_it_has(section: str, name: str, field: str) -> None:
+    result = made(config(**{section: {name: 7}}))
+
+    assert result.proxy["spec"]["rateLimits"] == {field: 7}
+    assert result.remarks == ()
+
+
+@pytest.mark.parametrize(("name", "field"), table.LIMITS.items())
+def test_a_limit_of_a_model_works_by_every_name_it_has(name: str, field: str) -> None:
+    result = made(config({name: 7.0}))
+
+    assert result.proxy["spec"]["models"][0]["rateLimits"] == {field: 7}
+    assert "params" not in result.proxy["spec"]["models"][0]["deployments"][0]
+
+
+@pytest.mark.parametrize(
+    ("sections", "retries"),
+    [
+        pytest.param({}, None, id="none said"),
+        pytest.param({"litellm_settings": {"num_retries": 0}}, 0, id="none wanted"),
+        pytest.param({"litellm_settings": {"num_retries": 3}, "router_settings": {"num_retries": 4}}, 4, id="router"),
+        pytest.param({"litellm_settings": {"num_retries": 99}}, 10, id="more than there are"),
+    ],
+)
+def test_retries(sections: dict[str, Any], retries: int | None) -> None:
+    assert made(config(**sections)).proxy["spec"].get("retries", {}).get("max") == retries
+
+
+IGNORED = [
+    *(("litellm_settings", key) for key in table.LITELLM_SETTINGS),
+    *(("router_settings", key) for key in table.ROUTER_SETTINGS),
+    *(("general_settings", key) for key in table.GENERAL_SETTINGS),
+]
+
+
+@pytest.mark.parametrize(("section", "key"), IGNORED)
+def test_an_ignored_setting_is_said_and_changes_nothing(section: str, key: str) -> None:
+    result = made(config(**{section: {key: "secret-value"}}))
+
+    assert [r.path for r in result.remarks] == [f"{section}.{key}"]
+    assert "is ignored: " in result.remarks[0].message
+    assert "secret-value" not in str(result.remarks)
+    assert result.proxy == made(config()).proxy
+
+
+@pytest.mark.parametrize("key", table.MODEL_IGNORED)
+def test_an_ignored_setting_of_a_model_is_said_and_changes_nothing(key: str) -> None:
+    result = made(config({key: 1}))
+
+    assert [r.path for r in result.remarks] == [f"model_list[0].litellm_params.{key}"]
+    assert result.proxy == made(config()).proxy
+
+
+@pytest.mark.parametrize("section", ["litellm_settings", "router_settings", "general_settings"])
+@pytest.mark.parametrize("key", table.ELSEWHERE)
+def test_what_would_let_calls_through_is_refused(section: str, key: str) -> None:
+    assert f"{section}.{key}: does not work here" in refused(config(**{section: {key: True}}))
+
+
+@pytest.mark.parametrize("key", table.TOP_REFUSED)
+def test_a_section_that_cannot_be_left_out_is_refused(key: str) -> None:
+    assert f"{key}: " in refused({**config(), key: ["x"]})
+
+
+@pytest.mark.parametrize("key", table.TOP)
+def test_a_section_that_can_be_left_out_is_ignored(key: str) -> None:
+    assert [r.path for r in made({**config(), key: {"x": 1}}).remarks] == [key]
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        pytest.param(
+            config(litellm_settings={"max_request_per_minute": 1}), "did you mean max_requests_per_minute", id="typo"
+        ),
+        pytest.param(config(litellm_settings={"rpm": 0}), "litellm_settings.rpm: must be a whole number", id="zero"),
+        pytest.param(config(litellm_settings={"rpm": 1.5}), "litellm_settings.rpm: must be a whole number", id="part"),
+        pytest.param(config(litellm_settings={"rpm": "many"}), "litellm_settings.rpm: must be a number", id="word"),
+        pytest.param(config(litellm_settings={"rpm": True}), "litellm_settings.rpm: must be a number", id="truth"),
+        pytest.param(
+            config(litellm_settings={"rpm": 1, "max_requests_per_minute": 2}),
+            "says another limit than",
+            id="two limits",
+        ),
+        pytest.param(
+            config(litellm_settings={"rpm": 1}, general_settings={"rpm": 2}), "another rpm", id="two limits, two places"
+        ),
+        pytest.param(config(litellm_settings=[1]), "litellm_settings: must be a mapping", id="a list"),
+        pytest.param(config(max_requests_per_minute=1), "move it into litellm_settings", id="wrong place"),
+        pytest.param({"model_list": []}, "must list at least one model", id="no models"),
+        pytest.param({"model_list": [{"model_name": "m"}]}, "model_list[0]: must have", id="no params"),
+        pytest.param(config({"model": "qwen"}), "names no provider", id="no provider"),
+        pytest.param(config({"model": "agl-tinker/qwen"}), "runs in the trainer's process", id="in process"),
+        pytest.param(config({"model": "vllm/qwen", "api_base": None}), "runs in the trainer's process", id="vllm lib"),
+        pytest.param(config({"api_base": None}), "api_base: is needed by hosted_vllm", id="no address"),
+        pytest.param(config({"api_base": "http://localhost:8000/v1"}), "this machine's own address", id="loopback"),
+        pytest.param(config({"api_base": "os.environ/NOT"}), "variable NOT is not set", id="no variable"),
+        pytest.param(config({"extra_headers": {"a": "b"}}), "litellm_params.extra_headers", id="headers"),
+        pytest.param(config({"mock_response": "x"}), "litellm_params.mock_response", id="mock"),
+        pytest.param(config({"model": "openai/*"}), "must be provider/name of one model", id="wildcard"),
+        pytest.param(config({"num_retries": 1, "timeout": -1}), "timeout: must be seconds", id="timeout"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_its_place(raw: dict[str, Any], says: str) -> None:
+    assert says in refused(raw)
+
+
+def test_all_reasons_are_told_at_once() -> None:
+    text = refused(config({"api_base": "http://127.0.0.1/v1"}, litellm_settings={"rpm": 0}, guardrails=["x"]))
+
+    assert all(part in text for part in ("api_base", "litellm_settings.rpm", "guardrails"))
+
+
+def test_loopback_is_right_on_one_machine_and_a_store_there_is_not_in_a_cluster() -> None:
+    local = config({"api_base": "http://localhost:8000/v1"})
+
+    assert deployment(local, in_cluster=False, store="http://localhost:4747")["apiBase"] == "http://localhost:8000/v1"
+    assert "store: is this machine's own address" in refused(config(), store="http://localhost:4747")
+
+
+@pytest.mark.parametrize(
+    ("url", "own"),
+    [
+        ("http://localhost:1", True),
+        ("http://LocalHost.", True),
+        ("http://a.localhost", True),
+        ("http://127.9.9.9/v1", True),
+        ("http://[::1]:80", True),
+        ("http://0.0.0.0:4747", True),
+        ("http://[::]:4747", True),
+        ("vllm:8000", True),
+        ("http://vllm:8000", False),
+        ("http://10.0.0.1", False),
+    ],
+)
+def test_which_addresses_are_this_machines_own(url: str, own: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    assert is_this_machine(url) is own
+
+
+def test_other_names_of_providers() -> None:
+    assert deployment(config({"model": "lm_studio/x"}))["model"] == "openai_like/x"
+    assert deployment(config({"model": "x", "custom_llm_provider": "hosted_vllm"}))["model"] == "hosted_vllm/x"
+    assert deployment(config({"model": "hosted_vllm/org/x"}))["model"] == "hosted_vllm/org/x"
+
+
+def test_token_ids_and_the_body() -> None:
+    found = deployment(config({"extra_body": {"return_token_ids": False, "top_k": 5}, "top_p": 0.9}))
+
+    assert (found["tokenIds"], found["params"]) == (False, {"top_p": 0.9, "top_k": 5})
+
+
+def test_weights_that_are_parts_of_one() -> None:
+    entries = [{"model_name": "m", "litellm_params": {**VLLM, "weight": w}} for w in (0.9, 0.1)]
+
+    result = made({"model_list": entries})
+
+    assert [d["weight"] for d in result.proxy["spec"]["models"][0]["deployments"]] == [900, 100]
+
+
+def test_a_limit_of_some_servers_of_a_model_is_ignored_and_said() -> None:
+    entries = [{"model_name": "m", "litellm_params": {**VLLM, **more}} for more in ({"rpm": 5}, {})]
+
+    result = made({"model_list": entries})
+
+    assert "rateLimits" not in result.proxy["spec"]["models"][0]
+    assert "rpm stands at some servers of m only" in str(result.remarks[0])
+
+
+def test_keys_are_told_apart_and_shown_nowhere() -> None:
+    entries = [
+        {"model_name": name, "litellm_params": {**VLLM, "api_key": key}}
+        for name, key in (("a", "sk-1"), ("b", "sk-2"), ("c", "sk-1"))
+    ]
+
+    result = made({"model_list": entries}, namespace="train")
+    secret, shown = result.secret(), result.secret(placeholders=True)
+
+    assert secret is not None
+    assert shown is not None
+    assert secret["stringData"] == {"hosted-vllm": "sk-1", "hosted-vllm-2": "sk-2"}
+    assert secret["metadata"] == {"name": "p-keys", "namespace": "train"}
+    assert set(shown["stringData"].values()) == {PLACEHOLDER}
+    assert "sk-" not in f"{result.proxy} {result!r} {shown}"
+
+
+def test_a_variable_that_is_not_set_is_told_when_its_value_is_needed() -> None:
+    result = made(config({"api_key": "os.environ/VLLM_KEY"}))
+
+    assert result.secret(placeholders=True) is not None
+    with pytest.raises(SpecError, match="variable VLLM_KEY is not set"):
+        result.secret()
+
+
+def test_variables_of_the_file_count() -> None:
+    result = made(config({"api_key": "os.environ/K"}, environment_variables={"K": "sk-9"}))
+
+    assert (result.secret() or {})["stringData"] == {"K": "sk-9"}
