@@ -153,11 +153,18 @@ def _structure(part: Part, path: str) -> Iterator[Problem]:
         here = f"{path}.{alias}" if path else alias
         if isinstance(value, dict):
             yield from _plain_params(value, here)
-        for mark in type(part).model_fields[name].metadata:
+        field = type(part).model_fields[name]
+        for mark in (*field.metadata, *_inner_marks(field.annotation)):
             if isinstance(mark, ListMap):
-                yield from _repeated(value, mark.key, here)
+                yield from _repeated(value or (), mark.key, here)
         for child, child_path in _parts(value, here):
             yield from _structure(child, child_path)
+
+
+def _inner_marks(annotation: object) -> Iterator[object]:
+    """Yield what an optional field is marked with: `Annotated[X, mark] | None`."""
+    for branch in get_args(annotation):
+        yield from getattr(branch, "__metadata__", ())
 
 
 def _plain_params(value: dict[str, Any], path: str) -> Iterator[Problem]:

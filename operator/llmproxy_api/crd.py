@@ -21,7 +21,7 @@ FILE = Path("crds") / f"{PLURAL}.{GROUP}.yaml"
 CHART_FILE = Path("charts/llmproxy-operator/templates/crd.yaml")
 HEADER = "# Made from operator/llmproxy_api/models.py by `make crds`; edit that.\n"
 
-_DROPPED = {"title", "default", "additionalProperties"}
+_DROPPED = {"title", "default"}
 _INT32_MAX = (1 << 31) - 1
 
 
@@ -110,6 +110,10 @@ def _structural(raw: Schema, defs: Schema) -> Schema:
         made["format"] = "int32" if made["maximum"] <= _INT32_MAX else "int64"
     if "properties" in made:
         made["properties"] = {name: _structural(child, defs) for name, child in made["properties"].items()}
+    if made.get("additionalProperties") is False:
+        del made["additionalProperties"]  # said by the API server itself: what is unknown is pruned or refused
+    elif isinstance(made.get("additionalProperties"), dict):
+        made["additionalProperties"] = _structural(made["additionalProperties"], defs)
     if "items" in made:
         made["items"] = _structural(made["items"], defs)
     return made

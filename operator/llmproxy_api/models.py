@@ -15,6 +15,7 @@ from llmproxy_api import params as params_of
 from llmproxy_api import quantities
 from llmproxy_api.durations import Duration, seconds
 from llmproxy_api.parts import Limit, ListMap, Part, Replicas, Tries, Weight
+from llmproxy_api.pods import Pod
 from llmproxy_api.quantities import Quantity
 from llmproxy_api.rules import Rule, longer_than_zero, optional_matches
 
@@ -319,9 +320,12 @@ class Spec(Part):
     drain_timeout: Duration | None = None
     """How long calls that are in flight may go on when a pod is replaced: none that is shorter is cut. Default: 5m."""
     image: Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$")] | None = None
-    """Image of the proxy's containers. Default: the one that the operator was installed with."""
+    """Image of the proxy's containers. Default: the one that the operator was installed with, whose repository is also
+    the only one allowed unless the operator's settings name others."""
     resources: Resources | None = None
     """Processor and memory of the gateway container."""
+    pod: Pod | None = None
+    """Where and as whom the pods run."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -11,15 +11,15 @@ from pydantic_core import CoreSchema
 from llmproxy_api.rules import Rule
 
 
-def _whole(raw: object) -> object:
-    # JSON knows no difference between 5 and 5.0, and the API server takes both.
+def whole(raw: object) -> object:
+    """Return 5 for 5.0: JSON knows no difference, and the API server takes both."""
     return int(raw) if isinstance(raw, float) and raw.is_integer() else raw
 
 
-Limit = Annotated[int, Field(ge=1, le=1_000_000_000), BeforeValidator(_whole)]
-Weight = Annotated[int, Field(ge=0, le=1_000_000), BeforeValidator(_whole)]
-Tries = Annotated[int, Field(ge=0, le=10), BeforeValidator(_whole)]
-Replicas = Annotated[int, Field(ge=0, le=1_000_000), BeforeValidator(_whole)]
+Limit = Annotated[int, Field(ge=1, le=1_000_000_000), BeforeValidator(whole)]
+Weight = Annotated[int, Field(ge=0, le=1_000_000), BeforeValidator(whole)]
+Tries = Annotated[int, Field(ge=0, le=10), BeforeValidator(whole)]
+Replicas = Annotated[int, Field(ge=0, le=1_000_000), BeforeValidator(whole)]
 
 
 class ListMap:

@@ -15,6 +15,7 @@ Path = tuple[str, ...]
 _MERGE_KEYS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "containers": (("name",),),
     "env": (("name",),),
+    "imagePullSecrets": (("name",),),
     "initContainers": (("name",),),
     "ownerReferences": (("uid",),),
     "ports": (("containerPort", "protocol"), ("port", "protocol")),
@@ -22,6 +23,9 @@ _MERGE_KEYS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "volumes": (("name",),),
 }
 """Lists whose items the API server tells apart by fields; in others the order counts and the list is one value."""
+
+_ONE_VALUE = frozenset({"nodeSelector", "podSelector", "selector"})
+"""Maps that the API server takes as one value: a key that somebody added is a difference."""
 
 _MISSING = object()
 
@@ -45,7 +49,10 @@ def _owned_fields(live: Manifest, manager: str) -> Mapping[str, Any] | None:
 
 
 def _changed(wanted: object, live: object, path: Path) -> Iterator[Path]:
-    if isinstance(wanted, Mapping) and isinstance(live, Mapping | type(_MISSING)):
+    if path and path[-1] in _ONE_VALUE and live is not _MISSING:
+        if wanted != live:
+            yield path
+    elif isinstance(wanted, Mapping) and isinstance(live, Mapping | type(_MISSING)):
         there = live if isinstance(live, Mapping) else {}
         for key, value in wanted.items():
             yield from _changed(value, there.get(key, _MISSING), (*path, key))

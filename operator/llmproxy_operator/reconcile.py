@@ -22,6 +22,7 @@ from llmproxy_operator.credentials import Credentials, SecretWatch, decoded, rea
 from llmproxy_operator.diff import differences
 from llmproxy_operator.errors import ConflictError, RefusedError
 from llmproxy_operator.manifest import Manifest, Ref, owner_uid, ref
+from llmproxy_operator.policy import Policy
 from llmproxy_operator.queue import Key
 from llmproxy_operator.render import Inputs, peers_secret, pod_config_hash, render, secret_references, stale_configs
 from llmproxy_operator.rollout import Rollout, rollout
@@ -49,6 +50,7 @@ class Surroundings:
 
     inputs: Inputs
     """Without digests: those are read in each pass."""
+    policy: Policy
     clock: Callable[[], float]
     """Seconds, never jumping."""
     now: Callable[[], datetime]
@@ -91,6 +93,10 @@ class Reconciler:
         """Make what is as wanted, as far as it can be made; return what is now."""
         try:
             proxy = parse(raw)
+            if refused := self._around.policy.problems(proxy):
+                self._secrets.forget(key)
+                trouble = Trouble("NotAllowed", str(SpecError(refused)), final=True)
+                return View(_generation(raw), proxy, rollout=await self._present(raw), trouble=trouble)
             credentials = await read(self._cluster, key.namespace, proxy.metadata.uid, secret_references(proxy))
             self._secrets.follow(key, credentials.versions, urgent=credentials.missing is not None)
             if credentials.missing is not None:

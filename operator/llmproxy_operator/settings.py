@@ -6,6 +6,8 @@ No name begins with LLMPROXY_: a Service of that name would put variables of its
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from llmproxy_operator.policy import ANY, Policy
+
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _MAX_PORT = 65535
@@ -21,6 +23,8 @@ class Settings:
 
     proxy_image: str
     """Image of proxies that name none."""
+    policy: Policy
+    """What LLMProxies may ask for."""
     proxy_image_pull_policy: str | None = None
     """None leaves it to Kubernetes, which goes by the tag."""
     watch_namespaces: tuple[str, ...] = ()
@@ -41,7 +45,8 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
     return Settings(
         proxy_image=_required(environment, "OPERATOR_PROXY_IMAGE"),
         proxy_image_pull_policy=_pull_policy(environment),
-        watch_namespaces=tuple(environment.get("OPERATOR_WATCH_NAMESPACES", "").replace(",", " ").split()),
+        policy=_policy(environment),
+        watch_namespaces=_list(environment, "OPERATOR_WATCH_NAMESPACES"),
         namespace=environment.get("OPERATOR_NAMESPACE") or "default",
         pod_name=environment.get("OPERATOR_POD_NAME") or "operator",
         leader_election=_choice(environment, "OPERATOR_LEADER_ELECTION", ("true", "false"), "true") == "true",
@@ -49,6 +54,20 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         metrics_port=_port(environment, "OPERATOR_METRICS_LISTEN_PORT", 8080),
         log_level=_choice(environment, "OPERATOR_LOG_LEVEL", LOG_LEVELS, "INFO"),
     )
+
+
+def _policy(environment: Mapping[str, str]) -> Policy:
+    return Policy(
+        own_image=_required(environment, "OPERATOR_PROXY_IMAGE"),
+        images=_list(environment, "OPERATOR_ALLOWED_IMAGES"),
+        priority_classes=_list(environment, "OPERATOR_ALLOWED_PRIORITY_CLASSES") or ANY,
+        service_accounts=_list(environment, "OPERATOR_ALLOWED_SERVICE_ACCOUNTS") or ANY,
+        toleration_keys=_list(environment, "OPERATOR_ALLOWED_TOLERATIONS") or ANY,
+    )
+
+
+def _list(environment: Mapping[str, str], name: str) -> tuple[str, ...]:
+    return tuple(environment.get(name, "").replace(",", " ").split())
 
 
 def _required(environment: Mapping[str, str], name: str) -> str:

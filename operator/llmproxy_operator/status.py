@@ -37,6 +37,7 @@ REASONS = {
     "ImagePullFailed": "the node cannot get the image",
     # stalled
     "InvalidSpec": "the spec cannot be used; the API server took it before it knew better",
+    "NotAllowed": "the spec asks for what the operator's settings do not allow",
     "NameConflict": "an object of a name that the operator needs is somebody else's",
     "ObjectRefused": "the API server refuses an object that the operator wants",
     "QuotaExceeded": "the namespace's quota allows no more",
@@ -98,7 +99,7 @@ class View:
 
 _OF_PASSES = frozenset(
     {
-        *("Created", "InvalidSpec", "NameConflict", "ObjectRefused", "Paused", "QuotaExceeded"),
+        *("Created", "InvalidSpec", "NameConflict", "NotAllowed", "ObjectRefused", "Paused", "QuotaExceeded"),
         *("SecretKeyNotFound", "SecretNotFound", "WaitingForDeletion"),
     }
 )

@@ -19,6 +19,7 @@ from llmproxy_operator.manifest import Manifest, Ref, ref
 LIST_KEYS = {
     "containers": ("name",),
     "env": ("name",),
+    "imagePullSecrets": ("name",),
     "initContainers": ("name",),
     "ownerReferences": ("uid",),
     "volumeMounts": ("mountPath",),

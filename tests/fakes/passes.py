@@ -9,6 +9,7 @@ from fakes.cluster import FakeCluster
 from llmproxy_operator.announce import Announcer
 from llmproxy_operator.credentials import SecretWatch
 from llmproxy_operator.manifest import Ref
+from llmproxy_operator.policy import Policy
 from llmproxy_operator.queue import Key
 from llmproxy_operator.reconcile import Reconciler, Surroundings
 from llmproxy_operator.render import Inputs
@@ -46,6 +47,7 @@ class Operator:
         self.secrets = SecretWatch(cluster, self.woken.append, clock=lambda: self.now_s, jitter=lambda: 1.0)
         around = Surroundings(
             inputs=Inputs(image, {}),
+            policy=Policy(image),
             clock=lambda: self.now_s,
             now=lambda: datetime.fromtimestamp(self.now_s, UTC),
             token=lambda: f"token-{next(tokens)}",

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from llmproxy_api import LLMProxy, quantities
+from llmproxy_api.pods import Pod
 from llmproxy_operator import names
 from llmproxy_operator.manifest import Manifest, owned
 from llmproxy_operator.render import containers
@@ -73,10 +74,12 @@ def template_hash(template: dict[str, Any]) -> str:
 
 
 def _metadata(proxy: LLMProxy, inputs: Inputs) -> dict[str, Any]:
+    pod = proxy.spec.pod or Pod()
     restart = proxy.metadata.annotations.get(names.ANNOTATION_RESTART)
     return {
-        "labels": names.labels(proxy.metadata.name, names.GATEWAY),
+        "labels": {**(pod.labels or {}), **names.labels(proxy.metadata.name, names.GATEWAY)},
         "annotations": {
+            **(pod.annotations or {}),
             names.ANNOTATION_CONFIG_HASH: pod_config_hash(proxy, inputs),
             "kubectl.kubernetes.io/default-container": names.GATEWAY,
             **({names.ANNOTATION_RESTART: restart} if restart else {}),
@@ -87,6 +90,7 @@ def _metadata(proxy: LLMProxy, inputs: Inputs) -> dict[str, Any]:
 def _pod(proxy: LLMProxy, inputs: Inputs) -> dict[str, Any]:
     sidecars = containers.sidecars(proxy, inputs)
     return {
+        **_placement(proxy.spec.pod or Pod()),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": grace_period_s(proxy),
@@ -101,6 +105,20 @@ def _pod(proxy: LLMProxy, inputs: Inputs) -> dict[str, Any]:
         "containers": [containers.gateway(proxy, inputs)],
         "volumes": _volumes(proxy),
     }
+
+
+def _placement(pod: Pod) -> dict[str, Any]:
+    """Return where and as whom the pod runs; fields that nobody set are left out."""
+    tolerations = [item.model_dump(by_alias=True, exclude_none=True) for item in pod.tolerations or ()]
+    made = {
+        "nodeSelector": dict(pod.node_selector or {}),
+        "tolerations": tolerations,
+        "priorityClassName": pod.priority_class_name,
+        "imagePullSecrets": [{"name": item.name} for item in pod.image_pull_secrets or ()],
+        # Always sent: a name that is taken away lives on in a deprecated field that the API server fills in beside it.
+        "serviceAccountName": pod.service_account_name or "default",
+    }
+    return {name: value for name, value in made.items() if value}
 
 
 def _volumes(proxy: LLMProxy) -> list[dict[str, Any]]:

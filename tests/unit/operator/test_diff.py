@@ -122,3 +122,14 @@ async def test_an_object_without_our_record_is_written_once() -> None:
     live["metadata"]["managedFields"] = []
 
     assert differences(a_deployment(), live, FIELD_MANAGER) == ("metadata.managedFields",)
+
+
+async def test_a_key_that_somebody_added_to_a_map_of_one_value_is_a_difference() -> None:
+    wanted = a_deployment()
+    wanted["spec"]["template"]["spec"]["nodeSelector"] = {"a": "b"}
+    live = await applied(wanted)
+    assert differences(wanted, live, FIELD_MANAGER) == ()
+
+    live["spec"]["template"]["spec"]["nodeSelector"]["theirs"] = "c"
+
+    assert differences(wanted, live, FIELD_MANAGER) == ("spec.template.spec.nodeSelector",)

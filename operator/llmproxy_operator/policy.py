@@ -1,0 +1,70 @@
+"""What the operator's settings allow LLMProxies to ask for. Pure.
+
+Whoever may edit an LLMProxy need not be somebody who may make pods: which images, accounts, priorities and nodes they
+get at by it is for the cluster's administrator to say.
+"""
+
+import fnmatch
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from llmproxy_api import LLMProxy, Problem
+
+ANY = ("*",)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Patterns in which `*` stands for any characters; a field that is left out of an LLMProxy is always allowed."""
+
+    own_image: str
+    images: tuple[str, ...] = ()
+    """Empty: any tag or digest of the repository that the operator's own image for proxies is from."""
+    priority_classes: tuple[str, ...] = ANY
+    service_accounts: tuple[str, ...] = ANY
+    toleration_keys: tuple[str, ...] = ANY
+
+    def problems(self, proxy: LLMProxy) -> tuple[Problem, ...]:
+        """Return what *proxy* asks for and does not get."""
+        return tuple(self._problems(proxy))
+
+    def _problems(self, proxy: LLMProxy) -> Iterator[Problem]:
+        spec, pod = proxy.spec, proxy.spec.pod
+        if spec.image is not None and not self._image_allowed(spec.image):
+            yield Problem("spec.image", _refusal(spec.image, self._images()))
+        if pod is None:
+            return
+        named = (
+            ("priorityClassName", pod.priority_class_name, self.priority_classes),
+            ("serviceAccountName", pod.service_account_name, self.service_accounts),
+        )
+        for field, name, allowed in named:
+            if name is not None and not _matches(name, allowed):
+                yield Problem(f"spec.pod.{field}", _refusal(name, allowed))
+        for i, toleration in enumerate(pod.tolerations or ()):
+            # One without a key bears every taint, so only a policy that allows all can allow it.
+            if not _matches(toleration.key or "*", self.toleration_keys):
+                yield Problem(f"spec.pod.tolerations[{i}].key", _refusal(toleration.key or "*", self.toleration_keys))
+
+    def _images(self) -> tuple[str, ...]:
+        own = repository(self.own_image)
+        return self.images or (own, f"{own}:*", f"{own}@*")
+
+    def _image_allowed(self, image: str) -> bool:
+        return image == self.own_image or _matches(image, self._images())
+
+
+def repository(image: str) -> str:
+    """Return *image* without its tag and digest."""
+    name = image.partition("@")[0]
+    head, slash, last = name.rpartition("/")
+    return head + slash + last.partition(":")[0]
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _refusal(name: str, allowed: tuple[str, ...]) -> str:
+    known = ", ".join(allowed) or "none"
+    return f"{name!r} is not allowed by the operator's settings, which allow {known}: ask the cluster's administrator"

@@ -1,0 +1,185 @@
+"""No field does nothing: each one that the CRD has changes what is rendered, or what the status says.
+
+The fields are read from the CRD itself, so a new one without an effect fails here before anybody can set it.
+"""
+
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from llmproxy_api import LLMProxy, parse
+from llmproxy_api.crd import crd
+from llmproxy_api.params import DENIED
+from llmproxy_operator.policy import Policy
+from llmproxy_operator.render import Inputs, peers_secret, render, secret_references
+from llmproxy_operator.rollout import Rollout
+from llmproxy_operator.status import View, status
+
+Object = dict[str, Any]
+Path = tuple[str | int, ...]
+
+KEY = {"secretKeyRef": {"name": "provider", "key": "api-key"}}
+BASE: Object = {
+    "models": [
+        {
+            "name": "echo",
+            "rateLimits": {"rpm": 10, "rps": 1, "tpm": 100, "maxParallel": 2},
+            "deployments": [
+                {
+                    "model": "hosted_vllm/echo",
+                    "apiBase": "http://echo:8000/v1",
+                    "apiKey": KEY,
+                    "weight": 1,
+                    "tokenIds": False,
+                    "timeout": "1m",
+                    "params": {"top_p": 1},
+                },
+                {"model": "gemini/g", "apiKey": KEY},
+            ],
+        }
+    ],
+    "rateLimits": {"rpm": 20, "rps": 2, "tpm": 200, "maxParallel": 4, "overflow": "Queue", "maxQueueTime": "3s"},
+    "retries": {"max": 1, "initialDelay": "1s", "maxDelay": "2s"},
+    "spans": {"store": "http://store:4747", "ackWait": "20ms", "spool": {"size": "2Gi"}},
+    "replicas": 1,
+    "drainTimeout": "1m",
+    "image": "img:1",
+    "resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "2", "memory": "2Gi"}},
+    "pod": {
+        "labels": {"a": "b"},
+        "annotations": {"a": "b"},
+        "nodeSelector": {"a": "b"},
+        "tolerations": [
+            {"key": "a", "operator": "Equal", "value": "b", "effect": "NoExecute", "tolerationSeconds": 3},
+        ],
+        "priorityClassName": "high",
+        "serviceAccountName": "trainer",
+        "imagePullSecrets": [{"name": "registry"}],
+    },
+}
+"""Has every field; a field that is not here fails the test."""
+CHANGED: dict[str, Any] = {
+    "models[].name": "other",
+    "models[].deployments[].model": "vllm/other",
+    "models[].deployments[].apiBase": "http://other:8000/v1",
+    "models[].deployments[].tokenIds": True,
+    "models[].deployments[].params": {"top_p": 0.5},
+    "models[].deployments[].apiKey.secretKeyRef.name": "other",
+    "models[].deployments[].apiKey.secretKeyRef.key": "other",
+    "rateLimits.overflow": None,
+    "spans.store": "http://other:4747",
+    "pod.tolerations[].key": "other",
+    "pod.tolerations[].operator": None,
+    "pod.tolerations[].effect": None,
+}
+"""Fields that cannot be changed by rule; with None the field is taken away, and what makes no sense without it."""
+GOES_TOO = {
+    "rateLimits.overflow": ["rateLimits.maxQueueTime"],
+    "pod.tolerations[].effect": ["pod.tolerations[].tolerationSeconds"],
+    "pod.tolerations[].operator": [],
+}
+
+
+def leaves(schema: Object, path: str = "") -> Iterator[tuple[str, Object]]:
+    """Yield every field that holds a value."""
+    for name, child in schema.get("properties", {}).items():
+        if name in DENIED and path.endswith("params"):
+            continue
+        here = f"{path}.{name}" if path else name
+        if child.get("type") == "array" and "properties" in child["items"]:
+            yield from leaves(child["items"], f"{here}[]")
+        elif child.get("type") == "object" and "properties" in child and not here.endswith("params"):
+            yield from leaves(child, here)
+        else:
+            yield here, child
+
+
+SPEC = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+FIELDS = dict(leaves(SPEC))
+
+
+def place(spec: Object, path: str) -> tuple[Any, str]:
+    """Return what holds the field, the first item of every list, and its name."""
+    here: Any = spec
+    *steps, last = path.split(".")
+    for step in steps:
+        here = here[step.removesuffix("[]")]
+        here = here[0] if step.endswith("[]") else here
+    return here, last
+
+
+def changed(path: str, schema: Object, old: Any) -> Any:
+    if path in CHANGED:
+        return CHANGED[path]
+    if isinstance(old, bool | int):
+        return 0 if path == "replicas" else not old if isinstance(old, bool) else old + 1
+    if isinstance(old, dict | list):
+        return {**old, "new": "c"} if isinstance(old, dict) else [*old, "other"]
+    if "x-kubernetes-int-or-string" in schema:
+        return f"1{old}" if "limits" in path else "640Mi" if old.endswith("i") else "900m"
+    return {"1m": "2m", "3s": "4s", "1s": "1500ms", "2s": "5s", "20ms": "30ms"}.get(old, f"{old}2")
+
+
+def outcome(spec: Object) -> str:
+    raw = {"apiVersion": "llmproxy.dev/v1alpha1", "kind": "LLMProxy", "spec": spec}
+    proxy: LLMProxy = parse({**raw, "metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 1}})
+    assert Policy("img:1", images=("*",)).problems(proxy) == ()
+    digests = {ref: f"digest of {ref}" for ref in secret_references(proxy)}
+    wanted = [peers_secret(proxy, "t"), *render(proxy, Inputs("img:1", digests))]
+    done = status(View(1, proxy, "h", Rollout(1, 1, 1, 1, 1, current=True)), {}, now="2026-01-01T00:00:00Z")
+    return json.dumps([wanted, done], sort_keys=True)
+
+
+def test_the_object_that_is_changed_has_every_field() -> None:
+    def has(path: str) -> bool:
+        holder, name = place(BASE, path)
+        return name in holder
+
+    assert [path for path in FIELDS if not has(path)] == []
+    assert len(FIELDS) > 35
+
+
+@pytest.mark.parametrize("path", FIELDS)
+def test_a_field_changes_what_is_rendered_or_the_status(path: str) -> None:
+    spec = copy.deepcopy(BASE)
+    holder, name = place(spec, path)
+    holder[name] = changed(path, FIELDS[path], holder[name])
+    for other in GOES_TOO.get(path, ()):
+        holder, name = place(spec, other)
+        del holder[name]
+
+    if path == "rateLimits.overflow":  # alone, so that it is not the other field that makes the difference
+        before = copy.deepcopy(BASE)
+        del before["rateLimits"]["maxQueueTime"]
+    else:
+        before = BASE
+    assert outcome(spec) != outcome(before)
+
+
+@pytest.mark.parametrize("path", FIELDS)
+def test_every_field_says_what_it_is_for(path: str) -> None:
+    assert len(FIELDS[path].get("description", "")) > 10
+
+
+def test_numbers_lists_maps_and_texts_have_bounds() -> None:
+    """Without them a rule in CEL may cost more than the API server allows."""
+    unbounded = []
+
+    def look(schema: Object, path: str) -> None:
+        kind = schema.get("type")
+        bound = {"integer": "maximum", "array": "maxItems", "string": "maxLength"}.get(str(kind))
+        if bound and bound not in schema and "enum" not in schema and path.rsplit(".", maxsplit=1)[-1] not in DENIED:
+            unbounded.append(path)
+        if isinstance(schema.get("additionalProperties"), dict):
+            assert "maxProperties" in schema, path
+            look(schema["additionalProperties"], f"{path}.*")
+        for name, child in schema.get("properties", {}).items():
+            look(child, f"{path}.{name}")
+        if "items" in schema:
+            look(schema["items"], f"{path}[]")
+
+    look(SPEC, "spec")
+    assert unbounded == []
