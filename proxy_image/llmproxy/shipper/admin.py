@@ -1,0 +1,45 @@
+"""Metrics and health over a unix socket beside the other one: the pod's ports are the gateway's."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from llmproxy.shipper import sockets
+from llmproxy.shipper.counts import Counts, Exporter
+
+SOCKET = "shipper-admin.sock"
+
+
+class Admin:
+    """Serves `/metrics` and `/healthz`."""
+
+    def __init__(self, counts: Counts, gauges: Callable[[], dict[str, tuple[str, float]]]) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(Exporter(counts, gauges))
+        self._runner: web.AppRunner | None = None
+
+    async def listen(self, path: Path) -> None:
+        """Serve at *path*."""
+        app = web.Application()
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/healthz", self._healthz)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        sockets.make_way(path)
+        await web.UnixSite(self._runner, str(path)).start()
+        sockets.open_to_group(path)
+
+    async def close(self) -> None:
+        """Serve no longer."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        text = generate_latest(self._registry)
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")

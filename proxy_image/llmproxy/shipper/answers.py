@@ -1,0 +1,180 @@
+"""From the bytes of an answer to one JSON object, whether it came whole or as server-sent events. Pure.
+
+A stream is put together to what the same call would have answered without `stream`: text, tool calls, log-probabilities
+and token ids of each choice, in order, and the usage of its last event.
+"""
+
+import json
+from typing import Any, cast
+
+import msgspec
+
+Json = dict[str, Any]
+_decode = msgspec.json.Decoder().decode
+_LONG = ("content", "reasoning_content", "reasoning", "refusal", "text")
+"""Strings of a delta that are continued by the next."""
+
+
+class _Pieces(list[str]):
+    """A text that grows: joined once, at the end."""
+
+
+def parse(body: bytes) -> object:
+    """Return the JSON value in *body*, None if there is none."""
+    try:
+        return _decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        try:
+            return json.loads(body)  # takes NaN and lone surrogates, which some servers write
+        except (ValueError, RecursionError):
+            return None
+
+
+def read_answer(body: bytes, *, streamed: bool) -> Json | None:
+    """Return the answer in *body* as one object, None if it is none."""
+    if streamed and body.lstrip()[:1] != b"{":
+        return joined(events(body))
+    found = parse(body)
+    return found if isinstance(found, dict) else None
+
+
+def events(body: bytes) -> list[Json]:
+    """Return the objects in the `data:` fields of a stream. Lines end at LF or CR LF, at nothing else."""
+    found: list[Json] = []
+    data: list[bytes] = []
+    for line in [*body.split(b"\n"), b""]:
+        line = line.removesuffix(b"\r")  # noqa: PLW2901 - the same line
+        if line.startswith(b"data:"):
+            data.append(line[5:].removeprefix(b" "))
+        elif not line and data:
+            whole = b"\n".join(data)
+            data = []
+            if whole.strip() != b"[DONE]" and isinstance(chunk := parse(whole), dict):
+                found.append(chunk)
+    return found
+
+
+def joined(chunks: list[Json]) -> Json | None:
+    """Return the answer that *chunks* are the parts of; None without any choice or usage."""
+    answer: Json = {}
+    choices: dict[int, Json] = {}
+    for chunk in chunks:
+        for name, value in chunk.items():
+            if name == "choices":
+                for part in value if isinstance(value, list) else ():
+                    if isinstance(part, dict):
+                        _add_choice(choices, part)
+            elif value is not None and (name not in answer or name == "usage"):
+                answer[name] = value
+    if not choices and "usage" not in answer:
+        return None
+    if str(answer.get("object", "")).endswith(".chunk"):
+        answer["object"] = str(answer["object"]).removesuffix(".chunk")
+    answer["choices"] = [_whole_choice(choices[i]) for i in sorted(choices)]
+    return answer
+
+
+def _add_choice(choices: dict[int, Json], part: Json) -> None:
+    index = part.get("index")
+    index = index if isinstance(index, int) else 0
+    choice = choices.setdefault(index, {"index": index})
+    for name, value in part.items():
+        if value is None or name == "index":
+            continue
+        if name == "delta":
+            if isinstance(value, dict):
+                _add_delta(choice.setdefault("message", {}), value)
+        elif name == "token_ids":
+            _extend(choice, name, value)
+        elif name == "logprobs":
+            _add_logprobs(choice, value)
+        elif name in _LONG:
+            _continue(choice, name, value)
+        elif name == "prompt_token_ids":
+            choice.setdefault(name, value)
+        else:
+            choice[name] = value
+
+
+def _add_delta(message: Json, delta: Json) -> None:
+    for name, value in delta.items():
+        if value is None:
+            continue
+        if name == "tool_calls":
+            for part in value if isinstance(value, list) else ():
+                if isinstance(part, dict):
+                    _add_tool_call(message.setdefault("tool_calls", []), part)
+        elif name == "function_call" and isinstance(value, dict):
+            _add_function(message.setdefault(name, {}), value)
+        elif name in _LONG:
+            _continue(message, name, value)
+        elif isinstance(value, list):
+            _extend(message, name, value)
+        else:
+            message[name] = value
+
+
+def _add_tool_call(made: list[Json], part: Json) -> None:
+    index = part.get("index")
+    if not isinstance(index, int):
+        index = len(made) if part.get("id") else max(0, len(made) - 1)
+    call = next((c for c in made if c["index"] == index), None)
+    if call is None:
+        call = {"index": index, "type": "function", "function": {}}
+        made.append(call)
+    for name in ("id", "type"):
+        if part.get(name):
+            call[name] = part[name]
+    if isinstance(part.get("function"), dict):
+        _add_function(call["function"], part["function"])
+
+
+def _add_function(function: Json, part: Json) -> None:
+    if part.get("name"):
+        function["name"] = function.get("name") or part["name"]
+    if isinstance(part.get("arguments"), str):
+        _continue(function, "arguments", part["arguments"])
+
+
+def _add_logprobs(choice: Json, part: object) -> None:
+    if not isinstance(part, dict):
+        return
+    made = choice.get("logprobs")
+    if not isinstance(made, dict):
+        made = choice["logprobs"] = {}
+    for name, value in part.items():
+        if isinstance(value, list):
+            _extend(made, name, value)
+
+
+def _extend(made: Json, name: str, more: object) -> None:
+    if isinstance(more, list):
+        if not isinstance(made.get(name), list):
+            made[name] = []
+        made[name].extend(more)
+
+
+def _continue(made: Json, name: str, more: object) -> None:
+    before = made.get(name)
+    if isinstance(before, _Pieces) and isinstance(more, str):
+        before.append(more)
+    else:
+        made[name] = _Pieces([more]) if isinstance(more, str) else more
+
+
+def _whole(value: object) -> object:
+    """Return *value* with its texts in one piece."""
+    if isinstance(value, _Pieces):
+        return "".join(value)
+    if isinstance(value, dict):
+        return {name: _whole(item) for name, item in value.items()}
+    return value
+
+
+def _whole_choice(choice: Json) -> Json:
+    made = cast("Json", _whole(choice))
+    message = made.get("message")
+    if isinstance(message, dict) and isinstance(message.get("tool_calls"), list):
+        message["tool_calls"] = [{k: _whole(v) for k, v in c.items() if k != "index"} for c in message["tool_calls"]]
+        message["content"] = message.get("content") or None  # as it is without a stream
+    return made

@@ -1,0 +1,139 @@
+"""From JSON to attributes of a span: flat names, values that a store takes, sizes that are bounded. Pure.
+
+A null or a nested value makes the store refuse a whole batch, so neither leaves here. A text that is too long is cut
+where it is a text, inside its JSON, and says so: what is rendered stays whole JSON.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+Scalar = str | bool | int | float
+Value = Scalar | list[int] | list[str] | list[float] | list[bool]
+Attributes = dict[str, Value]
+
+MAX_TEXT = 1 << 20
+"""Characters of one text."""
+MAX_RENDERED = 4 << 20
+"""Characters of a value that is rendered as one string."""
+_TIGHTER = (MAX_TEXT, 64 << 10, 1 << 10, 64)
+_INT64 = 1 << 63
+_DEPTH = 32
+"""Deeper than that a value is rendered, not walked."""
+
+
+def cut(text: str, limit: int = MAX_TEXT) -> str:
+    """Return *text*, shortened to *limit* characters with a marker that says so; always text that can be encoded."""
+    if len(text) > limit:
+        text = f"{text[:limit]} [cut by llmproxy: {limit} of {len(text)} characters]"
+    return text if _encodable(text) else text.encode("utf-8", "replace").decode()
+
+
+def scalar(value: object) -> Scalar | None:
+    """Return *value* if an attribute can hold it, else None."""
+    if isinstance(value, str):
+        return cut(value)
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return value if -_INT64 <= value < _INT64 else str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return None
+
+
+def flatten(prefix: str, value: object, made: Attributes, depth: int = 0) -> None:
+    """Add *value* to *made* under names with dots, as agentlightning's `flatten_attributes` does."""
+    if depth >= _DEPTH:
+        made[prefix] = render_json(value)
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            flatten(f"{prefix}.{_name(name)}", item, made, depth + 1)
+    elif isinstance(value, list):
+        numbers = integers(value)
+        if numbers:
+            made[prefix] = numbers
+        elif value and all(isinstance(item, str) for item in value):
+            made[prefix] = [cut(item) for item in value]
+        else:
+            for i, item in enumerate(value):
+                flatten(f"{prefix}.{i}", item, made, depth + 1)
+    else:
+        put(made, prefix, value)
+
+
+def put(made: Attributes, name: str, value: object) -> None:
+    """Add a scalar to *made*, unless it is none."""
+    found = scalar(value)
+    if found is not None:
+        made[name] = found
+
+
+def put_each(made: Attributes, prefix: str, values: Mapping[str, object], names: Iterable[str]) -> None:
+    """Add those of *values* that are scalars or lists of strings, under *prefix*."""
+    for name in names:
+        value = values.get(name)
+        if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+            made[prefix + name] = [cut(item) for item in value]
+        else:
+            put(made, prefix + name, value)
+
+
+def integers(value: object) -> list[int] | None:
+    """Return *value* if it is a list of integers that an attribute can hold and is not empty."""
+    if not isinstance(value, list) or not value:
+        return None
+    if all(type(item) is int and -_INT64 <= item < _INT64 for item in value):
+        return value
+    return None
+
+
+def render_json(value: object) -> str:
+    """Return *value* as JSON, with texts cut until it is small enough."""
+    return _render(value, lambda item: json.dumps(item, ensure_ascii=False, separators=(",", ":")))
+
+
+def render_python(value: object) -> str:
+    """Return *value* as Python writes it, which LiteLLM does and agentlightning's adapters evaluate."""
+    return _render(value, repr)
+
+
+def _render(value: object, write: Callable[[object], str]) -> str:
+    text = ""
+    for limit in _TIGHTER:
+        text = write(_clean(value, limit))
+        if len(text) <= MAX_RENDERED:
+            break
+    else:
+        text = write({"cut by llmproxy": len(text)})
+    return text if _encodable(text) else text.encode("utf-8", "replace").decode()
+
+
+def _clean(value: object, limit: int, depth: int = 0) -> object:
+    if isinstance(value, str):
+        return cut(value, limit)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        if depth >= _DEPTH:
+            return []
+        # Token ids, mostly: nothing in them to look at one by one.
+        return value if integers(value) else [_clean(item, limit, depth + 1) for item in value]
+    if isinstance(value, dict):
+        return {k: _clean(v, limit, depth + 1) for k, v in value.items()} if depth < _DEPTH else {}
+    return value
+
+
+def _name(name: object) -> str:
+    """Return a key as one part of a flat name: a dot in it would make two of it."""
+    return cut(str(name), 256).replace(".", "_") or "_"
+
+
+def _encodable(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

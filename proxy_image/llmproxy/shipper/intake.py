@@ -1,0 +1,315 @@
+"""The socket that the gateway speaks to: frames in, and word of what is durable, stored or refused out.
+
+Calls are written together: while one write is synced, those that come meanwhile make up the next. Only then is a call
+acknowledged. What cannot be kept, because the spool or the disk is full, is refused and counted, never half kept.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import msgspec
+
+from llmproxy import calls
+from llmproxy.shipper import records, sockets
+from llmproxy.shipper.counts import Counts
+from llmproxy.shipper.journal import Begun, Journal
+from llmproxy.shipper.sequence import Sequencer
+from llmproxy.shipper.spool import Spool
+
+log = logging.getLogger("llmproxy.shipper")
+
+SOCKET = "shipper.sock"
+MAX_WAITING_BYTES = 32 << 20
+"""Received and not on disk yet; above it the gateway is read no further, and keeps its calls itself."""
+GONE_S = 15.0
+"""A gateway that has been away so long does not come back: its calls have no end."""
+ABANDONED = "gateway_gone"
+
+
+class _Waiting(NamedTuple):
+    connection: "Connection | None"
+    record: records.Record
+    payload: bytes
+
+
+class Intake:
+    """All connections, and the task that writes what they bring."""
+
+    def __init__(
+        self, spool: Spool, max_bytes: Callable[[], int], sequencer: Sequencer, journal: Journal, counts: Counts
+    ) -> None:
+        self._spool = spool
+        self._room = max_bytes
+        self._sequencer = sequencer
+        self._journal = journal
+        self._counts = counts
+        self._waiting: list[_Waiting] = []
+        self._waiting_bytes = 0
+        self._wake = asyncio.Event()
+        self._connections: dict[str, Connection] = {}
+        self._gone: dict[str, asyncio.TimerHandle] = {}
+        self._server: asyncio.Server | None = None
+        self._refusing = ""
+        self.on_durable: Callable[[], None] = lambda: None
+
+    @property
+    def connected(self) -> bool:
+        """Whether a gateway is there."""
+        return bool(self._connections)
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything that was received is on disk or refused."""
+        return not self._waiting and not self._waiting_bytes
+
+    async def listen(self, path: Path) -> None:
+        """Take connections at *path*; a socket that an ended process left is removed."""
+        sockets.make_way(path)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: Connection(self), str(path))
+        sockets.open_to_group(path)
+        for gateway in {begun.gateway for begun in self._journal.begun.values()}:
+            self._expect(gateway)
+
+    def close(self) -> None:
+        """Take no more connections, and hang up."""
+        if self._server is not None:
+            self._server.close()
+        for timer in self._gone.values():
+            timer.cancel()
+        for connection in list(self._connections.values()):
+            connection.hang_up()
+
+    async def run(self) -> None:
+        """Write what comes, for ever."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            batch, self._waiting = self._waiting, []
+            if batch:
+                await self._write(batch)
+
+    def stored(self, stored: Iterable[records.Record]) -> None:
+        """Tell gateways which of their calls are in the store."""
+        by_gateway: dict[str, list[int]] = {}
+        for record in stored:
+            by_gateway.setdefault(record.gateway, []).append(record.call.call_id)
+        for gateway, call_ids in by_gateway.items():
+            connection = self._connections.get(gateway)
+            if connection is not None:
+                connection.tell(calls.Stored(call_ids))
+
+    def abandon(self, gateway: str | None = None) -> None:
+        """End the calls of a gateway that is gone, or of all that are, which have begun and will never end."""
+        gone = [
+            begun
+            for begun in self._journal.begun.values()
+            if begun.gateway not in self._connections and gateway in {None, begun.gateway}
+        ]
+        for begun in gone:
+            self._counts.abandoned += 1
+            self._take(None, records.Record(begun.gateway, begun.sequence_id, _without_end(begun)))
+        if gone:
+            log.warning("calls_without_end", extra={"calls": len(gone), "reason": "their gateway ended before them"})
+
+    # -- from the connections
+
+    def greeted(self, connection: "Connection") -> None:
+        """Note who is on a connection."""
+        self._connections[connection.gateway] = connection
+        timer = self._gone.pop(connection.gateway, None)
+        if timer is not None:
+            timer.cancel()
+        log.info("gateway_connected", extra={"gateway": connection.gateway})
+
+    def lost(self, connection: "Connection") -> None:
+        """Note that a connection is gone."""
+        if self._connections.get(connection.gateway) is connection:
+            del self._connections[connection.gateway]
+            self._expect(connection.gateway)
+
+    def arrived(self, gateway: str, arrival: calls.Arrival) -> None:
+        """Take word of a call that has begun."""
+        self._sequencer.arrived(gateway, arrival)
+
+    def ended(self, connection: "Connection", call: calls.Call) -> None:
+        """Take a call."""
+        self._counts.accepted += 1
+        number = self._sequencer.known(connection.gateway, call)
+        self._take(connection, records.Record(connection.gateway, number, call))
+        if self._waiting_bytes > MAX_WAITING_BYTES:
+            connection.pause()
+
+    def _expect(self, gateway: str) -> None:
+        loop = asyncio.get_running_loop()
+        self._gone[gateway] = loop.call_later(GONE_S, self.abandon, gateway)
+
+    def _take(self, connection: "Connection | None", record: records.Record) -> None:
+        payload = records.encode(record)
+        self._waiting_bytes += len(payload)
+        self._waiting.append(_Waiting(connection, record, payload))
+        self._wake.set()
+
+    async def _write(self, batch: list[_Waiting]) -> None:
+        """Put a batch on disk and say so, or refuse it."""
+        room = self._room()
+        size = 0
+        kept: list[_Waiting] = []
+        refused: list[_Waiting] = []
+        for item in batch:
+            size += len(item.payload)
+            (kept if size <= room else refused).append(item)
+        if kept:
+            try:
+                await asyncio.to_thread(self._spool.append, [item.payload for item in kept])
+            except OSError as exc:
+                self._refuse(kept, f"disk: {exc.strerror or exc}")
+            else:
+                self._kept(kept)
+        if refused:
+            self._refuse(refused, "spool_full")
+        elif kept:
+            self._refusing = ""
+        self._waiting_bytes -= sum(len(item.payload) for item in batch)
+        for connection in list(self._connections.values()):
+            connection.resume()
+
+    def _kept(self, kept: list[_Waiting]) -> None:
+        self._counts.durable += len(kept)
+        self._journal.end([(item.record.gateway, item.record.call.call_id) for item in kept])
+        for connection, call_ids in _by_connection(kept):
+            connection.tell(calls.Durable(call_ids))
+        self.on_durable()
+
+    def _refuse(self, refused: list[_Waiting], why: str) -> None:
+        self._counts.refused[why] += len(refused)
+        self._journal.end([(item.record.gateway, item.record.call.call_id) for item in refused])
+        for item in refused:
+            self._sequencer.forget(item.record.gateway, item.record.call.call_id)
+        for connection, call_ids in _by_connection(refused):
+            connection.tell(calls.Refused(call_ids, why))
+        if self._refusing != why:
+            self._refusing = why
+            log.error("calls_refused", extra={"reason": why, "calls": len(refused), "spool_bytes": self._spool.size})
+
+
+class Connection(asyncio.Protocol):
+    """One gateway."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._buffer = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self._paused = False
+        self.gateway = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for its name."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """Let the rest know."""
+        self._transport = None
+        if self.gateway:
+            self._intake.lost(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Read whole frames."""
+        self._buffer += data
+        start = 0
+        while len(self._buffer) - start >= calls.HEADER.size:
+            (length,) = calls.HEADER.unpack_from(self._buffer, start)
+            end = start + calls.HEADER.size + length
+            if length > calls.MAX_FRAME:
+                self._broken(f"a frame of {length} bytes")
+                return
+            if len(self._buffer) < end:
+                break
+            payload = bytes(memoryview(self._buffer)[start + calls.HEADER.size : end])
+            start = end
+            if not self._read(payload):
+                return
+        if start:
+            del self._buffer[:start]
+
+    def tell(self, message: calls.ToGateway) -> None:
+        """Say something, if it still listens."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(calls.frame([message]))
+
+    def pause(self) -> None:
+        """Read no further for now."""
+        if self._transport is not None and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._transport is not None and self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def hang_up(self) -> None:
+        """Close after what was said."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def _read(self, payload: bytes) -> bool:
+        try:
+            messages = calls.decode_to_shipper(payload)
+        except msgspec.MsgspecError as exc:
+            self._broken(f"a frame that is not understood: {exc}")
+            return False
+        for message in messages:
+            if isinstance(message, calls.Hello):
+                if message.protocol != calls.PROTOCOL:
+                    self._broken(f"protocol {message.protocol}, this is {calls.PROTOCOL}: run images of one release")
+                    return False
+                self.gateway = message.gateway
+                self._intake.greeted(self)
+            elif not self.gateway:
+                self._broken("a message before hello")
+                return False
+            elif isinstance(message, calls.Arrival):
+                self._intake.arrived(self.gateway, message)
+            else:
+                self._intake.ended(self, message)
+        return True
+
+    def _broken(self, why: str) -> None:
+        log.error("gateway_not_understood", extra={"gateway": self.gateway, "reason": why})
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def _by_connection(items: list[_Waiting]) -> Iterable[tuple[Connection, list[int]]]:
+    found: dict[Connection, list[int]] = {}
+    for item in items:
+        if item.connection is not None:
+            found.setdefault(item.connection, []).append(item.record.call.call_id)
+    return found.items()
+
+
+def _without_end(begun: Begun) -> calls.Call:
+    return calls.Call(
+        call_id=begun.call_id,
+        rollout_id=begun.rollout_id,
+        attempt_id=begun.attempt_id,
+        sequence_id=begun.sequence_id,
+        route="",
+        model="",
+        provider="",
+        upstream_model="",
+        started_ns=begun.arrived_ns,
+        first_byte_ns=0,
+        ended_ns=begun.arrived_ns,
+        status=0,
+        error=ABANDONED,
+        streamed=False,
+        request=b"",
+        response=b"",
+        tries=[],
+    )

@@ -1,0 +1,248 @@
+"""Numbered files of records, only ever appended to: one fdatasync a batch, read anywhere, unlinked whole.
+
+A record is `mark, length, crc32, payload`. Whoever returns from `append` has it on disk. A file that an earlier process
+left is never appended to, since its end may be torn; what is damaged inside one is skipped up to the next mark whose
+record is whole. What the payload means, and when a file is no longer needed, is for others to know.
+"""
+
+import contextlib
+import os
+import struct
+import zlib
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+MAGIC = b"llmproxy-spool-1\n"
+MARK = b"\xf5\xc1\n\xa7"
+"""Not valid UTF-8, so that no body of a call holds it by chance."""
+HEAD = struct.Struct("<4sII")
+SUFFIX = ".seg"
+SEGMENT_BYTES = 16 << 20
+MAX_RECORD = 80 << 20
+"""Bytes of a payload; a larger length is damage."""
+
+
+class Place(NamedTuple):
+    """Where a record is."""
+
+    segment: int
+    offset: int
+    """Of its head."""
+    length: int
+    """Of its payload."""
+
+    @property
+    def end(self) -> int:
+        """Where the next one begins."""
+        return self.offset + HEAD.size + self.length
+
+
+class Damage(NamedTuple):
+    """What could not be read of a segment."""
+
+    segment: int
+    offset: int
+    bytes: int
+    tail: bool
+    """Whether it reaches to the end of the file: what a crash leaves of a record that nobody was told to be safe."""
+
+
+class Segments:
+    """The files of one folder. `append` may run in one thread while others read."""
+
+    def __init__(self, folder: Path, *, segment_bytes: int = SEGMENT_BYTES) -> None:
+        self.folder = folder
+        self._segment_bytes = segment_bytes
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.sizes: dict[int, int] = {number: self.path(number).stat().st_size for number in _numbers(folder)}
+        """Bytes of each file up to where it has been written whole, in order."""
+        self._next = max(self.sizes, default=0) + 1
+        self._fd = -1
+        self._current = 0
+        self.damages: list[Damage] = []
+
+    @property
+    def size(self) -> int:
+        """All that is on disk."""
+        return sum(list(self.sizes.values()))
+
+    @property
+    def current(self) -> int:
+        """The file that is written to now, 0 for none."""
+        return self._current
+
+    @property
+    def last(self) -> int:
+        """The newest number that was ever used here."""
+        return self._next - 1
+
+    def path(self, number: int) -> Path:
+        """Return where segment *number* is."""
+        return self.folder / f"{number:012d}{SUFFIX}"
+
+    def skip_to(self, number: int) -> None:
+        """Use no number below *number*: a cursor may point there."""
+        self._next = max(self._next, number)
+
+    def append(self, payloads: Sequence[bytes]) -> list[Place]:
+        """Write records and return where they are, on disk; raise OSError with nothing written."""
+        if self._fd < 0 or self.sizes[self._current] >= self._segment_bytes:
+            self._begin()
+        number, start = self._current, self.sizes[self._current]
+        places, parts, offset = [], [], start
+        for payload in payloads:
+            parts.append(HEAD.pack(MARK, len(payload), zlib.crc32(payload)))
+            parts.append(payload)
+            places.append(Place(number, offset, len(payload)))
+            offset += HEAD.size + len(payload)
+        try:
+            _write_all(self._fd, b"".join(parts), start)
+            os.fdatasync(self._fd)
+        except OSError:
+            self._take_back(start)
+            raise
+        self.sizes[number] = offset
+        return places
+
+    def read(self, place: Place) -> bytes:
+        """Return the payload at *place*; raise OSError if it cannot be read whole."""
+        with self._opened(place.segment) as fd:
+            data = os.pread(fd, HEAD.size + place.length, place.offset)
+        payload = _payload(data, 0)
+        if payload is None:
+            raise OSError(f"{self.path(place.segment)}: damaged at {place.offset}")
+        return payload
+
+    def walk(self, number: int, offset: int = 0, *, max_bytes: int | None = None) -> Iterator[tuple[Place, bytes]]:
+        """Yield the records of a segment from *offset*, at most about *max_bytes*; damage is skipped and remembered."""
+        end = self.sizes.get(number, 0)
+        at: int | None = max(offset, len(MAGIC))
+        while at is not None and at < end:
+            data = self._window(number, at, end, max_bytes)
+            at = yield from self._records(number, at, data, whole=at + len(data) >= end)
+            max_bytes = None  # damage, whose end is not in the window
+
+    def _window(self, number: int, offset: int, end: int, max_bytes: int | None) -> bytes:
+        """Return what is at *offset*, about *max_bytes* or the first record whole."""
+        available = end - offset
+        with self._opened(number) as fd:
+            data = os.pread(fd, available if max_bytes is None else min(available, max_bytes), offset)
+            more = min(_announced(data, 0), available) - len(data)
+            return data + os.pread(fd, more, offset + len(data)) if more > 0 else data
+
+    def unlink(self, number: int) -> None:
+        """Remove a segment; it is none of this program's failures if it is gone already."""
+        if number == self._current:
+            self._close()
+        self.sizes.pop(number, None)
+        with contextlib.suppress(OSError):
+            self.path(number).unlink()
+
+    def close(self) -> None:
+        """Let go of the file that is written to."""
+        self._close()
+
+    def _records(
+        self, number: int, base: int, data: bytes, *, whole: bool
+    ) -> Generator[tuple[Place, bytes], None, int | None]:
+        """Yield what is in *data*; return from where more of the segment is needed to go on."""
+        at = 0
+        while at < len(data):
+            payload = _payload(data, at)
+            if payload is not None:
+                place = Place(number, base + at, len(payload))
+                yield place, payload
+                at = place.end - base
+                continue
+            if not whole:
+                return base + at if at == 0 or not _cut_short(data, at) else None
+            found = _next_whole(data, at + 1)
+            stop = found if found >= 0 else len(data)
+            self.damages.append(Damage(number, base + at, stop - at, tail=found < 0))
+            at = stop
+        return None
+
+    def _begin(self) -> None:
+        self._close()
+        number = self._next
+        fd = os.open(self.path(number), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            _write_all(fd, MAGIC, 0)
+            os.fdatasync(fd)
+            _sync_folder(self.folder)
+        except OSError:
+            os.close(fd)
+            with contextlib.suppress(OSError):
+                self.path(number).unlink()
+            raise
+        self._fd, self._current, self._next = fd, number, number + 1
+        self.sizes[number] = len(MAGIC)
+
+    def _take_back(self, size: int) -> None:
+        try:
+            os.ftruncate(self._fd, size)
+        except OSError:
+            self._close()  # its end is torn: the next record begins another file
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._current = -1, 0
+
+    @contextlib.contextmanager
+    def _opened(self, number: int) -> Iterator[int]:
+        fd = os.open(self.path(number), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def _numbers(folder: Path) -> list[int]:
+    return sorted(int(p.stem) for p in folder.glob(f"*{SUFFIX}") if p.stem.isdigit())
+
+
+def _announced(data: bytes, at: int) -> int:
+    """Return the bytes that the head at *at* claims for its record, 0 if there is none."""
+    if at + HEAD.size > len(data):
+        return 0
+    mark, length, _ = HEAD.unpack_from(data, at)
+    return HEAD.size + length if mark == MARK and length <= MAX_RECORD else 0
+
+
+def _cut_short(data: bytes, at: int) -> bool:
+    """Whether the record at *at* may be whole but for the end of *data*."""
+    return len(data) - at < HEAD.size or _announced(data, at) > len(data) - at
+
+
+def _payload(data: bytes, at: int) -> bytes | None:
+    size = _announced(data, at)
+    if not size or at + size > len(data):
+        return None
+    payload = data[at + HEAD.size : at + size]
+    return payload if zlib.crc32(payload) == HEAD.unpack_from(data, at)[2] else None
+
+
+def _next_whole(data: bytes, at: int) -> int:
+    while (at := data.find(MARK, at)) >= 0:
+        if _payload(data, at) is not None:
+            return at
+        at += 1
+    return -1
+
+
+def _write_all(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view = view[written:]
+        offset += written
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

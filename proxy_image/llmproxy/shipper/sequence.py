@@ -1,0 +1,118 @@
+"""Takes the store's sequence id of a call when it arrives, so that the order in the store is that of arrival.
+
+Never in a call's way: a store that is slow or away means that the id is taken later, at delivery, and counted. The ids
+of one rollout are taken one after the other; of different rollouts at the same time.
+"""
+
+import asyncio
+import logging
+from collections import deque
+
+from llmproxy import calls
+from llmproxy.shipper.counts import Counts
+from llmproxy.shipper.journal import Begun, Journal, Key
+from llmproxy.shipper.records import Record
+from llmproxy.shipper.store import Store, StoreError
+
+log = logging.getLogger("llmproxy.shipper")
+
+PAUSE_S = 0.5
+"""After a failure arrivals ask the store for nothing so long: most of them would fail as well."""
+MAX_BEGUN = 100_000
+"""Calls that have begun and are remembered; far above what one gateway has in flight."""
+
+
+class Sequencer:
+    """The sequence ids of the calls that have begun."""
+
+    def __init__(self, store: Store, journal: Journal, counts: Counts) -> None:
+        self._store = store
+        self._journal = journal
+        self._counts = counts
+        self._waiting: dict[str, deque[Begun]] = {}
+        """By rollout: what asks for an id now, and what comes after it."""
+        self._answers: dict[Key, asyncio.Future[int]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._not_before_s = 0.0
+
+    def arrived(self, gateway: str, arrival: calls.Arrival) -> None:
+        """Take the id of a call that has begun."""
+        self._counts.arrivals += 1
+        begun = Begun(
+            gateway, arrival.call_id, arrival.rollout_id, arrival.attempt_id, arrival.arrived_ns, sequence_id=0
+        )
+        if begun.key in self._journal.begun or len(self._journal.begun) >= MAX_BEGUN:
+            return
+        self._journal.begin(begun)
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._not_before_s:
+            return
+        self._answers[begun.key] = loop.create_future()
+        queue = self._waiting.get(begun.rollout_id)
+        if queue is not None:
+            queue.append(begun)
+            return
+        self._waiting[begun.rollout_id] = deque([begun])
+        task = loop.create_task(self._take_all(begun.rollout_id))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def known(self, gateway: str, call: calls.Call) -> int:
+        """Return the id of a call that has ended, 0 while there is none."""
+        begun = self._journal.begun.get((gateway, call.call_id))
+        number = call.sequence_id or (begun.sequence_id if begun is not None else 0)
+        if number:
+            self.forget(gateway, call.call_id)
+        return number
+
+    async def sequence_id(self, record: Record) -> int:
+        """Return the id of a record that is to be delivered now; raise StoreError when the store gives none."""
+        if record.sequence_id:
+            return record.sequence_id
+        answer = self._answers.get((record.gateway, record.call.call_id))
+        if answer is not None:
+            number = await asyncio.shield(answer)
+            self.forget(record.gateway, record.call.call_id)
+            if number:
+                return number
+        number = await self._store.next_id(*record.group)
+        self._counts.sequenced_late += 1
+        return number
+
+    def forget(self, gateway: str, call_id: int) -> None:
+        """Note that nobody will ask for the id of a call again."""
+        self._answers.pop((gateway, call_id), None)
+
+    def close(self) -> None:
+        """Stop asking."""
+        for task in self._tasks:
+            task.cancel()
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_result(0)
+
+    async def _take_all(self, rollout_id: str) -> None:
+        queue = self._waiting[rollout_id]
+        try:
+            while queue:
+                await self._take(queue[0])
+                queue.popleft()
+        finally:
+            del self._waiting[rollout_id]
+
+    async def _take(self, begun: Begun) -> None:
+        number = 0
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._not_before_s:
+            try:
+                number = await self._store.next_id(begun.rollout_id, begun.attempt_id)
+            except StoreError as exc:
+                self._not_before_s = loop.time() + PAUSE_S
+                self._counts.store_failures[str(exc)] += 1
+        if number and begun.key in self._journal.begun:
+            self._journal.begin(
+                Begun(begun.gateway, begun.call_id, begun.rollout_id, begun.attempt_id, begun.arrived_ns, number)
+            )
+        answer = self._answers.get(begun.key)
+        if answer is not None and not answer.done():
+            answer.set_result(number)
