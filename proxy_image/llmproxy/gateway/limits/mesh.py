@@ -91,7 +91,8 @@ class Mesh:
         while loop.time() < deadline and any(link not in self._ids for link in self._targets):
             self._met.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._met.wait(), deadline - loop.time())
+                async with asyncio.timeout_at(deadline):
+                    await self._met.wait()
         self._task = asyncio.create_task(self._keep_trying())
 
     def known(self) -> list[Address]:
@@ -195,8 +196,11 @@ class Mesh:
     async def _keep_trying(self) -> None:
         pause_s = RETRY_S
         while True:
+            # Not wait_for: in Python 3.11 it loses a cancellation that comes in the turn in which the event was set.
+            jitter = random.uniform(0.8, 1.2)  # noqa: S311 - no secret
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause_s * random.uniform(0.8, 1.2))  # noqa: S311 - a jitter
+                async with asyncio.timeout(pause_s * jitter):
+                    await self._wake.wait()
                 pause_s = RETRY_S
                 if self._has_lost:  # it may be on its way back: not at once, not late
                     self._has_lost = False

@@ -121,7 +121,8 @@ class Peers:
         while loop.time() < deadline and not self._is_complete():
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), deadline - loop.time())
+                async with asyncio.timeout_at(deadline):
+                    await self._changed.wait()
         if not self._leads and self._is_first():
             self._conclude()
         log.info("limits_taken_over", extra={"leader": self.leader, "peers": len(self._mesh.links)})
