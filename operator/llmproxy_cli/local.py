@@ -47,6 +47,18 @@ class Options:
     secrets: Mapping[SecretRef, str] = field(default_factory=dict)
     connect_to: Mapping[str, str] = field(default_factory=dict)
     verbose: bool = False
+    told: Callable[["State"], None] | None = None
+    """Is told at every change, for programs; what is said is for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is in force, and what came of the last look at the file."""
+
+    seen: str
+    """Digest of the file's content that was looked at last."""
+    problem: str = ""
+    """Why it is not in force, and what was before is; empty if it is."""
 
 
 class Local:
@@ -91,16 +103,22 @@ class Local:
 
     async def _serve(self, first: Plan, folder: Path, setting: Setting, watch: Watch) -> None:
         await self._roll(first, folder, setting)
+        self._tell(State(watch.digest))
         while True:
             await watch.changed()
             try:
                 wanted = self._plan()
-                if self._pod is not None and wanted.hash == self._pod.plan.hash:
-                    continue
-                self._say(f"{self._options.file} has changed: rolling")
-                await self._roll(wanted, folder, setting)
+                if self._pod is None or wanted.hash != self._pod.plan.hash:
+                    self._say(f"{self._options.file} has changed: rolling")
+                    await self._roll(wanted, folder, setting)
+                self._tell(State(watch.digest))
             except (FileError, LocalError, PodError) as exc:
                 self._say(f"the edit is not in force, what ran before goes on: {exc}")
+                self._tell(State(watch.digest, str(exc)))
+
+    def _tell(self, state: State) -> None:
+        if self._options.told is not None:
+            self._options.told(state)
 
     def _plan(self) -> Plan:
         options = self._options

@@ -1,6 +1,7 @@
 """Notices that a file has changed, by looking: no editor's way of writing is missed, and nothing needs installing."""
 
 import asyncio
+import hashlib
 from pathlib import Path
 
 INTERVAL_S = 0.25
@@ -12,6 +13,11 @@ class Watch:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._last = self._look()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the content at the last time, in hex."""
+        return hashlib.sha256(self._last or b"").hexdigest()
 
     async def changed(self) -> None:
         """Return when the file has another content than at the last time and stays so for a moment.
