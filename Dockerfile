@@ -36,8 +36,10 @@ COPY proxy_image/llmproxy /app/llmproxy
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app
 
 # --- What runs -----------------------------------------------------------------------------------
+# The user has a number only, whichever it is made to be: a library that asks for its name gets it from USER.
 FROM ${BASE} AS runtime
-ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
+ENV USER=llmproxy \
+    PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -38,9 +38,9 @@ class Recipe:
 
     def key(self, builder: str) -> str:
         """Changes whenever the image would."""
-        digest = hashlib.sha256("\0".join([builder, *self.words()]).encode())
+        digest = hashlib.sha256("\0".join([builder, self.image, self.target or "", self.base or ""]).encode())
         for path in [self.file, *(file for name in self.inputs for file in _files(self.context / name))]:
-            digest.update(f"\0{path}\0".encode() + path.read_bytes())
+            digest.update(f"\0{path.relative_to(self.context)}\0".encode() + path.read_bytes())
         return digest.hexdigest()
 
 

@@ -9,7 +9,8 @@ COPY requirements/testkit.txt /opt/
 RUN --mount=type=secret,id=pip --mount=type=secret,id=certificates /opt/install /opt/testkit.txt /opt/venv gpustat
 
 FROM ${BASE}
-ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
+ENV USER=trainer \
+    PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp
