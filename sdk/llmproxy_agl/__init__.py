@@ -1,0 +1,10 @@
+"""Agent-Lightning's `LLMProxy`, run by this project: `from llmproxy_agl import LLMProxy` in place of upstream's.
+
+On a laptop it runs gateway and shipper as processes; in a cluster it owns an LLMProxy object. docs/agent-lightning.md.
+"""
+
+from llmproxy_agl.errors import ProxyError
+from llmproxy_agl.installing import install
+from llmproxy_agl.proxy import LLMProxy
+
+__all__ = ["LLMProxy", "ProxyError", "install"]

@@ -1,0 +1,180 @@
+"""The proxy as processes on this machine, in a process tree of its own: `python -m llmproxy_cli.embedded`.
+
+All state is in a folder that is found by the proxy's name, so that a copy in another process (a fork, a pickle) sees
+and does the same: a lock says whether it runs, a file what is in force. An edit of the manifest there is a roll.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmproxy_agl.errors import ProxyError
+from llmproxy_agl.saying import log
+from llmproxy_agl.wanted import Wanted
+
+READY_S = 180.0
+STOP_S = 360.0
+"""Calls in flight may go on for as long as drainTimeout, then the spool is emptied."""
+_LOOK_S = 0.02
+_TAIL_LINES = 25
+
+
+class LocalBackend:
+    """Runs it."""
+
+    in_cluster = False
+
+    def __init__(self, name: str, host: str, port: int, endpoint: str) -> None:
+        self.name = name
+        self.endpoint = endpoint
+        self._host = host
+        self._port = port
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to one process."""
+        return {**self.__dict__, "_process": None, "_owner": 0}
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of it is."""
+        return Path(tempfile.gettempdir()) / f"llmproxy-agl-{os.getuid()}-{self.name}"
+
+    @property
+    def started_here(self) -> bool:
+        """Whether this very process has started it."""
+        return self._owner == os.getpid()
+
+    def is_running(self) -> bool:
+        """Whether it runs, whoever has started it."""
+        if self._process is not None and self.started_here:
+            self._process.poll()
+        try:
+            with (self.folder / "run/lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def put(self, wanted: Wanted, cancelled: threading.Event) -> None:
+        """Start it, or roll what runs; return when *wanted* is in force. Raise ProxyError."""
+        text = _manifests(wanted)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        running = self.is_running()
+        state = self._state()
+        if running and (state.get("seen"), state.get("problem")) == (digest, ""):
+            return
+        self._prepare()
+        if not running:
+            (self.folder / "state.json").unlink(missing_ok=True)
+        _write(self.folder / "proxy.yaml", text)
+        if not running:
+            self._start()
+        self._wait(digest, cancelled)
+
+    def stop(self, limit_s: float = STOP_S) -> None:
+        """End it: calls in flight are finished, then the spool is emptied into the store."""
+        pid = self._state().get("pid")
+        if not self.is_running() or not isinstance(pid, int):
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        deadline_s = time.monotonic() + limit_s
+        while self.is_running():
+            if time.monotonic() > deadline_s:
+                raise ProxyError(f"LLMProxy {self.name}: has not ended within {limit_s:g} s, see {self.folder / 'log'}")
+            time.sleep(_LOOK_S)
+        if self._process is not None and self.started_here:
+            self._process.wait()
+        left = next((self.folder / "run").rglob("*.seg"), None)
+        if left is None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        else:
+            log.warning("LLMProxy %s: records that the store has not taken stay in %s", self.name, left.parent)
+
+    def _prepare(self) -> None:
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        if self.folder.stat().st_uid != os.getuid():
+            raise ProxyError(f"{self.folder}: is somebody else's: give the proxy another name=")
+
+    def _start(self) -> None:
+        missing = [m for m in ("llmproxy_cli", "uvloop", "msgspec") if importlib.util.find_spec(m) is None]
+        if missing:
+            raise ProxyError(
+                f"{sys.executable}: has no {', '.join(missing)}, which the proxy runs on: "
+                "pip install 'llmproxy[agl,proxy]'"
+            )
+        command = [sys.executable, "-m", "llmproxy_cli.embedded", "--file", str(self.folder / "proxy.yaml")]
+        command += ["--host", self._host, "--port", str(self._port), "--run-dir", str(self.folder / "run")]
+        command += ["--state", str(self.folder / "state.json"), "--parent", str(os.getpid())]
+        with (self.folder / "log").open("wb") as out:
+            self._process = subprocess.Popen(  # noqa: S603 - our own program
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        self._owner = os.getpid()
+
+    def _wait(self, digest: str, cancelled: threading.Event) -> None:
+        deadline_s = time.monotonic() + READY_S
+        while True:
+            state = self._state()
+            if state.get("seen") == digest:
+                if state.get("problem"):
+                    raise ProxyError(
+                        f"LLMProxy {self.name}: what ran before goes on, the change is not in force: {state['problem']}"
+                    )
+                return
+            ended = self._process is not None and self.started_here and self._process.poll() is not None
+            if ended and not self.is_running():
+                raise ProxyError(f"LLMProxy {self.name}: the proxy has not started:\n{self._tail()}")
+            if time.monotonic() > deadline_s:
+                raise ProxyError(
+                    f"LLMProxy {self.name}: not in force within {READY_S:g} s; it printed last:\n{self._tail()}"
+                )
+            if cancelled.wait(_LOOK_S):
+                raise ProxyError(f"LLMProxy {self.name}: nobody waits any more")
+
+    def _state(self) -> dict[str, Any]:
+        try:
+            found = json.loads((self.folder / "state.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _tail(self) -> str:
+        try:
+            lines = (self.folder / "log").read_text(errors="replace").splitlines()
+        except OSError:
+            return "  (nothing)"
+        return "\n".join(f"  {line}" for line in lines[-_TAIL_LINES:])
+
+
+def _manifests(wanted: Wanted) -> str:
+    objects = [wanted.proxy] + ([wanted.secret] if wanted.secret else [])
+    return yaml.safe_dump_all(objects, sort_keys=True)
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace *path* at once; only its owner can read it, as it may hold keys."""
+    beside = path.with_suffix(".new")
+    with contextlib.suppress(FileNotFoundError):
+        beside.unlink()
+    with os.fdopen(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as out:
+        out.write(text)
+    beside.replace(path)
