@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from llmproxy_api import params as params_of
 from llmproxy_api.models import API_VERSION, KIND, LLMProxy
-from llmproxy_api.parts import ListMap, Part
+from llmproxy_api.parts import ListMap, Part, UniqueItems
 
 MAX_PROBLEMS = 10
 """More than these would not be read; the rest is counted."""
@@ -155,8 +155,8 @@ def _structure(part: Part, path: str) -> Iterator[Problem]:
             yield from _plain_params(value, here)
         field = type(part).model_fields[name]
         for mark in (*field.metadata, *_inner_marks(field.annotation)):
-            if isinstance(mark, ListMap):
-                yield from _repeated(value or (), mark.key, here)
+            if isinstance(mark, ListMap | UniqueItems):
+                yield from _repeated(value or (), mark.key if isinstance(mark, ListMap) else None, here)
         for child, child_path in _parts(value, here):
             yield from _structure(child, child_path)
 
@@ -174,12 +174,13 @@ def _plain_params(value: dict[str, Any], path: str) -> Iterator[Problem]:
         yield Problem(path, f"must be plain JSON, nested at most {params_of.MAX_DEPTH} deep: quote dates")
 
 
-def _repeated(items: tuple[Any, ...], key: str, path: str) -> Iterator[Problem]:
+def _repeated(items: tuple[Any, ...], key: str | None, path: str) -> Iterator[Problem]:
     seen: set[Any] = set()
     for i, item in enumerate(items):
-        value = getattr(item, key)
+        value = item if key is None else getattr(item, key)
         if value in seen:
-            yield Problem(f"{path}[{i}]", f"duplicate {key} {value!r}: put what belongs to it into one entry")
+            what = f"{key or 'value'} {value!r}"
+            yield Problem(f"{path}[{i}]", f"duplicate {what}: put what belongs to it into one entry")
         seen.add(value)
 
 

@@ -13,10 +13,12 @@ from pydantic.alias_generators import to_camel
 from llmproxy.providers import PROVIDERS, Way
 from llmproxy_api import params as params_of
 from llmproxy_api import quantities
+from llmproxy_api.access import Access, Monitoring
 from llmproxy_api.durations import Duration, seconds
 from llmproxy_api.parts import Limit, ListMap, Part, Replicas, Tries, Weight
 from llmproxy_api.pods import Pod
 from llmproxy_api.quantities import Quantity
+from llmproxy_api.resources import Resources
 from llmproxy_api.rules import Rule, longer_than_zero, optional_matches
 
 GROUP = "llmproxy.dev"
@@ -41,6 +43,7 @@ DEFAULT_DRAIN_TIMEOUT = "5m"
 _OWN_SERVER = [name for name, row in PROVIDERS.items() if row.api_base is None]
 _KEYLESS = [name for name, row in PROVIDERS.items() if row.key_optional]
 _TRANSLATED = [name for name, row in PROVIDERS.items() if row.way is Way.TRANSLATED]
+_IS_TRANSLATED = " || ".join(f"d.model.startsWith('{name}/')" for name in sorted(_TRANSLATED))
 _URL = r'https?://[A-Za-z0-9.\-\[\]:]+(/[!"$->@-~]*)?'
 """No user, password, query or fragment: what stands in an address is readable by everybody."""
 
@@ -139,6 +142,11 @@ class Deployment(Part):
         *(_refuses(key, why) for key, why in sorted(params_of.DENIED.items())),
     )
 
+    @property
+    def translated(self) -> bool:
+        """Whether LiteLLM must translate for it."""
+        return self.model.partition("/")[0] in _TRANSLATED
+
 
 class ModelRateLimits(Part):
     """Limits of one model, over all its deployments. A call must fit these and those of the proxy."""
@@ -236,6 +244,9 @@ class Spans(Part):
     once, the moment a rollout succeeds. Default: 50ms; at most 10s. With 0s nothing is held."""
     spool: Spool | None = None
     """Disk for records that are not delivered yet."""
+    resources: Resources | None = None
+    """Processor and memory of the shipper's container. Default: requests of cpu 100m and memory 128Mi, and at most
+    512Mi."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         optional_matches(
@@ -253,54 +264,11 @@ class Spans(Part):
     )
 
 
-class Amounts(Part):
-    """Processor and memory."""
+class Translator(Part):
+    """The container with LiteLLM."""
 
-    cpu: Quantity | None = None
-    """Cores: `2` or `500m`."""
-    memory: Quantity | None = None
-    """Bytes: `512Mi`."""
-
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "!has(self.cpu) || quantity(string(self.cpu)).compareTo(quantity('1m')) >= 0",
-            "must be at least 1m",
-            lambda a: a.cpu is None or quantities.value(a.cpu) >= quantities.value("1m"),
-            ".cpu",
-        ),
-        Rule(
-            "!has(self.memory) || quantity(string(self.memory)).compareTo(quantity('64Mi')) >= 0",
-            "must be at least 64Mi, which the gateway needs to start",
-            lambda a: a.memory is None or quantities.value(a.memory) >= quantities.value("64Mi"),
-            ".memory",
-        ),
-    )
-
-
-def _request_fits(name: str) -> Rule:
-    def holds(resources: "Resources") -> bool:
-        request = getattr(resources.requests, name, None)
-        limit = getattr(resources.limits, name, None)
-        return request is None or limit is None or quantities.value(request) <= quantities.value(limit)
-
-    both = " || ".join(f"!has(self.{part})" + f" || !has(self.{part}.{name})" for part in ("requests", "limits"))
-    return Rule(
-        f"{both} || quantity(string(self.requests.{name})).compareTo(quantity(string(self.limits.{name}))) <= 0",
-        f"must be at most limits.{name}",
-        holds,
-        f".requests.{name}",
-    )
-
-
-class Resources(Part):
-    """Processor and memory of the gateway container. The shipper and the translator have amounts of their own."""
-
-    requests: Amounts | None = None
-    """What is set aside for it. Default: cpu 250m, memory 128Mi."""
-    limits: Amounts | None = None
-    """What it may use at most. Default: memory 512Mi, and no limit of cpu, which would slow streams down."""
-
-    RULES: ClassVar[tuple[Rule, ...]] = (_request_fits("cpu"), _request_fits("memory"))
+    resources: Resources | None = None
+    """Its processor and memory. Default: requests of cpu 100m and memory 384Mi, and at most 1Gi."""
 
 
 class Spec(Part):
@@ -323,9 +291,16 @@ class Spec(Part):
     """Image of the proxy's containers. Default: the one that the operator was installed with, whose repository is also
     the only one allowed unless the operator's settings name others."""
     resources: Resources | None = None
-    """Processor and memory of the gateway container."""
+    """Processor and memory of the gateway's container. Default: requests of cpu 250m and memory 128Mi, and at most
+    512Mi."""
+    translator: Translator | None = None
+    """The container that speaks to providers with a protocol of their own; it runs only where a model needs it."""
     pod: Pod | None = None
     """Where and as whom the pods run."""
+    access: Access | None = None
+    """Who may call. Default: every pod that reaches the Service."""
+    monitoring: Monitoring | None = None
+    """How metrics are found. Default: by nobody; the port admin of each pod serves `/metrics`."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -334,6 +309,12 @@ class Spec(Part):
             "not there yet",
             lambda s: s.replicas is None or s.replicas <= MAX_REPLICAS,
             ".replicas",
+        ),
+        Rule(
+            f"!has(self.translator) || self.models.exists(m, m.deployments.exists(d, {_IS_TRANSLATED}))",
+            f"has a meaning only with a model of one of the providers {', '.join(sorted(_TRANSLATED))}",
+            lambda s: s.translator is None or any(d.translated for m in s.models for d in m.deployments),
+            ".translator",
         ),
     )
 

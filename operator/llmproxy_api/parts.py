@@ -33,6 +33,14 @@ class ListMap:
         return {**handler(core), "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [self.key]}
 
 
+class UniqueItems:
+    """Marks a list of plain values; the same one twice is refused."""
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Say so in the schema."""
+        return {**handler(core), "x-kubernetes-list-type": "set"}
+
+
 class Part(BaseModel):
     """A part of the resource: unknown fields are refused, nothing is converted, nothing changes afterwards."""
 

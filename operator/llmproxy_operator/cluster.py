@@ -26,6 +26,8 @@ PLURALS = {
     ("apps/v1", "Deployment"): "deployments",
     ("apps/v1", "ReplicaSet"): "replicasets",
     ("coordination.k8s.io/v1", "Lease"): "leases",
+    ("monitoring.coreos.com/v1", "PodMonitor"): "podmonitors",
+    ("networking.k8s.io/v1", "NetworkPolicy"): "networkpolicies",
     ("v1", "ConfigMap"): "configmaps",
     ("v1", "Event"): "events",
     ("v1", "Pod"): "pods",
@@ -42,6 +44,7 @@ _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
 _CREATED = 201
 _OK = 200
+_NOT_FOUND = 404
 _AGAIN = frozenset({401, 404, 408, 409, 410, 429})
 """Besides 5xx: answers that may be others the next time. 404 to a write: the namespace or the object is just going."""
 
@@ -61,7 +64,10 @@ class Cluster(Protocol):
         """Return an object, None if there is none."""
 
     async def list(self, api_version: str, kind: str, namespace: str, selector: str) -> tuple[Manifest, ...]:
-        """Return the objects of a namespace that a label selector picks."""
+        """Return the objects of a namespace that a label selector picks; none of a kind that is not served."""
+
+    async def serves(self, api_version: str, kind: str) -> bool:
+        """Return whether the API server knows a kind that is no part of Kubernetes itself."""
 
     async def apply(self, manifest: Manifest, *, force: bool) -> Applied:
         """Server-side apply; without *force* a field of somebody else's is a ConflictError."""
@@ -111,13 +117,28 @@ class ApiServer:
         try:
             return (await self._ask("GET", target)).live
         except UnavailableError as exc:
-            if exc.status == 404:  # noqa: PLR2004 - HTTP's own number
+            if exc.status == _NOT_FOUND:
                 return None
             raise
 
+    async def serves(self, api_version: str, kind: str) -> bool:
+        """See Cluster."""
+        try:
+            found = await self._ask("GET", Ref(api_version, "", "", ""))
+        except UnavailableError as exc:
+            if exc.status == _NOT_FOUND:
+                return False
+            raise
+        return any(item.get("kind") == kind for item in found.live.get("resources") or ())
+
     async def list(self, api_version: str, kind: str, namespace: str, selector: str) -> tuple[Manifest, ...]:
         """See Cluster."""
-        found = await self._ask("GET", Ref(api_version, kind, namespace, ""), query={"labelSelector": selector})
+        try:
+            found = await self._ask("GET", Ref(api_version, kind, namespace, ""), query={"labelSelector": selector})
+        except UnavailableError as exc:
+            if exc.status == _NOT_FOUND:
+                return ()
+            raise
         # Items of a list come without these two.
         return tuple({"apiVersion": api_version, "kind": kind, **item} for item in found.live.get("items") or ())
 
@@ -193,6 +214,8 @@ class ApiServer:
 
 def _path(target: Ref) -> str:
     root = f"/apis/{target.api_version}" if "/" in target.api_version else f"/api/{target.api_version}"
+    if not target.kind:
+        return root  # what the API server serves of a group
     path = f"{root}/namespaces/{quote(target.namespace)}/{PLURALS[target.api_version, target.kind]}"
     return f"{path}/{quote(target.name)}" if target.name else path
 

@@ -18,7 +18,13 @@ from llmproxy_operator.cluster import Access
 from llmproxy_operator.doorbell import Doorbell
 from llmproxy_operator.errors import OperatorError
 
-CHILDREN = (("apps", "v1", "deployments"), ("", "v1", "services"), ("", "v1", "configmaps"), ("", "v1", "pods"))
+CHILDREN = (
+    ("apps", "v1", "deployments"),
+    ("", "v1", "services"),
+    ("", "v1", "configmaps"),
+    ("", "v1", "pods"),
+    ("networking.k8s.io", "v1", "networkpolicies"),
+)
 """What is watched besides LLMProxies: only objects with our label leave the API server. Secrets are never watched."""
 STOP_S = 10
 """How long kopf may take to end."""

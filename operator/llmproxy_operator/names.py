@@ -19,6 +19,8 @@ TRANSLATOR = "translator"
 CONFIG = "config"
 ENDPOINT = "endpoint"
 PEERS = "peers"
+POLICY = "policy"
+MONITOR = "monitor"
 """Components: the first three are containers too."""
 
 PORT_HTTP = 4000
@@ -47,6 +49,16 @@ def config(proxy: str, document_hash: str) -> str:
 def endpoint(proxy: str) -> str:
     """Name of the ConfigMap that trainers' pods take their environment from."""
     return f"{proxy}-endpoint"
+
+
+def policy(proxy: str) -> str:
+    """Name of the NetworkPolicy that says who may call."""
+    return proxy
+
+
+def monitor(proxy: str) -> str:
+    """Name of the PodMonitor."""
+    return proxy
 
 
 def peers(proxy: str) -> str:

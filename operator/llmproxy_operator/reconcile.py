@@ -24,7 +24,15 @@ from llmproxy_operator.errors import ConflictError, RefusedError
 from llmproxy_operator.manifest import Manifest, Ref, owner_uid, ref
 from llmproxy_operator.policy import Policy
 from llmproxy_operator.queue import Key
-from llmproxy_operator.render import Inputs, peers_secret, pod_config_hash, render, secret_references, stale_configs
+from llmproxy_operator.render import (
+    Inputs,
+    monitoring,
+    peers_secret,
+    pod_config_hash,
+    render,
+    secret_references,
+    stale_configs,
+)
 from llmproxy_operator.rollout import Rollout, rollout
 from llmproxy_operator.status import Trouble, View
 
@@ -126,7 +134,11 @@ class Reconciler:
     async def _converge(self, key: Key, proxy: LLMProxy, credentials: Credentials) -> View:
         inputs = replace(self._around.inputs, secret_digests=credentials.digests)
         config_hash = pod_config_hash(proxy, inputs)
-        found = await self._children(proxy, render(proxy, inputs))
+        rendered = render(proxy, inputs)
+        lacks = await self._lacking(rendered)
+        if lacks is not None:
+            rendered = tuple(item for item in rendered if item["kind"] != monitoring.KIND)
+        found = await self._children(proxy, rendered)
         generation = proxy.metadata.generation
         if (blocked := _blocked(found)) is not None:
             present = next((c.live for c in found if c.wanted["kind"] == "Deployment"), None)
@@ -140,7 +152,17 @@ class Reconciler:
         seen = await self._observe(deployment, credentials.contents)
         if any(child.live is not None for child in found):
             await self._tidy(key, proxy, [child.wanted for child in found], deployment, complete=seen.complete)
-        return View(generation, proxy, config_hash, seen)
+        return View(generation, proxy, config_hash, seen, lacks=lacks)
+
+    async def _lacking(self, rendered: Sequence[Manifest]) -> Trouble | None:
+        """Return what is wanted of a kind that the cluster does not know."""
+        wanted = any(item["kind"] == monitoring.KIND for item in rendered)
+        if not wanted or await self._cluster.serves(monitoring.API_VERSION, monitoring.KIND):
+            return None
+        message = (
+            "the cluster knows no PodMonitor: install the prometheus-operator, or set spec.monitoring.podMonitor: false"
+        )
+        return Trouble("PodMonitorUnavailable", message, final=True)
 
     async def _children(self, proxy: LLMProxy, rendered: Sequence[Manifest]) -> list[Child]:
         """Return what is wanted with what is there; the Secret of the peers first."""
@@ -201,17 +223,19 @@ class Reconciler:
         if last == mark and self._around.clock() - at_s < TIDY_AGAIN_S:
             return
         place = (key.namespace, names.selector({names.LABEL_NAME: key.name}))
-        maps, services, deployments, sets = await asyncio.gather(
+        maps, services, deployments, sets, policies, monitors = await asyncio.gather(
             self._cluster.list("v1", "ConfigMap", *place),
             self._cluster.list("v1", "Service", *place),
             self._cluster.list("apps/v1", "Deployment", *place),
             self._cluster.list("apps/v1", "ReplicaSet", *place),
+            self._cluster.list("networking.k8s.io/v1", "NetworkPolicy", *place),
+            self._cluster.list(monitoring.API_VERSION, monitoring.KIND, *place),
         )
         ours = [item for item in maps if children.standing(item, proxy) is Standing.OURS]
         keep = [item["metadata"]["name"] for item in wanted if children.is_document(item)]
         stale = set(stale_configs(ours, [*sets, deployment], keep=keep))
         gone = [item for item in ours if item["metadata"]["name"] in stale]
-        gone += children.unwanted([*maps, *services, *deployments], proxy, wanted)
+        gone += children.unwanted([*maps, *services, *deployments, *policies, *monitors], proxy, wanted)
         for item in gone:
             await self._cluster.delete(ref(item), uid=item["metadata"]["uid"])
             log.info("object_deleted", extra={"object": str(ref(item))})
@@ -250,6 +274,8 @@ class Reconciler:
 
     def _again_s(self, key: Key, view: View) -> float:
         trouble, failure = view.trouble, view.rollout.failure
+        if trouble is None and view.lacks is not None:
+            return FOREIGN_RETRY_S
         if trouble is None:
             return FAILING_RETRY_S if failure is not None and not failure.final else math.inf
         if trouble.reason == "WaitingForDeletion":

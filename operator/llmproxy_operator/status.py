@@ -37,6 +37,7 @@ REASONS = {
     "ImagePullFailed": "the node cannot get the image",
     # stalled
     "InvalidSpec": "the spec cannot be used; the API server took it before it knew better",
+    "PodMonitorUnavailable": "spec.monitoring.podMonitor is true and the cluster knows no PodMonitor; all else is done",
     "NotAllowed": "the spec asks for what the operator's settings do not allow",
     "NameConflict": "an object of a name that the operator needs is somebody else's",
     "ObjectRefused": "the API server refuses an object that the operator wants",
@@ -92,6 +93,8 @@ class View:
     """None: not known, because a Secret is missing or the spec cannot be used."""
     rollout: Rollout = NOTHING
     trouble: Trouble | None = None
+    lacks: Trouble | None = None
+    """What cannot be made beside the pods, which come first."""
     paused: bool = False
     note: str = ""
     """Message of the condition Paused."""
@@ -136,7 +139,7 @@ def paused(before: Mapping[str, Any], seen: Rollout, annotations: Mapping[str, s
 
 def conditions(view: View) -> tuple[Condition, ...]:
     """Return what is so."""
-    seen, trouble = view.rollout, view.trouble or _of_rollout(view.rollout)
+    seen, trouble = view.rollout, view.trouble or _of_rollout(view.rollout) or view.lacks
     if trouble is None:
         reason, message = _done(seen)
         main = (

@@ -59,6 +59,8 @@ class FakeCluster:
         """Requests about these objects fail so."""
         self.fail_after: int | None = None
         """So many writes are done; then the process is as good as killed."""
+        self.served = True
+        """Kinds that are no part of Kubernetes are known."""
         self._versions = itertools.count(1)
         self._uids = itertools.count(1)
 
@@ -103,6 +105,9 @@ class FakeCluster:
             if (target.api_version, target.kind, target.namespace) == (api_version, kind, namespace)
             and wanted.items() <= (item["metadata"].get("labels") or {}).items()
         )
+
+    async def serves(self, api_version: str, kind: str) -> bool:
+        return self.served
 
     async def apply(self, manifest: Manifest, *, force: bool) -> Applied:
         self._count("apply", ref(manifest))

@@ -10,6 +10,8 @@ from llmproxy_operator.render.config import SecretRef, config_hash, document, se
 from llmproxy_operator.render.configmaps import config_map, endpoint_config_map, stale_configs
 from llmproxy_operator.render.deployment import deployment, pod_config_hash
 from llmproxy_operator.render.inputs import Inputs
+from llmproxy_operator.render.monitoring import pod_monitor
+from llmproxy_operator.render.network import network_policy
 from llmproxy_operator.render.secrets import peers_secret
 from llmproxy_operator.render.services import peers_service, service
 
@@ -29,10 +31,13 @@ __all__ = [
 
 def render(proxy: LLMProxy, inputs: Inputs) -> tuple[Manifest, ...]:
     """Return every child of *proxy*, in the order to apply them."""
-    return (
+    wanted = (
         config_map(proxy),
         endpoint_config_map(proxy),
+        network_policy(proxy),  # before the pods, so that none is open for a moment
         service(proxy),
         peers_service(proxy),
         deployment(proxy, inputs),
+        pod_monitor(proxy),
     )
+    return tuple(item for item in wanted if item is not None)

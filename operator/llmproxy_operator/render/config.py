@@ -84,8 +84,7 @@ def key_variable(ref: SecretRef) -> str:
 
 def is_translated(deployment: models.Deployment) -> bool:
     """Whether calls of *deployment* go through the translator."""
-    provider, _ = providers.split(deployment.model)
-    return provider.way is providers.Way.TRANSLATED
+    return deployment.translated
 
 
 def drain_timeout_s(spec: models.Spec) -> float:

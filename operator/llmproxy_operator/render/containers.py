@@ -6,7 +6,7 @@ probes: a failing one would make the pod unready, and callers shall not notice a
 
 from typing import Any
 
-from llmproxy_api import LLMProxy, models, quantities
+from llmproxy_api import LLMProxy, quantities, resources
 from llmproxy_operator import names
 from llmproxy_operator.render.config import SecretRef, is_translated, key_variable, keyed_deployments
 from llmproxy_operator.render.configmaps import CONFIG_FILE
@@ -24,9 +24,11 @@ TRANSLATOR_PYTHON = "/opt/translator/bin/python"
 PRE_STOP_S = 5
 """A pod leaves the Service some time after its end begins; so long it takes calls as ever."""
 
-_GATEWAY = {"requests": {"cpu": "250m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
-_SHIPPER = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
-_TRANSLATOR = {"requests": {"cpu": "100m", "memory": "384Mi"}, "limits": {"memory": "1Gi"}}
+_Defaults = dict[str, dict[str, str]]
+
+_GATEWAY: _Defaults = {"requests": {"cpu": "250m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
+_SHIPPER: _Defaults = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
+_TRANSLATOR: _Defaults = {"requests": {"cpu": "100m", "memory": "384Mi"}, "limits": {"memory": "1Gi"}}
 
 
 def gateway(proxy: LLMProxy, inputs: Inputs) -> Container:
@@ -52,7 +54,7 @@ def gateway(proxy: LLMProxy, inputs: Inputs) -> Container:
         "readinessProbe": _probe("/readyz", period_s=5, failures=2),
         "livenessProbe": _probe("/healthz", period_s=10, failures=6),
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_S}}},
-        "resources": gateway_resources(proxy.spec.resources),
+        "resources": amounts(proxy.spec.resources, _GATEWAY),
         "volumeMounts": _mounts("config", "run", "tmp"),
     }
 
@@ -63,7 +65,7 @@ def shipper(proxy: LLMProxy, inputs: Inputs) -> Container:
         **_base(proxy, inputs, names.SHIPPER, python="python"),
         "restartPolicy": "Always",
         "args": [*_arguments("llmproxy.shipper"), "--spool-dir", SPOOL_DIR],
-        "resources": _SHIPPER,
+        "resources": amounts(proxy.spec.spans.resources if proxy.spec.spans is not None else None, _SHIPPER),
         "volumeMounts": _mounts("config", "run", "spool", "tmp"),
     }
 
@@ -75,7 +77,9 @@ def translator(proxy: LLMProxy, inputs: Inputs) -> Container:
         "restartPolicy": "Always",
         "args": _arguments("llmproxy.translator"),
         "env": list(_keys(proxy, translated=True)),
-        "resources": _TRANSLATOR,
+        "resources": amounts(
+            proxy.spec.translator.resources if proxy.spec.translator is not None else None, _TRANSLATOR
+        ),
         "volumeMounts": _mounts("config", "run", "tmp"),
     }
 
@@ -90,19 +94,19 @@ def sidecars(proxy: LLMProxy, inputs: Inputs) -> list[Container]:
     return made
 
 
-def gateway_resources(wanted: models.Resources | None) -> dict[str, dict[str, str]]:
-    """Return requests and limits; what *wanted* leaves open is a default that does not contradict the rest."""
+def amounts(wanted: resources.Resources | None, default: _Defaults) -> dict[str, dict[str, str]]:
+    """Return requests and limits; what *wanted* leaves open is of *default*, without contradicting the rest."""
     requests = _amounts(wanted.requests if wanted is not None else None)
     limits = _amounts(wanted.limits if wanted is not None else None)
     if "memory" not in limits:
-        limits["memory"] = _larger(_GATEWAY["limits"]["memory"], requests.get("memory"))
-    for name, default in _GATEWAY["requests"].items():
+        limits["memory"] = _larger(default["limits"]["memory"], requests.get("memory"))
+    for name, amount in default["requests"].items():
         if name not in requests:
-            requests[name] = _smaller(default, limits.get(name))
+            requests[name] = _smaller(amount, limits.get(name))
     return {"requests": requests, "limits": limits}
 
 
-def _amounts(wanted: models.Amounts | None) -> dict[str, str]:
+def _amounts(wanted: resources.Amounts | None) -> dict[str, str]:
     given = {} if wanted is None else {"cpu": wanted.cpu, "memory": wanted.memory}
     return {name: quantities.canonical(amount) for name, amount in given.items() if amount is not None}
 

@@ -381,3 +381,75 @@ def test_an_operator_without_rights_says_which_it_lacks_and_ends(team: Kube, tmp
 
         assert "llmproxies" in operator.process.output
         assert "forbidden" in operator.process.output.lower()
+
+
+def test_who_may_call_is_a_policy_that_goes_when_it_is_switched_off(team: Kube, operator: Operator) -> None:
+    team.apply(an_llmproxy("guarded", access={"namespaces": ["agents"]}))
+    policy = eventually(lambda: team.list("networkpolicies", MINE), lambda found: len(found) == 1, 30, "a policy")[0]
+    assert policy["spec"]["ingress"][0]["from"][1]["namespaceSelector"]["matchExpressions"][0]["values"] == ["agents"]
+    settled(lambda: operator.counted("llmproxy_operator_writes_total"))
+    version = policy["metadata"]["resourceVersion"]
+
+    team.run("label", "llmproxy", "guarded", "touched=1")
+    settled(lambda: operator.counted("llmproxy_operator_passes_total"))
+    assert team.get("networkpolicy", "guarded")["metadata"]["resourceVersion"] == version
+    team.patch("networkpolicy", "guarded", {"spec": {"ingress": []}})
+    eventually(
+        lambda: team.get("networkpolicy", "guarded")["spec"], lambda spec: spec == policy["spec"], 15, "repaired"
+    )
+
+    team.patch("llmproxy", "guarded", {"spec": {"access": None}})
+    eventually(lambda: team.list("networkpolicies", MINE), lambda found: found == [], 15, "no policy")
+
+
+def test_a_cluster_without_the_prometheus_operator_is_told_of_after_all_else(team: Kube, operator: Operator) -> None:
+    team.apply(an_llmproxy("watched", replicas=0, monitoring={"podMonitor": True}))
+
+    wait_condition(team, "watched", "Stalled", "PodMonitorUnavailable")
+    assert "Deployment/watched" in children(team)
+
+    team.patch("llmproxy", "watched", {"spec": {"monitoring": {"podMonitor": False}}})
+    wait_condition(team, "watched", "Ready", "ScaledToZero")
+
+
+def test_what_is_taken_out_of_the_pod_is_gone(team: Kube, operator: Operator) -> None:
+    pod: Object = {
+        "labels": {"team": "a"},
+        "nodeSelector": {"a": "b", "c": "d"},
+        "tolerations": [{"operator": "Exists"}, {"key": "a", "effect": "NoExecute", "tolerationSeconds": 5}],
+        "serviceAccountName": "trainer",
+        "imagePullSecrets": [{"name": "one"}, {"name": "two"}],
+    }
+    team.apply(an_llmproxy("placed", replicas=0, pod=pod))
+    wait_condition(team, "placed", "Ready", "ScaledToZero")
+    placed = template(team, "placed")["spec"]
+    assert {key: placed[key] for key in pod if key != "labels"} == {k: v for k, v in pod.items() if k != "labels"}
+
+    team.patch(
+        "llmproxy", "placed", {"spec": {"pod": {"nodeSelector": {"c": None}, "imagePullSecrets": [{"name": "two"}]}}}
+    )
+    eventually(lambda: template(team, "placed")["spec"]["nodeSelector"], lambda now: now == {"a": "b"}, 15, "one label")
+    assert template(team, "placed")["spec"]["imagePullSecrets"] == [{"name": "two"}]
+
+    team.patch("llmproxy", "placed", {"spec": {"pod": None}})
+    after = eventually(lambda: template(team, "placed"), lambda t: "tolerations" not in t["spec"], 15, "a plain pod")
+    assert after["spec"]["serviceAccountName"] == "default"
+    assert not {"nodeSelector", "imagePullSecrets"} & set(after["spec"])
+    assert "team" not in after["metadata"]["labels"]
+
+
+def test_a_pause_holds_an_edit_back(team: Kube, operator: Operator) -> None:
+    team.apply(an_llmproxy("held", replicas=0, rateLimits={"rpm": 5}))
+    wait_condition(team, "held", "Ready", "ScaledToZero")
+    before = template(team, "held")
+    team.run("annotate", "llmproxy", "held", "llmproxy.dev/paused=true")
+    wait_condition(team, "held", "Paused", "Paused")
+
+    team.patch("llmproxy", "held", {"spec": {"rateLimits": {"rpm": 6}}})
+    settled(lambda: operator.counted("llmproxy_operator_passes_total"))
+    held = team.get("llmproxy", "held")
+    assert template(team, "held") == before
+    assert held["status"]["observedGeneration"] == held["metadata"]["generation"] - 1
+
+    team.run("annotate", "llmproxy", "held", "llmproxy.dev/paused-")
+    eventually(lambda: template(team, "held"), lambda t: t != before, 15, "the edit applied")

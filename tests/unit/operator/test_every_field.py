@@ -22,6 +22,7 @@ Object = dict[str, Any]
 Path = tuple[str | int, ...]
 
 KEY = {"secretKeyRef": {"name": "provider", "key": "api-key"}}
+RESOURCES = {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "2", "memory": "2Gi"}}
 BASE: Object = {
     "models": [
         {
@@ -43,11 +44,14 @@ BASE: Object = {
     ],
     "rateLimits": {"rpm": 20, "rps": 2, "tpm": 200, "maxParallel": 4, "overflow": "Queue", "maxQueueTime": "3s"},
     "retries": {"max": 1, "initialDelay": "1s", "maxDelay": "2s"},
-    "spans": {"store": "http://store:4747", "ackWait": "20ms", "spool": {"size": "2Gi"}},
+    "spans": {"store": "http://store:4747", "ackWait": "20ms", "spool": {"size": "2Gi"}, "resources": RESOURCES},
     "replicas": 1,
+    "translator": {"resources": RESOURCES},
+    "access": {"namespaces": ["agents"]},
+    "monitoring": {"podMonitor": True, "labels": {"a": "b"}},
     "drainTimeout": "1m",
     "image": "img:1",
-    "resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "2", "memory": "2Gi"}},
+    "resources": RESOURCES,
     "pod": {
         "labels": {"a": "b"},
         "annotations": {"a": "b"},
@@ -77,6 +81,7 @@ CHANGED: dict[str, Any] = {
 }
 """Fields that cannot be changed by rule; with None the field is taken away, and what makes no sense without it."""
 GOES_TOO = {
+    "monitoring.podMonitor": ["monitoring.labels"],
     "rateLimits.overflow": ["rateLimits.maxQueueTime"],
     "pod.tolerations[].effect": ["pod.tolerations[].tolerationSeconds"],
     "pod.tolerations[].operator": [],

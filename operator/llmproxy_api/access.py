@@ -1,0 +1,51 @@
+"""The part of the resource that says who may call a proxy and who may look at its metrics."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from llmproxy_api.parts import Part, UniqueItems
+from llmproxy_api.pods import MAX_KEYS, LabelValue, unreserved_keys, well_formed_keys
+from llmproxy_api.rules import Rule
+
+EVERYWHERE = "*"
+
+Namespace = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?|[*])$")]
+
+
+class Access(Part):
+    """Who may call."""
+
+    namespaces: Annotated[tuple[Namespace, ...], Field(max_length=64, strict=False), UniqueItems()] | None = None
+    """Namespaces whose pods may call, besides the LLMProxy's own; `["*"]` for all of the cluster. A NetworkPolicy says
+    so, which the cluster's network must enforce. Default: no policy."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            f"!has(self.namespaces) || self.namespaces.size() == 1 || !self.namespaces.exists(n, n == '{EVERYWHERE}')",
+            f"{EVERYWHERE} stands for all namespaces: leave the others out",
+            lambda a: a.namespaces is None or len(a.namespaces) == 1 or EVERYWHERE not in a.namespaces,
+            ".namespaces",
+        ),
+    )
+
+
+class Monitoring(Part):
+    """How metrics are found."""
+
+    pod_monitor: bool | None = None
+    """Make a PodMonitor, by which a Prometheus of the prometheus-operator finds the pods. Default: false."""
+    labels: Annotated[dict[str, LabelValue], Field(max_length=MAX_KEYS)] | None = None
+    """Labels of the PodMonitor, by which a Prometheus picks it: often `release: NAME`. Default: none but the
+    operator's."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        well_formed_keys("labels", "labels"),
+        unreserved_keys("labels", "labels"),
+        Rule(
+            "!has(self.labels) || (has(self.podMonitor) && self.podMonitor)",
+            "labels has a meaning only with podMonitor: true",
+            lambda m: m.labels is None or bool(m.pod_monitor),
+            ".labels",
+        ),
+    )

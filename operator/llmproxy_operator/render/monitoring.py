@@ -1,0 +1,23 @@
+"""The PodMonitor by which a Prometheus of the prometheus-operator finds the pods; made only if the resource says so."""
+
+from llmproxy_api import LLMProxy
+from llmproxy_operator import names
+from llmproxy_operator.manifest import Manifest, owned
+
+API_VERSION, KIND = "monitoring.coreos.com/v1", "PodMonitor"
+
+
+def pod_monitor(proxy: LLMProxy) -> Manifest | None:
+    """Return the PodMonitor of *proxy*, None if it wants none."""
+    monitoring = proxy.spec.monitoring
+    if monitoring is None or not monitoring.pod_monitor:
+        return None
+    name = proxy.metadata.name
+    labels = {**(monitoring.labels or {}), **names.labels(name, names.MONITOR)}
+    return {
+        **owned(proxy, API_VERSION, KIND, names.monitor(name), labels),
+        "spec": {
+            "selector": {"matchLabels": names.selector_labels(name)},
+            "podMetricsEndpoints": [{"port": "admin", "path": "/metrics"}],
+        },
+    }
