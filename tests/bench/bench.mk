@@ -1,0 +1,10 @@
+# Speed, side by side with other gateways. See docs/performance.md.
+.PHONY: bench bench-quick
+
+BENCH = PYTHONPATH=tests $(BIN)/python -m bench
+
+bench: venv venv-agl ## Speed and cost next to nginx, Envoy, LiteLLM and others: about 6 minutes; see docs/performance.md
+	@$(BENCH) $(BENCH_ARGS)
+
+bench-quick: venv venv-agl ## The same with nginx and LiteLLM only: about 1 minute
+	@$(BENCH) --quick $(BENCH_ARGS)
