@@ -7,6 +7,7 @@ A file that cannot be used, or a pod that does not get ready, is told and change
 import asyncio
 import contextlib
 import fcntl
+import json
 import os
 import secrets
 import shutil
@@ -259,5 +260,16 @@ def _next_folder(folder: Path, number: int) -> Path:
 
 
 def _undelivered(spool: Path) -> int:
-    """Return how many bytes of records *spool* holds."""
-    return sum(part.stat().st_size for part in spool.rglob("*.seg") if part.is_file()) if spool.is_dir() else 0
+    """Return how many bytes of records *spool* holds that the store has not got; those before the cursor it has."""
+    segments = [part for part in spool.rglob("*.seg") if part.is_file()] if spool.is_dir() else []
+    return sum(max(0, part.stat().st_size - _delivered(part)) for part in segments)
+
+
+def _delivered(segment: Path) -> int:
+    """Return up to where a segment is delivered: the shipper's cursor says segment and offset."""
+    try:
+        number, offset = json.loads((segment.parent / "cursor").read_bytes())
+        own = int(segment.stem)
+        return segment.stat().st_size if own < number else int(offset) if own == number else 0
+    except (OSError, ValueError, TypeError):
+        return 0

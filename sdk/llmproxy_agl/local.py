@@ -103,11 +103,11 @@ class LocalBackend:
             time.sleep(_LOOK_S)
         if self._process is not None and self.started_here:
             self._process.wait()
-        left = next((self.folder / "run").rglob("*.seg"), None)
+        left = next((self.folder / "run").glob("*/spool"), None)  # what is delivered is removed by its own process
         if left is None:
             shutil.rmtree(self.folder, ignore_errors=True)
         else:
-            log.warning("LLMProxy %s: records that the store has not taken stay in %s", self.name, left.parent)
+            log.warning("LLMProxy %s: records that the store has not taken stay in %s", self.name, left)
 
     def _prepare(self) -> None:
         self.folder.mkdir(mode=0o700, exist_ok=True)

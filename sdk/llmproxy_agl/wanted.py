@@ -90,6 +90,8 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     made = dict(under)
     for key, value in over.items():
         below = under.get(key)
-        both = isinstance(value, Mapping) and isinstance(below, Mapping)
-        made[key] = merged(below, value) if both else copy.deepcopy(value)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            made[key] = merged(below, value)
+        else:
+            made[key] = copy.deepcopy(value)
     return made
