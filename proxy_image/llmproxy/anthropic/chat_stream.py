@@ -1,0 +1,200 @@
+"""A chat completion's stream from a messages stream (Anthropic's), event by event as it comes. Pure: time is given."""
+
+from typing import Any
+
+import msgspec
+
+from llmproxy.anthropic import outcome
+from llmproxy.anthropic.chat_answer import completion_id
+from llmproxy.anthropic.errors import event_to_openai, openai_error
+from llmproxy.anthropic.messages_request import JSON_TOOL
+from llmproxy.anthropic.wire import Events, Json, decode, openai_event
+
+DONE = b"data: [DONE]\n\n"
+
+
+class _Delta(msgspec.Struct):
+    type: str | None = None
+    text: str = ""
+    thinking: str = ""
+    signature: str = ""
+    partial_json: str = ""
+    stop_reason: str | None = None
+    stop_sequence: str | None = None
+
+
+class _Block(msgspec.Struct):
+    type: str
+    id: str = ""
+    name: str = ""
+    data: str = ""
+    text: str = ""
+    input: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class _Message(msgspec.Struct):
+    id: str = ""
+    model: str = ""
+    usage: outcome.MessagesUsage | None = None
+
+
+class _Event(msgspec.Struct):
+    type: str
+    index: int = 0
+    message: _Message | None = None
+    content_block: _Block | None = None
+    delta: _Delta | None = None
+    usage: outcome.MessagesUsage | None = None
+
+
+_decode = msgspec.json.Decoder(_Event).decode
+
+
+class ChatStream:
+    """One stream."""
+
+    def __init__(self, created_s: int, *, with_usage: bool) -> None:
+        self._events = Events()
+        self._created_s = created_s
+        self._with_usage = with_usage
+        self._head: Json = {}
+        self._blocks: dict[int, _Block] = {}
+        self._tools: dict[int, int] = {}
+        """Number of the tool call in each block."""
+        self._thoughts: dict[int, str] = {}
+        self._in_json = False
+        self._used = outcome.MessagesUsage()
+        self._finished = False
+        self.done = False
+
+    @property
+    def pending(self) -> int:
+        """Bytes of an event without an end."""
+        return self._events.pending
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens used so far, None before the first count."""
+        return self._used.total or None
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """Return the events to send now, and those that end the stream."""
+        return self._take(self._events.feed(data))
+
+    def end(self) -> tuple[bytes, bytes]:
+        """The upstream has ended in order: return the last events; an error if its answer was not complete."""
+        now, last = self._take(self._events.rest())
+        if self.done:
+            return now, last
+        if self._finished:
+            return now, self._stop()
+        self.done = True
+        problem = "the model server ended the stream before the answer's end"
+        return now, openai_event(openai_error(problem, 502))
+
+    def _take(self, contents: list[bytes]) -> tuple[bytes, bytes]:
+        made: list[bytes] = []
+        last = b""
+        for content in contents:
+            if self.done:
+                break
+            try:
+                event = _decode(content)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+                self.done = True
+                problem = f"the model server sent an event that is none of a message: {exc}"
+                last = openai_event(openai_error(problem, 502))
+                break
+            last = self._event(event, content, made)
+        return b"".join(made), last
+
+    def _event(self, event: _Event, content: bytes, made: list[bytes]) -> bytes:
+        kind = event.type
+        if kind == "content_block_delta" and event.delta is not None:
+            self._delta(event.index, event.delta, made)
+        elif kind == "content_block_start" and event.content_block is not None:
+            self._block(event.index, event.content_block, made)
+        elif kind == "content_block_stop":
+            self._block_stop(event.index, made)
+        elif kind == "message_start" and event.message is not None:
+            self._start(event.message, made)
+        elif kind == "message_delta":
+            self._finish(event, made)
+        elif kind == "message_stop":
+            return self._stop()
+        elif kind == "error":
+            self.done = True
+            return openai_event(event_to_openai(decode(content)))
+        return b""  # pings, and events that are not known yet, as Anthropic asks of its clients
+
+    def _start(self, message: _Message, made: list[bytes]) -> None:
+        self._head = {
+            "id": completion_id(message.id),
+            "object": "chat.completion.chunk",
+            "created": self._created_s,
+            "model": message.model,
+        }
+        if message.usage is not None:
+            self._used.update(message.usage)
+        made.append(self._chunk({"role": "assistant", "content": ""}))
+
+    def _block(self, index: int, block: _Block, made: list[bytes]) -> None:
+        self._blocks[index] = block
+        if block.type == "text" and block.text:
+            made.append(self._chunk({"content": block.text}))
+        elif block.type == "redacted_thinking":
+            kept = {"type": "redacted_thinking", "data": block.data}
+            made.append(self._chunk({"thinking_blocks": [kept]}))
+        elif block.type == "tool_use" and block.name == JSON_TOOL:
+            self._in_json = True
+        elif block.type == "tool_use":
+            number = self._tools[index] = len(self._tools)
+            given = bytes(block.input).decode()
+            function = {"name": block.name, "arguments": "" if given == "{}" else given}
+            call = {"index": number, "id": block.id, "type": "function", "function": function}
+            made.append(self._chunk({"tool_calls": [call]}))
+
+    def _delta(self, index: int, delta: _Delta, made: list[bytes]) -> None:
+        if delta.type == "text_delta":
+            made.append(self._chunk({"content": delta.text}))
+        elif delta.type == "thinking_delta":
+            self._thoughts[index] = self._thoughts.get(index, "") + delta.thinking
+            made.append(self._chunk({"reasoning_content": delta.thinking}))
+        elif delta.type == "signature_delta":
+            kept = {"type": "thinking", "thinking": self._thoughts.get(index, ""), "signature": delta.signature}
+            made.append(self._chunk({"thinking_blocks": [kept]}))
+        elif delta.type == "input_json_delta" and delta.partial_json:
+            number = self._tools.get(index)
+            if number is None:
+                if self._in_json:
+                    made.append(self._chunk({"content": delta.partial_json}))
+                return
+            self._blocks[index].input = msgspec.Raw(b"")  # the input has come in pieces
+            call = {"index": number, "function": {"arguments": delta.partial_json}}
+            made.append(self._chunk({"tool_calls": [call]}))
+
+    def _block_stop(self, index: int, made: list[bytes]) -> None:
+        number, block = self._tools.get(index), self._blocks.get(index)
+        if number is not None and block is not None and bytes(block.input) == b"{}":  # a call without arguments
+            call = {"index": number, "function": {"arguments": "{}"}}
+            made.append(self._chunk({"tool_calls": [call]}))
+
+    def _finish(self, event: _Event, made: list[bytes]) -> None:
+        if event.usage is not None:
+            self._used.update(event.usage)
+        delta = event.delta
+        if delta is not None and delta.stop_reason is not None and not self._finished:
+            self._finished = True
+            reason = "stop" if self._in_json else outcome.finish_reason(delta.stop_reason)
+            more = {} if delta.stop_sequence is None else {"stop_reason": delta.stop_sequence}
+            made.append(self._chunk({}, finish_reason=reason, **more))
+
+    def _stop(self) -> bytes:
+        self.done = True
+        if not self._with_usage:
+            return DONE
+        return openai_event({**self._head, "choices": [], "usage": outcome.to_openai(self._used)}) + DONE
+
+    def _chunk(self, delta: Json, *, finish_reason: str | None = None, **more: Any) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason, **more}
+        return openai_event({**self._head, "choices": [choice]})

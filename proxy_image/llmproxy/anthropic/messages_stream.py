@@ -1,0 +1,229 @@
+"""A messages stream (Anthropic's) from a chat completion's stream, event by event as it comes. Pure.
+
+message_start, ping, then for each block content_block_start, content_block_delta..., content_block_stop, then
+message_delta with the true usage, message_stop. OpenAI tells the usage last, so message_start has the input tokens only
+if its first chunk does, else 0. A delta for a tool call whose block is closed already goes to that block by its index.
+"""
+
+from typing import Any
+
+import msgspec
+
+from llmproxy.anthropic import outcome
+from llmproxy.anthropic.errors import anthropic_error, event_to_anthropic
+from llmproxy.anthropic.messages_answer import message_id, thought_of, tool_id
+from llmproxy.anthropic.wire import Events, Json, anthropic_event, decode
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolCall(msgspec.Struct):
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: Any = None
+    refusal: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+
+
+class _Choice(msgspec.Struct):
+    index: int = 0
+    delta: _Delta | None = None
+    finish_reason: str | None = None
+    stop_reason: Any = None
+
+
+class _Chunk(msgspec.Struct):
+    id: str | None = None
+    model: str | None = None
+    choices: list[_Choice] | None = None
+    usage: outcome.ChatUsage | None = None
+    error: Any = None
+
+
+_decode = msgspec.json.Decoder(_Chunk).decode
+_DELTAS = {"text": ("text_delta", "text"), "thinking": ("thinking_delta", "thinking")}
+
+
+class _Tool:
+    """A tool call on its way."""
+
+    __slots__ = ("block", "id", "name", "waiting")
+
+    def __init__(self) -> None:
+        self.block = -1
+        """Index of its content block, -1 until its name is known."""
+        self.id = self.name = self.waiting = ""
+
+
+class MessagesStream:
+    """One stream."""
+
+    def __init__(self) -> None:
+        self._events = Events()
+        self._id = ""
+        self._started = False
+        self._blocks = 0
+        self._open = ""
+        """Kind of the open block: text, thinking, tool, or none."""
+        self._open_tool = -1
+        self._tools: dict[int, _Tool] = {}
+        self._finish: str | None = None
+        self._matched: Any = None
+        self._refused = False
+        self._usage: outcome.ChatUsage | None = None
+        self.done = False
+        """Its end, or an error, has been said."""
+
+    @property
+    def pending(self) -> int:
+        """Bytes of an event without an end."""
+        return self._events.pending
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens used, None until the upstream has said."""
+        used = self._usage
+        return None if used is None else used.total_tokens or used.prompt_tokens + used.completion_tokens
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """Return the events to send now, and those that end the stream."""
+        return self._take(self._events.feed(data))
+
+    def end(self) -> tuple[bytes, bytes]:
+        """The upstream has ended in order: return the last events; an error if its answer was not complete."""
+        now, last = self._take(self._events.rest())
+        if self.done:
+            return now, last
+        if self._finish is not None:
+            return now, self._stop()
+        return now, self._broken("the model server ended the stream before the answer's end")
+
+    def _take(self, contents: list[bytes]) -> tuple[bytes, bytes]:
+        made: list[bytes] = []
+        last = b""
+        for content in contents:
+            if self.done:
+                break
+            last = self._stop() if content.strip() == b"[DONE]" else self._chunk(content, made)
+        return b"".join(made), last
+
+    def _chunk(self, content: bytes, made: list[bytes]) -> bytes:
+        try:
+            chunk = _decode(content)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+            return self._broken(f"the model server sent a chunk that is none of a chat completion: {exc}")
+        if chunk.error is not None:
+            self.done = True
+            return anthropic_event("error", event_to_anthropic(decode(content)))
+        if chunk.usage is not None:
+            self._usage = chunk.usage
+        if not self._started:
+            self._start(chunk, made)
+        for choice in chunk.choices or ():
+            if choice.index == 0:
+                self._choice(choice, made)
+        return b""
+
+    def _start(self, chunk: _Chunk, made: list[bytes]) -> None:
+        self._started = True
+        self._id = message_id(chunk.id)
+        message: Json = {
+            "id": self._id,
+            "type": "message",
+            "role": "assistant",
+            "model": chunk.model or "",
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": outcome.to_anthropic(self._usage),
+        }
+        made.append(anthropic_event("message_start", {"type": "message_start", "message": message}))
+        made.append(anthropic_event("ping", {"type": "ping"}))
+
+    def _choice(self, choice: _Choice, made: list[bytes]) -> None:
+        delta = choice.delta
+        if delta is not None:
+            if thought := thought_of(delta.reasoning_content, delta.reasoning):
+                self._words("thinking", thought, made)
+            if delta.content:
+                self._words("text", delta.content, made)
+            if delta.refusal:
+                self._refused = True
+                self._words("text", delta.refusal, made)
+            for call in delta.tool_calls or ():
+                self._tool(call, made)
+        if choice.finish_reason is not None:
+            self._finish, self._matched = choice.finish_reason, choice.stop_reason
+            self._close(made)
+
+    def _words(self, kind: str, text: str, made: list[bytes]) -> None:
+        if self._open != kind:
+            block = {"type": "thinking", "thinking": "", "signature": ""} if kind == "thinking" else {}
+            self._begin(kind, block or {"type": "text", "text": ""}, made)
+        name, field = _DELTAS[kind]
+        made.append(_delta(self._blocks - 1, {"type": name, field: text}))
+
+    def _tool(self, call: _ToolCall, made: list[bytes]) -> None:
+        index = call.index
+        if index is None:  # some servers do not number them: an id begins the next
+            index = len(self._tools) if call.id or not self._tools else len(self._tools) - 1
+        tool = self._tools.setdefault(index, _Tool())
+        function = call.function or _Function()
+        tool.id = tool.id or call.id or ""
+        tool.name = tool.name or function.name or ""
+        arguments = function.arguments or ""
+        if tool.block < 0:
+            tool.waiting += arguments
+            if not tool.name:
+                return
+            arguments, tool.waiting = tool.waiting, ""
+            ident = tool.id or tool_id(self._id, index)
+            self._begin("tool", {"type": "tool_use", "id": ident, "name": tool.name, "input": {}}, made)
+            tool.block = self._blocks - 1
+        if arguments:
+            made.append(_delta(tool.block, {"type": "input_json_delta", "partial_json": arguments}))
+
+    def _begin(self, kind: str, block: Json, made: list[bytes]) -> None:
+        self._close(made)
+        self._open = kind
+        start = {"type": "content_block_start", "index": self._blocks, "content_block": block}
+        made.append(anthropic_event("content_block_start", start))
+        self._blocks += 1
+
+    def _close(self, made: list[bytes]) -> None:
+        if self._open:
+            self._open = ""
+            stop = {"type": "content_block_stop", "index": self._blocks - 1}
+            made.append(anthropic_event("content_block_stop", stop))
+
+    def _stop(self) -> bytes:
+        if not self._started:
+            return self._broken("the model server sent no answer")
+        self.done = True
+        made: list[bytes] = []
+        self._close(made)
+        reason, matched = outcome.stop_reason(
+            self._finish, self._matched, called=any(t.block >= 0 for t in self._tools.values()), refused=self._refused
+        )
+        delta = {"stop_reason": reason, "stop_sequence": matched}
+        last = {"type": "message_delta", "delta": delta, "usage": outcome.to_anthropic(self._usage)}
+        made.append(anthropic_event("message_delta", last))
+        made.append(anthropic_event("message_stop", {"type": "message_stop"}))
+        return b"".join(made)
+
+    def _broken(self, message: str) -> bytes:
+        self.done = True
+        return anthropic_event("error", anthropic_error(message, "api_error"))
+
+
+def _delta(index: int, delta: Json) -> bytes:
+    return anthropic_event("content_block_delta", {"type": "content_block_delta", "index": index, "delta": delta})
