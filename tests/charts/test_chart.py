@@ -37,6 +37,10 @@ CHANGES: dict[str, Any] = {
     "tolerations": [{"key": "a", "operator": "Exists"}],
     "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
     "priorityClassName": "high",
+    "policy.images": ["registry.test/proxy"],
+    "policy.priorityClassNames": ["high"],
+    "policy.serviceAccountNames": ["gateway"],
+    "policy.tolerationKeys": ["gpu"],
     "nameOverride": "other",
     "fullnameOverride": "other",
 }

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,6 +55,13 @@ class Local:
             if int(parent) == self.process.pid:
                 found[next((w for w in words if w.startswith("llmproxy.")), words[0])] = int(entry.name)
         return found
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A short path instead of pytest's: sockets below it must fit into the kernel's 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="llmproxy-") as folder:
+        yield Path(folder)
 
 
 @contextmanager
