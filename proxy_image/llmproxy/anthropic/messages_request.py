@@ -45,15 +45,18 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 """Fields that Anthropic has nothing for, and the values that say nothing."""
 _BUDGETS = {"minimal": 1024, "low": 1024, "medium": 2048, "high": 4096, "xhigh": 8192, "max": 16384}
+"""For models before Claude 4.6, which know no effort."""
 MIN_BUDGET = 1024
 """The least that Anthropic takes."""
+_EFFORT_SINCE = (4, 6)
+_NUMBER = re.compile(r"(?<![0-9])[0-9]{1,2}(?![0-9])")
 _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+);base64,")
 _MARKS = frozenset({"type", "cache_control", "prompt_cache_breakpoint"})
 _decode_messages = msgspec.json.Decoder(list[dict[str, Any]]).decode
 
 
-def from_chat(fields: Fields, default_max_tokens: int = DEFAULT_MAX_TOKENS) -> Json:
-    """Return the messages request that says what *fields* say; raise MappingError naming the field."""
+def from_chat(fields: Fields, model: str, default_max_tokens: int = DEFAULT_MAX_TOKENS) -> Json:
+    """Return the messages request to *model* that says what *fields* say; raise MappingError naming the field."""
     made: Json = {}
     for name, raw in fields.items():
         if name in _NEUTRAL:
@@ -68,11 +71,21 @@ def from_chat(fields: Fields, default_max_tokens: int = DEFAULT_MAX_TOKENS) -> J
     made["max_tokens"] = default_max_tokens if limit is None else limit
     made |= _Conversation().all(fields)
     made |= chat_tools.anthropic_tools(fields)
-    _settings(fields, made)
+    _settings(fields, model, made)
     return made
 
 
-def _settings(fields: Fields, made: Json) -> None:
+def takes_effort(model: str) -> bool:
+    """Whether *model* thinks by an effort; older ones do by a budget, and each generation refuses the other's way.
+
+    The generation is in the name: claude-sonnet-4-5-20250929, claude-3-7-sonnet-latest, claude-opus-5.
+    """
+    found = _NUMBER.findall(model)
+    version = (int(found[0]), int(found[1]) if len(found) > 1 else 0) if found else None
+    return version is None or version >= _EFFORT_SINCE
+
+
+def _settings(fields: Fields, model: str, made: Json) -> None:
     stop = value(fields, "stop", str | list[str], "a string or a list of strings")
     if stop:
         made["stop_sequences"] = [stop] if isinstance(stop, str) else stop
@@ -81,18 +94,21 @@ def _settings(fields: Fields, made: Json) -> None:
         made["metadata"] = {"user_id": user}
     effort = value(fields, "reasoning_effort", str, "a string")
     if effort and "thinking" not in fields:
-        _think(effort, made)
+        _think(effort, model, made)
     wanted = value(fields, "response_format", dict[str, Any], "an object")
     if wanted is not None:
         _shape(wanted, made)
 
 
-def _think(effort: str, made: Json) -> None:
-    """Ask for thinking by a budget, which every model with thinking has known from the first on."""
+def _think(effort: str, model: str, made: Json) -> None:
     if effort == "none":
         return
     if effort not in _BUDGETS:
         raise MappingError("reasoning_effort", f"must be one of none, {', '.join(_BUDGETS)}")
+    if takes_effort(model):
+        made["thinking"] = {"type": "adaptive"}
+        made["output_config"] = {"effort": "low" if effort == "minimal" else effort}
+        return
     budget = min(_BUDGETS[effort], made["max_tokens"] - 1)
     if budget >= MIN_BUDGET:  # an answer that short has no room for thinking
         made["thinking"] = {"type": "enabled", "budget_tokens": budget}
@@ -102,7 +118,7 @@ def _shape(wanted: Json, made: Json) -> None:
     kind = wanted.get("type")
     if kind == "json_schema" and isinstance(wanted.get("json_schema"), dict):
         schema = wanted["json_schema"].get("schema") or {"type": "object"}
-        made["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
+        made["output_config"] = {**made.get("output_config", {}), "format": {"type": "json_schema", "schema": schema}}
     elif kind == "json_object":
         if made.get("tools") or made.get("thinking"):
             raise MappingError(

@@ -21,11 +21,11 @@ def to_chat(traits: Traits = PLAIN, *, strict: bool = True, **body: Any) -> dict
     return found
 
 
-def to_messages(**body: Any) -> dict[str, Any]:
+def to_messages(upstream: str = "claude-opus-5", **body: Any) -> dict[str, Any]:
     """Return the messages request that a chat completion request becomes."""
     whole = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **body}
     whole = {name: value for name, value in whole.items() if value is not ...}
-    made = messages_request.from_chat(decode_fields(json.dumps(whole)))
+    made = messages_request.from_chat(decode_fields(json.dumps(whole)), upstream)
     found: dict[str, Any] = json.loads(msgspec.json.encode(made))
     return found
 

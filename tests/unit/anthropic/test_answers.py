@@ -23,7 +23,13 @@ def message(
 
 
 def completion(content: list[dict[str, Any]], stop: str = "end_turn", **more: Any) -> dict[str, Any]:
-    body: dict[str, Any] = {"id": "msg_01", "type": "message", "role": "assistant", "model": "claude", "content": content}
+    body: dict[str, Any] = {
+        "id": "msg_01",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude",
+        "content": content,
+    }
     body |= {"stop_reason": stop, "stop_sequence": None, "usage": {"input_tokens": 3, "output_tokens": 4}, **more}
     made: dict[str, Any] = json.loads(chat_answer.from_message(json.dumps(body).encode(), 12)[0])
     return made

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from llmproxy.anthropic.messages_request import JSON_TOOL
+from llmproxy.anthropic.messages_request import JSON_TOOL, takes_effort
 from llmproxy.anthropic.wire import MappingError
 from unit.anthropic.requests import text, to_messages
 
@@ -92,9 +92,33 @@ def test_settings() -> None:
     ("effort", "limit", "budget"),
     [("low", 4096, 1024), ("high", 9000, 4096), ("high", 2000, 1999), ("high", 1000, None), ("none", 9000, None)],
 )
-def test_an_effort_is_a_budget_of_thinking(effort: str, limit: int, budget: int | None) -> None:
-    thinking = to_messages(reasoning_effort=effort, max_tokens=limit).get("thinking")
+def test_older_models_think_by_a_budget(effort: str, limit: int, budget: int | None) -> None:
+    thinking = to_messages("claude-sonnet-4-5", reasoning_effort=effort, max_tokens=limit).get("thinking")
     assert thinking == (None if budget is None else {"type": "enabled", "budget_tokens": budget})
+
+
+@pytest.mark.parametrize(
+    ("effort", "expected"), [("minimal", "low"), ("low", "low"), ("xhigh", "xhigh"), ("none", None)]
+)
+def test_newer_models_think_by_an_effort(effort: str, expected: str | None) -> None:
+    schema = {"type": "object", "properties": {}}
+    shape = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    made = to_messages("claude-opus-5", reasoning_effort=effort, response_format=shape)
+    assert made["output_config"].get("effort") == expected
+    assert made["output_config"]["format"]["schema"] == schema
+    assert made.get("thinking") == ({"type": "adaptive"} if expected else None)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        *(("claude-3-7-sonnet-20250219", False), ("claude-sonnet-4-5", False), ("claude-opus-4-20250514", False)),
+        *(("claude-haiku-4-5-20251001", False), ("claude-opus-4-6", True), ("claude-opus-5", True)),
+        *(("claude-opus-5-5", True), ("claude-next", True), ("anthropic.claude-opus-4.7-v1:0", True)),
+    ],
+)
+def test_the_generation_is_read_from_the_name(model: str, expected: bool) -> None:
+    assert takes_effort(model) is expected
 
 
 def test_what_the_client_says_in_anthropics_words_wins() -> None:
