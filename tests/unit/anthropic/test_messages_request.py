@@ -117,7 +117,7 @@ def test_newer_models_think_by_an_effort(effort: str, expected: str | None) -> N
         *(("claude-opus-5-5", True), ("claude-next", True), ("anthropic.claude-opus-4.7-v1:0", True)),
     ],
 )
-def test_the_generation_is_read_from_the_name(model: str, expected: bool) -> None:
+def test_the_generation_is_read_from_the_name(model: str, *, expected: bool) -> None:
     assert takes_effort(model) is expected
 
 
