@@ -1,16 +1,17 @@
-"""A shipper process between the gateway's real end of the socket and the store's double, for tests that break things."""
+"""A shipper process between the gateway's real end of the socket and a store, for tests that break things."""
 
 import asyncio
 import contextlib
+import http.client
 import json
-import os
+import socket
 import sys
 import time
-import urllib.request
+import urllib.parse
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import procs
 from llmproxy import calls
@@ -83,9 +84,7 @@ class StoreDouble:
         return f"http://127.0.0.1:{self.port}"
 
     def post(self, path: str, body: object) -> Any:
-        request = urllib.request.Request(f"{self.url}{path}", json.dumps(body).encode(), method="POST")
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.load(answer)
+        return ask_json(self.url, "POST", path, body)
 
     def faults(self, **wanted: object) -> None:
         self.post("/fake/faults", wanted)
@@ -95,9 +94,8 @@ class StoreDouble:
         return found
 
     def spans(self, rollout: str) -> list[Json]:
-        with urllib.request.urlopen(f"{self.url}/v1/agl/spans?rollout_id={rollout}", timeout=10) as answer:
-            found: list[Json] = json.load(answer)["items"]
-            return found
+        found: list[Json] = ask_json(self.url, "GET", f"/v1/agl/spans?rollout_id={rollout}")["items"]
+        return found
 
     def end(self) -> None:
         self._process.end()
@@ -110,6 +108,26 @@ class StoreDouble:
         """Come back empty at the same address."""
         self._process.end()
         self._process = self._start(self.port)
+
+
+def ask_json(url: str, method: str, path: str, body: object = None, timeout_s: float = 30.0) -> Any:
+    """Return what a server answers; AssertionError if it is no success."""
+    place = urllib.parse.urlsplit(url)
+    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=timeout_s)
+    data = None if body is None else json.dumps(body)
+    connection.request(method, path, data, {"content-type": "application/json"})
+    answer = connection.getresponse()
+    text = answer.read()
+    connection.close()
+    assert 200 <= answer.status < 300, (answer.status, text[:500])
+    return json.loads(text)
+
+
+class HasUrl(Protocol):
+    """A store, whichever."""
+
+    @property
+    def url(self) -> str: ...
 
 
 @dataclass
@@ -152,9 +170,6 @@ class ShipperProcess:
 
 
 def metrics(path: Path) -> dict[str, float]:
-    import http.client
-    import socket
-
     connection = http.client.HTTPConnection("shipper", timeout=5)
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.connect(str(path))
@@ -189,7 +204,7 @@ def store_double(**flags: Any) -> Iterator[StoreDouble]:
 
 
 @contextlib.contextmanager
-def shipper(folder: Path, store: StoreDouble, *, flush_s: float = 8.0, **spans: Any) -> Iterator[ShipperProcess]:
+def shipper(folder: Path, store: "HasUrl", *, flush_s: float = 8.0, **spans: Any) -> Iterator[ShipperProcess]:
     write_config(folder, store.url, **spans)
     made = ShipperProcess(folder, folder / "spool", flush_s)
     made.start()
@@ -251,4 +266,4 @@ async def until(holds: Any, timeout_s: float = 15.0) -> None:
 
 
 def disk_bytes(folder: Path) -> int:
-    return sum(os.stat(path).st_size for path in folder.rglob("*") if path.is_file())
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
