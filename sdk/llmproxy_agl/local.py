@@ -29,6 +29,8 @@ from llmproxy_agl.wanted import Wanted
 READY_S = 180.0
 STOP_S = 360.0
 """Calls in flight may go on for as long as drainTimeout, then the spool is emptied."""
+MAX_SOCKET_PATH = 100
+"""Bytes; the kernel takes 107."""
 _LOOK_S = 0.02
 _TAIL_LINES = 25
 
@@ -110,6 +112,8 @@ class LocalBackend:
             log.warning("LLMProxy %s: records that the store has not taken stay in %s", self.name, left)
 
     def _prepare(self) -> None:
+        if len(bytes(self.folder / "run/9999/translator.sock")) > MAX_SOCKET_PATH:
+            raise ProxyError(f"{self.folder}: is too long a path for a socket: set TMPDIR to a shorter one, as /tmp")
         self.folder.mkdir(mode=0o700, exist_ok=True)
         if self.folder.stat().st_uid != os.getuid():
             raise ProxyError(f"{self.folder}: is somebody else's: give the proxy another name=")
