@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
-from llmproxy.providers import PROVIDERS, Way
+from llmproxy.providers import PROVIDERS, Protocol, Way
 from llmproxy_api import params as params_of
 from llmproxy_api import quantities
 from llmproxy_api.access import Access, Monitoring
@@ -43,6 +43,7 @@ DEFAULT_DRAIN_TIMEOUT = "5m"
 _OWN_SERVER = [name for name, row in PROVIDERS.items() if row.api_base is None]
 _KEYLESS = [name for name, row in PROVIDERS.items() if row.key_optional]
 _TRANSLATED = [name for name, row in PROVIDERS.items() if row.way is Way.TRANSLATED]
+_WITHOUT_TOKEN_IDS = [*_TRANSLATED, *(n for n, row in PROVIDERS.items() if row.protocol is not Protocol.OPENAI)]
 _IS_TRANSLATED = " || ".join(f"d.model.startsWith('{name}/')" for name in sorted(_TRANSLATED))
 _URL = r'https?://[A-Za-z0-9.\-\[\]:]+(/[!"$->@-~]*)?'
 """No user, password, query or fragment: what stands in an address is readable by everybody."""
@@ -83,7 +84,8 @@ class Deployment(Part):
 
     model: Annotated[str, Field(min_length=3, max_length=128, pattern="^[!-~]+$")]
     """Provider and its own name of the model, as LiteLLM writes it: `hosted_vllm/Qwen2.5-7B`, `openai/gpt-4o-mini`.
-    Servers that speak OpenAI's protocol get the client's bytes; gemini and cohere are translated by LiteLLM."""
+    Servers that speak the client's protocol, OpenAI's or Anthropic's, get its bytes; between the two the gateway maps;
+    gemini and cohere are translated by LiteLLM."""
     api_base: Annotated[str, Field(max_length=256)] | None = None
     """URL of the server, up to where `/chat/completions` begins: `http://vllm:8000/v1`. Default: the provider's own
     address. Needed by hosted_vllm, vllm, sglang and openai_like, which have none."""
@@ -133,9 +135,11 @@ class Deployment(Part):
         ),
         Rule(
             "!has(self.tokenIds) || !self.tokenIds || "
-            f"(has(self.apiBase) && !self.model.matches('^({_one_of(_TRANSLATED)})/'))",
+            f"(has(self.apiBase) && !self.model.matches('^({_one_of(_WITHOUT_TOKEN_IDS)})/'))",
             "can be true only for a server at apiBase that speaks vLLM's protocol: leave it out",
-            lambda d: not d.token_ids or (d.api_base is not None and d.model.partition("/")[0] not in _TRANSLATED),
+            lambda d: (
+                not d.token_ids or (d.api_base is not None and d.model.partition("/")[0] not in _WITHOUT_TOKEN_IDS)
+            ),
             ".tokenIds",
         ),
         longer_than_zero("timeout", "timeout"),

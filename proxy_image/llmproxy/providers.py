@@ -12,9 +12,16 @@ class Way(Enum):
     """Which road a call takes."""
 
     NATIVE = "native"
-    """The provider speaks OpenAI's protocol: bytes are forwarded."""
+    """The gateway speaks the provider's protocol, OpenAI's or Anthropic's."""
     TRANSLATED = "translated"
     """The call goes through the translator, which speaks the provider's own protocol by LiteLLM."""
+
+
+class Protocol(Enum):
+    """What a provider's server speaks; a translated one is met through the translator, which speaks OpenAI's."""
+
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,13 @@ class Provider:
     """Whether its server understands `return_token_ids`; asked for by default then."""
     key_optional: bool = False
     """Whether it serves without a key."""
+    protocol: Protocol = Protocol.OPENAI
+    output_limit: str = "max_tokens"
+    """Which field bounds an answer, when an Anthropic client's call is mapped."""
+    reasoning_content: bool = False
+    """Whether an assistant's message may carry `reasoning_content`: its chat templates see earlier thinking then."""
+    cache_control: bool = False
+    """Whether it understands Anthropic's `cache_control` in parts of OpenAI's messages."""
 
 
 def _native(name: str, api_base: str) -> Provider:
@@ -36,22 +50,24 @@ def _native(name: str, api_base: str) -> Provider:
 
 
 _TABLE = (
-    _native("openai", "https://api.openai.com/v1"),
+    Provider("openai", Way.NATIVE, "https://api.openai.com/v1", output_limit="max_completion_tokens"),
+    Provider("anthropic", Way.NATIVE, "https://api.anthropic.com/v1", protocol=Protocol.ANTHROPIC),
     # Servers that people run themselves: no address of their own, usually no key.
-    Provider("hosted_vllm", Way.NATIVE, token_ids=True, key_optional=True),
-    Provider("vllm", Way.NATIVE, token_ids=True, key_optional=True),  # ours: LiteLLM's `vllm` runs in its process
-    Provider("sglang", Way.NATIVE, key_optional=True),  # ours: LiteLLM has no name for SGLang
+    Provider("hosted_vllm", Way.NATIVE, token_ids=True, key_optional=True, reasoning_content=True),
+    # ours: LiteLLM's `vllm` runs in its process
+    Provider("vllm", Way.NATIVE, token_ids=True, key_optional=True, reasoning_content=True),
+    Provider("sglang", Way.NATIVE, key_optional=True, reasoning_content=True),  # ours: LiteLLM has no name for SGLang
     Provider("openai_like", Way.NATIVE, key_optional=True),
     # Addresses as LiteLLM 1.106.2 has them.
     _native("cerebras", "https://api.cerebras.ai/v1"),
-    _native("deepseek", "https://api.deepseek.com/beta"),
+    Provider("deepseek", Way.NATIVE, "https://api.deepseek.com/beta", reasoning_content=True),
     _native("fireworks_ai", "https://api.fireworks.ai/inference/v1"),
     _native("groq", "https://api.groq.com/openai/v1"),
     _native("mistral", "https://api.mistral.ai/v1"),
-    _native("openrouter", "https://openrouter.ai/api/v1"),
+    Provider("openrouter", Way.NATIVE, "https://openrouter.ai/api/v1", cache_control=True),
     _native("together_ai", "https://api.together.xyz/v1"),
     _native("xai", "https://api.x.ai/v1"),
-    # Providers with a protocol of their own.
+    # Providers with a protocol of their own, which LiteLLM speaks.
     Provider("gemini", Way.TRANSLATED, api_base="https://generativelanguage.googleapis.com"),
     Provider("cohere", Way.TRANSLATED, api_base="https://api.cohere.com"),
 )
