@@ -47,7 +47,7 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="llmproxy-bench-") as folder,
     ):
         rig = Rig(programs["load"], Path(folder), cores, upstream.pid)
-        found = _rounds(rig, there, shapes, flags.rounds, port)
+        found = _rounds(rig, there, shapes, flags.rounds, port, left_out)
     measured = [combine(found[peer.name]) for peer in there if found[peer.name]]
     result = Result(datetime.now(UTC).strftime("%Y-%m-%d"), machine.describe(), flags.rounds, measured, left_out)
     result.write(flags.out)
@@ -56,6 +56,8 @@ def main() -> int:
         PLOT.parent.mkdir(parents=True, exist_ok=True)
         PLOT.write_text(plot(result))
         print(f"  {os.path.relpath(PLOT)}: the plot")
+    if peers.OURS in wanted and result.peer(peers.OURS) is None:
+        return 1
     return int(any(floor.verdict == "FAIL" for floor in floors(result)))
 
 
@@ -75,7 +77,7 @@ def _look(wanted: Sequence[Peer]) -> tuple[list[Peer], dict[str, str]]:
 
 
 def _rounds(
-    rig: Rig, there: Sequence[Peer], shapes: Sequence[Shape], rounds: int, upstream: int
+    rig: Rig, there: Sequence[Peer], shapes: Sequence[Shape], rounds: int, upstream: int, failed: dict[str, str]
 ) -> dict[str, list[Found]]:
     found: dict[str, list[Found]] = {peer.name: [] for peer in there}
     for turn in range(rounds):
@@ -87,7 +89,9 @@ def _rounds(
                 try:
                     one = _measure(rig, peer, place, shapes)
                 except ProcessError as exc:
-                    print(f"  {peer.title}: {exc}", flush=True)
+                    last = str(exc).strip().splitlines()[-1]
+                    failed[peer.title] = f"it does not run here: {last}"
+                    print(f"  {peer.title}: {failed[peer.title]}", flush=True)
                     continue
             found[peer.name].append(one)
             rps, cpu = one.value(SIXTEEN.name, "rps"), one.value(SIXTEEN.name, "cpu_us")

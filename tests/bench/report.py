@@ -1,11 +1,16 @@
-"""A run in words: `python -m bench.report [--readme] [FILE]` prints Markdown to paste; `text` is for the terminal."""
+"""A run in words, for a terminal and as Markdown.
+
+python -m bench.report [FILE]            print the tables of docs/performance.md
+python -m bench.report --readme [FILE]   print the short one of README.md
+python -m bench.report --paste [FILE]    put both where they belong
+"""
 
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.floors import floors
-from bench.places import RESULT
+from bench.places import RESULT, ROOT
 from bench.results import Found, Result
 from bench.shapes import BURST, LARGE, MANY, ONE, PACED, SIXTEEN
 
@@ -13,6 +18,7 @@ Column = tuple[str, Callable[[Found], str]]
 Table = list[list[str]]
 NONE = "-"
 NOISE_CORES = 0.1
+BEGIN, END = "<!-- make bench: begin -->", "<!-- make bench: end -->"
 README_PEERS = ("gateway", "nginx", "envoy", "vllm-router", "portkey", "litellm", "agent-lightning")
 
 
@@ -175,14 +181,29 @@ def _handed_over(peer: Found) -> str:
     return f"{peer.title}: records of calls: " + ", ".join(f"{name} {value:,.0f}" for name, value in peer.notes.items())
 
 
+def paste(document: str, tables: str) -> str:
+    """Return *document* with *tables* between its two marks; ValueError if they are not there."""
+    before, begin, rest = document.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{BEGIN} and {END} must stand where the tables go")
+    return f"{before}{BEGIN}\n{tables}\n{END}{after}"
+
+
 def main() -> None:
-    """Print what the flags ask for."""
+    """Do what the flags ask for."""
     parser = argparse.ArgumentParser(prog="python -m bench.report", description="Markdown tables of a run.")
     parser.add_argument("file", nargs="?", type=Path, default=RESULT)
     parser.add_argument("--readme", action="store_true", help="only the short table for README.md")
+    parser.add_argument("--paste", action="store_true", help="write the tables into README.md and docs/performance.md")
     flags = parser.parse_args()
     result = Result.read(flags.file)
-    print(readme(result) if flags.readme else page(result))
+    if not flags.paste:
+        print(readme(result) if flags.readme else page(result))
+        return
+    for name, tables in (("README.md", readme(result)), ("docs/performance.md", page(result))):
+        path = ROOT / name
+        path.write_text(paste(path.read_text(), tables))
 
 
 if __name__ == "__main__":
