@@ -1,29 +1,59 @@
-"""What a client is told of its limits, in OpenAI's form, so that SDKs and agents that read it back off by themselves.
+"""What a client is told of its limits, in its protocol's form: SDKs and agents that read it back off by themselves.
 
-Names and formats are those of "Rate limits in headers" in OpenAI's guide
-(platform.openai.com/docs/guides/rate-limits): `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, and durations
-like `6m0s`, `1.2s` and `12ms`. A reset is the time until nothing would count any more, if nothing else came. Several
-limits of one sort become one line: the tightest, which is the one with the fewest left and, of two alike, the one that
-resets later.
+OpenAI's names and formats are those of "Rate limits in headers" (platform.openai.com/docs/guides/rate-limits):
+`x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, and durations like `6m0s`, `1.2s` and `12ms`. Anthropic's are
+those of its "Response headers" (platform.claude.com/docs/en/api/rate-limits):
+`anthropic-ratelimit-{requests,tokens}-{limit,remaining,reset}`, and moments in RFC 3339. A reset is when nothing would
+count any more, if nothing else came. Several limits of one sort become one line: the tightest, which is the one with
+the fewest left and, of two alike, the one that resets later.
 """
+
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime
 
 from llmproxy.gateway.limits.local import Book, Plan
 from llmproxy.gateway.limits.window import Window
 
 Header = tuple[bytes, bytes]
 
+_Names = tuple[bytes, bytes, bytes]
 _REQUESTS = (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests")
 _TOKENS = (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens")
+_ANTHROPIC_REQUESTS = (
+    b"anthropic-ratelimit-requests-limit",
+    b"anthropic-ratelimit-requests-remaining",
+    b"anthropic-ratelimit-requests-reset",
+)
+_ANTHROPIC_TOKENS = (
+    b"anthropic-ratelimit-tokens-limit",
+    b"anthropic-ratelimit-tokens-remaining",
+    b"anthropic-ratelimit-tokens-reset",
+)
 
 
 def headers(book: Book, plan: Plan) -> list[Header]:
-    """Return the lines for a request of *plan*: six, three or none, as it is limited."""
+    """Return OpenAI's lines for a request of *plan*: six, three or none, as it is limited."""
+    return _headers(book, plan, _REQUESTS, _TOKENS, duration)
+
+
+def anthropic_headers(book: Book, plan: Plan, utc_now_s: float) -> list[Header]:
+    """Return Anthropic's lines for a request of *plan*: six, three or none, as it is limited."""
+
+    def moment(seconds: float) -> bytes:
+        at = datetime.fromtimestamp(math.ceil(utc_now_s + seconds), tz=UTC)
+        return at.strftime("%Y-%m-%dT%H:%M:%SZ").encode()
+
+    return _headers(book, plan, _ANTHROPIC_REQUESTS, _ANTHROPIC_TOKENS, moment)
+
+
+def _headers(book: Book, plan: Plan, requests: _Names, tokens: _Names, reset: Callable[[float], bytes]) -> list[Header]:
     now = book.clock()
     found: list[Header] = []
     if plan.requests:
-        _add(found, _REQUESTS, plan.requests, now)
+        _add(found, requests, plan.requests, now, reset)
     if plan.tokens:
-        _add(found, _TOKENS, plan.tokens, now)
+        _add(found, tokens, plan.tokens, now, reset)
     return found
 
 
@@ -40,7 +70,9 @@ def duration(seconds: float) -> bytes:
     return b"%dm%b" % (minutes, tail) if minutes else tail
 
 
-def _add(found: list[Header], names: tuple[bytes, bytes, bytes], windows: tuple[Window, ...], now: float) -> None:
+def _add(
+    found: list[Header], names: _Names, windows: tuple[Window, ...], now: float, reset_of: Callable[[float], bytes]
+) -> None:
     tightest: Window | None = None
     fewest, latest = 0, 0.0
     for window in windows:
@@ -58,4 +90,4 @@ def _add(found: list[Header], names: tuple[bytes, bytes, bytes], windows: tuple[
     if tightest is not None:
         found.append((names[0], b"%d" % tightest.shown))
         found.append((names[1], b"%d" % (fewest if fewest > 0 else 0)))
-        found.append((names[2], duration(latest)))
+        found.append((names[2], reset_of(latest)))

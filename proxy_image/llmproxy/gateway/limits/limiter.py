@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from llmproxy.contract import Document
-from llmproxy.gateway.limits.headers import Header, headers
+from llmproxy.gateway.limits.headers import Header, anthropic_headers, headers
 from llmproxy.gateway.limits.kinds import Denial, KindName, Scope
 from llmproxy.gateway.limits.line import Line, Waiter
 from llmproxy.gateway.limits.local import Blocked, Book, Charge, Plan
@@ -150,6 +150,10 @@ class Limiter:
     def headers(self, model_name: str) -> list[Header]:
         """Return `x-ratelimit-*` for an answer to a request of this model; empty if nothing limits it."""
         return headers(self.book, self.book.plan(model_name))
+
+    def anthropic_headers(self, model_name: str) -> list[Header]:
+        """Return the same as `anthropic-ratelimit-*`."""
+        return anthropic_headers(self.book, self.book.plan(model_name), time.time())
 
     def usage(self) -> list[Use]:
         """Return every limit with its present use. While another pod decides, as far as it has told."""
