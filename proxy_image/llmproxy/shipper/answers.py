@@ -5,11 +5,12 @@ and token ids of each choice, in order, and the usage of its last event.
 """
 
 import json
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 
 Json = dict[str, Any]
+T = TypeVar("T", dict[str, Any], list[Any])
 _decode = msgspec.json.Decoder().decode
 _LONG = ("content", "reasoning_content", "reasoning", "refusal", "text")
 """Strings of a delta that are continued by the next."""
@@ -83,7 +84,7 @@ def _add_choice(choices: dict[int, Json], part: Json) -> None:
             continue
         if name == "delta":
             if isinstance(value, dict):
-                _add_delta(choice.setdefault("message", {}), value)
+                _add_delta(_part(choice, "message", dict), value)
         elif name == "token_ids":
             _extend(choice, name, value)
         elif name == "logprobs":
@@ -103,9 +104,9 @@ def _add_delta(message: Json, delta: Json) -> None:
         if name == "tool_calls":
             for part in value if isinstance(value, list) else ():
                 if isinstance(part, dict):
-                    _add_tool_call(message.setdefault("tool_calls", []), part)
+                    _add_tool_call(_part(message, "tool_calls", list), part)
         elif name == "function_call" and isinstance(value, dict):
-            _add_function(message.setdefault(name, {}), value)
+            _add_function(_part(message, name, dict), value)
         elif name in _LONG:
             _continue(message, name, value)
         elif isinstance(value, list):
@@ -139,19 +140,24 @@ def _add_function(function: Json, part: Json) -> None:
 def _add_logprobs(choice: Json, part: object) -> None:
     if not isinstance(part, dict):
         return
-    made = choice.get("logprobs")
-    if not isinstance(made, dict):
-        made = choice["logprobs"] = {}
+    made = _part(choice, "logprobs", dict)
     for name, value in part.items():
         if isinstance(value, list):
             _extend(made, name, value)
 
 
+def _part(made: Json, name: str, kind: type[T]) -> T:
+    """Return the part of *made* that grows under *name*; what a server has put there of another kind gives way."""
+    found = made.get(name)
+    if type(found) is kind:
+        return found
+    fresh = made[name] = kind()
+    return fresh
+
+
 def _extend(made: Json, name: str, more: object) -> None:
     if isinstance(more, list):
-        if not isinstance(made.get(name), list):
-            made[name] = []
-        made[name].extend(more)
+        _part(made, name, list).extend(more)
 
 
 def _continue(made: Json, name: str, more: object) -> None:

@@ -23,10 +23,8 @@ _DEPTH = 32
 
 
 def cut(text: str, limit: int = MAX_TEXT) -> str:
-    """Return *text*, shortened to *limit* characters with a marker that says so; always text that can be encoded."""
-    if len(text) > limit:
-        text = f"{text[:limit]} [cut by llmproxy: {limit} of {len(text)} characters]"
-    return text if _encodable(text) else text.encode("utf-8", "replace").decode()
+    """Return *text*, shortened to *limit* characters with a marker that says so."""
+    return text if len(text) <= limit else f"{text[:limit]} [cut by llmproxy: {limit} of {len(text)} characters]"
 
 
 def scalar(value: object) -> Scalar | None:
@@ -99,14 +97,13 @@ def render_python(value: object) -> str:
 
 
 def _render(value: object, write: Callable[[object], str]) -> str:
-    text = ""
+    size = 0
     for limit in _TIGHTER:
         text = write(_clean(value, limit))
-        if len(text) <= MAX_RENDERED:
-            break
-    else:
-        text = write({"cut by llmproxy": len(text)})
-    return text if _encodable(text) else text.encode("utf-8", "replace").decode()
+        size = len(text)
+        if size <= MAX_RENDERED:
+            return text
+    return write({"cut by llmproxy": size})
 
 
 def _clean(value: object, limit: int, depth: int = 0) -> object:
@@ -127,13 +124,3 @@ def _clean(value: object, limit: int, depth: int = 0) -> object:
 def _name(name: object) -> str:
     """Return a key as one part of a flat name: a dot in it would make two of it."""
     return cut(str(name), 256).replace(".", "_") or "_"
-
-
-def _encodable(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -75,13 +75,13 @@ def _fill(made: trace_pb2.Span, span: Span, lists: dict[int, AnyValue]) -> None:
         made.events.add(name=event.name, time_unix_nano=max(0, event.at_ns), attributes=_pairs(event.attributes))
     if span.error:
         made.status.code = trace_pb2.Status.StatusCode.STATUS_CODE_ERROR
-        made.status.message = span.error
+        made.status.message = _text(span.error)
     else:
         made.status.CopyFrom(_OK)
 
 
 def _pairs(attributes: Attributes, lists: dict[int, AnyValue] | None = None) -> list[KeyValue]:
-    return [KeyValue(key=name, value=_any(value, lists)) for name, value in attributes.items()]
+    return [KeyValue(key=_text(name), value=_any(value, lists)) for name, value in attributes.items()]
 
 
 def _any(value: Value, lists: dict[int, AnyValue] | None) -> AnyValue:
@@ -97,9 +97,16 @@ def _any(value: Value, lists: dict[int, AnyValue] | None) -> AnyValue:
 
 def _scalar(value: Scalar) -> AnyValue:
     if isinstance(value, str):
-        return AnyValue(string_value=value)
+        return AnyValue(string_value=_text(value))
     if isinstance(value, bool):
         return AnyValue(bool_value=value)
     if isinstance(value, int):
         return AnyValue(int_value=value)
     return AnyValue(double_value=value)
+
+
+def _text(text: str) -> str:
+    """Return *text* without the halves of characters that JSON can hold and UTF-8 cannot."""
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "replace").decode()

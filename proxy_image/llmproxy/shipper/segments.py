@@ -61,6 +61,8 @@ class Segments:
         self._fd = -1
         self._current = 0
         self.damages: list[Damage] = []
+        """Each once; whoever reports one takes it out."""
+        self._damaged: set[tuple[int, int]] = set()
 
     @property
     def size(self) -> int:
@@ -159,7 +161,9 @@ class Segments:
                 return base + at if at == 0 or not _cut_short(data, at) else None
             found = _next_whole(data, at + 1)
             stop = found if found >= 0 else len(data)
-            self.damages.append(Damage(number, base + at, stop - at, tail=found < 0))
+            if (number, base + at) not in self._damaged:
+                self._damaged.add((number, base + at))
+                self.damages.append(Damage(number, base + at, stop - at, tail=found < 0))
             at = stop
         return None
 

@@ -49,7 +49,6 @@ _REQUEST = (
     "presence_penalty",
     "seed",
     "n",
-    "stop",
     "reasoning_effort",
 )
 _EXTRA_TEXT = 4096
@@ -211,7 +210,7 @@ def _root_attributes(call: calls.Call, said: Conversation, *, full: bool) -> Att
         "llm.is_streaming": call.streamed,
     }
     put(made, "gen_ai.response.model", said.answer.get("model"))
-    put_each(made, "gen_ai.request.", said.request, _REQUEST)
+    put_each(made, "gen_ai.request.", said.request, (*_REQUEST, "stop") if full else _REQUEST)
     if said.finish_reasons:
         made["gen_ai.response.finish_reasons"] = said.finish_reasons
     _add_usage(made, said.answer, prefix="gen_ai.usage.")

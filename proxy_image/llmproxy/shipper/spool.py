@@ -106,7 +106,7 @@ class Spool:
     def _next_segment(self) -> bool:
         """Go on to the next segment there is; False at the end of the one that is written to."""
         number, _ = self._read
-        if number == self.segments.current:
+        if number == self.segments.current and number:
             return False
         later = [n for n in sorted(self.segments.sizes) if n > number]
         if not later:

@@ -1,0 +1,369 @@
+"""What is decided about the store's answers: pure functions, and the sender on a store of plain Python."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import spanrig
+from llmproxy import calls
+from llmproxy.shipper import parked, records, sender
+from llmproxy.shipper.counts import Counts
+from llmproxy.shipper.gate import Gate, backoff_s
+from llmproxy.shipper.journal import Begun, Journal
+from llmproxy.shipper.parked import MAX_AGE_NS, MAX_TRIES, Letters, Lot, Parked, is_dead
+from llmproxy.shipper.segments import Place, Segments
+from llmproxy.shipper.sender import Sender
+from llmproxy.shipper.sequence import Sequencer
+from llmproxy.shipper.store import Answer, Outcome, Standing, Store, StoreError, outcome_of
+from llmproxy.shipper.units import Unit, by_group, smaller
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        (200, Outcome.ACCEPTED),
+        (201, Outcome.ACCEPTED),
+        (500, Outcome.REFUSED),
+        (400, Outcome.REFUSED),
+        (413, Outcome.REFUSED),
+        (422, Outcome.REFUSED),
+        (404, Outcome.UNAVAILABLE),
+        (401, Outcome.UNAVAILABLE),
+        (429, Outcome.UNAVAILABLE),
+        (502, Outcome.UNAVAILABLE),
+        (503, Outcome.UNAVAILABLE),
+        (504, Outcome.UNAVAILABLE),
+        (302, Outcome.UNAVAILABLE),
+    ],
+)
+def test_only_what_may_be_the_batchs_fault_is_a_refusal(status: int, outcome: Outcome) -> None:
+    assert outcome_of(status) is outcome
+
+
+def test_waits_double_up_to_a_bound_and_vary() -> None:
+    rand = random.Random(1)
+    for failures, whole in ((1, 0.05), (2, 0.1), (5, 0.8), (7, 2.0), (1000, 2.0)):
+        waits = [backoff_s(failures, rand) for _ in range(50)]
+        assert whole / 2 <= min(waits) < max(waits) <= whole
+
+
+MINUTE = 60 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("tries", "age_ns", "dead"),
+    [
+        (1, 0, False),
+        (MAX_TRIES - 1, 9 * MINUTE, False),
+        (MAX_TRIES, 1, True),
+        (5, MAX_AGE_NS, True),
+        (5, MAX_AGE_NS - 1, False),
+        # A clock that jumps by a year does not end what was tried once or twice.
+        (2, 365 * 24 * 60 * MINUTE, False),
+        (2, -365 * 24 * 60 * MINUTE, False),
+    ],
+)
+def test_a_lot_is_dead_after_ten_minutes_or_twenty_tries(tries: int, age_ns: int, *, dead: bool) -> None:
+    now_ns = 10**19
+    assert is_dead(Lot(tries=tries, since_ns=now_ns - age_ns), now_ns) is dead
+
+
+def a_unit(call_id: int, rollout: str, spans: list[bytes] | None = None) -> Unit:
+    record = records.Record("gw", 1, spanrig.a_call(call_id, rollout))
+    names = spans or [f"<{rollout}/{call_id}/{i}>".encode() for i in range(3)]
+    return Unit(Place(1, call_id, 1), record, names)
+
+
+def test_batches_are_cut_by_group_and_then_in_halves() -> None:
+    units = [a_unit(i, f"ro-{i % 3}") for i in range(7)]
+    assert [[u.record.call.call_id for u in g] for g in by_group(units)] == [[0, 3, 6], [1, 4], [2, 5]]
+    assert [len(part) for part in smaller(units)] == [3, 4]
+    assert [len(part) for part in smaller(units[:1])] == [1]
+
+
+def test_only_spans_that_are_not_there_are_sent_again() -> None:
+    unit = a_unit(1, "ro")
+    unit.delivered = {0, 2}
+    assert (unit.left, unit.body) == ([1], b"<ro/1/1>")
+
+
+class Shelf(Store):
+    """A store that refuses what it is told to, and remembers each request."""
+
+    def __init__(self) -> None:
+        super().__init__("http://nowhere")
+        self.poison: set[bytes] = set()
+        self.unknown: set[str] = set()
+        self.sick = 0
+        self.stored: list[bytes] = []
+        self.requests = 0
+        self.next_ids: list[str] = []
+        self.down = False
+
+    async def post(self, batch: bytes) -> Answer:
+        self.requests += 1
+        await asyncio.sleep(0)
+        if self.sick:
+            self.sick -= 1
+            return Answer(Outcome.UNAVAILABLE, "http_503")
+        spans = [part + b">" for part in batch.split(b">")[:-1]]
+        for span in spans:
+            if span in self.poison or span[1:].split(b"/")[0].decode() in self.unknown:
+                return Answer(Outcome.REFUSED, "http_500")
+            self.stored.append(span)
+        return Answer(Outcome.ACCEPTED, "http_200")
+
+    async def standing(self, rollout_id: str, attempt_id: str) -> Standing:
+        return Standing.UNKNOWN if rollout_id in self.unknown else Standing.KNOWN
+
+    async def next_id(self, rollout_id: str, attempt_id: str) -> int:
+        await asyncio.sleep(0)
+        if self.down:
+            raise StoreError("connect")
+        self.next_ids.append(rollout_id)
+        return len(self.next_ids)
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender, "PATIENCE_S", 0.001)
+
+
+async def send(store: Shelf, units: list[Unit]) -> tuple[set[int], dict[int, str]]:
+    """Return which calls were stored, and which were refused and why."""
+    stored: list[int] = []
+    refusals = await Sender(store, Gate(), Counts()).send(
+        units, lambda some: stored.extend(u.record.call.call_id for u in some)
+    )
+    assert len(stored) == len(set(stored))
+    return set(stored), {r.unit.record.call.call_id: r.why for r in refusals}
+
+
+async def test_a_good_batch_is_one_request() -> None:
+    store = Shelf()
+    assert await send(store, [a_unit(i, f"ro-{i}") for i in range(50)]) == (set(range(50)), {})
+    assert store.requests == 1
+
+
+async def test_an_unknown_rollout_costs_the_others_nothing() -> None:
+    store = Shelf()
+    store.unknown = {"ro-3"}
+    stored, refused = await send(store, [a_unit(i, f"ro-{i % 10}") for i in range(100)])
+    assert refused == dict.fromkeys(range(3, 100, 10), "rollout_unknown")
+    assert stored == set(range(100)) - set(refused)
+    assert store.requests == 11
+
+
+async def test_one_bad_call_among_many_is_found_in_few_requests_and_its_good_spans_are_kept() -> None:
+    store = Shelf()
+    store.poison = {b"<ro/77/1>"}
+    units = [a_unit(i, "ro") for i in range(128)]
+    stored, refused = await send(store, units)
+    assert refused == {77: "http_500"}
+    assert stored == set(range(128)) - {77}
+    assert units[77].delivered == {0, 2}
+    assert store.requests < 30
+
+
+async def test_a_store_that_is_away_is_waited_for_and_nothing_is_blamed() -> None:
+    store = Shelf()
+    store.sick = 3
+    assert await send(store, [a_unit(1, "ro")]) == ({1}, {})
+    assert store.requests == 4
+
+
+async def test_a_call_refused_alone_while_nothing_else_is_taken_is_not_blamed() -> None:
+    store = Shelf()
+    store.poison = {b"<ro/1/0>", b"<ro/1/1>", b"<ro/1/2>"}
+    (refusal,) = await Sender(store, Gate(), Counts()).send([a_unit(1, "ro")], lambda _: None)
+    assert not refusal.counts
+
+
+class Yard:
+    """Parked calls on a shelf."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store, self.counts = Shelf(), Counts()
+        self.sender = Sender(self.store, Gate(), self.counts)
+        letters = Letters(Segments(folder / "dead", segment_bytes=2000), 5000, self.counts)
+        self.letters = letters.segments
+        self.parked = Parked(Segments(folder / "parked"), letters, self.sender, make_unit, self.counts)
+
+    async def refuse(self, *units: Unit) -> None:
+        self.parked.add(await self.sender.send(list(units), lambda _: None))
+
+    async def run_until(self, holds: Callable[[], bool]) -> None:
+        task = asyncio.ensure_future(self.parked.run())
+        deadline = time.monotonic() + 10
+        while not holds():
+            assert time.monotonic() < deadline
+            self.parked.hurry()
+            await asyncio.sleep(0.001)
+        task.cancel()
+
+
+async def make_unit(place: Place, record: records.Record) -> Unit:
+    made = a_unit(record.call.call_id, record.call.rollout_id)
+    return Unit(place, record, made.spans, set(record.delivered))
+
+
+async def test_a_rollout_that_becomes_known_gets_its_calls_and_the_files_go(tmp_path: Path) -> None:
+    yard = Yard(tmp_path)
+    yard.store.unknown = {"ro"}
+    await yard.refuse(*(a_unit(i, "ro") for i in range(400)))
+    assert yard.parked.calls == 400
+    yard.store.unknown = set()
+    await yard.run_until(lambda: yard.parked.calls == 0)
+    assert len(set(yard.store.stored)) == 1200
+    assert list((tmp_path / "parked").iterdir()) == []
+
+
+async def test_what_stays_unknown_ends_as_dead_letters_and_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    yard = Yard(tmp_path)
+    yard.store.unknown = {"ro"}
+    await yard.refuse(a_unit(1, "ro"), a_unit(2, "ro"))
+    await yard.run_until(lambda: yard.counts.dead_lettered["rollout_unknown"] == 2)
+    assert ("ro", "at-1") not in yard.parked
+    dead = [records.decode(payload) for n in yard.letters.sizes for _, payload in yard.letters.walk(n)]
+    assert [(d.call.call_id, d.reason, d.tries) for d in dead] == [
+        (1, "rollout_unknown", 20),
+        (2, "rollout_unknown", 20),
+    ]
+    (line,) = [r for r in caplog.records if r.message == "calls_dead_lettered"]
+    assert (line.__dict__["reason"], line.__dict__["calls"]) == ("rollout_unknown", 2)
+
+
+async def test_a_poison_span_is_parked_alone_and_never_blamed_while_nothing_else_is_taken(tmp_path: Path) -> None:
+    yard = Yard(tmp_path)
+    yard.store.poison = {b"<ro/1/1>"}
+    await yard.refuse(a_unit(1, "ro"))
+    assert sorted(set(yard.store.stored)) == [b"<ro/1/0>", b"<ro/1/2>"]
+    seen = yard.store.requests
+    await yard.run_until(lambda: yard.store.requests > seen + 200)
+    assert not yard.counts.dead_lettered
+    # As soon as the store takes others, tries count.
+    seen = yard.store.requests
+    feeding = asyncio.ensure_future(feed(yard))
+    await yard.run_until(lambda: yard.counts.dead_lettered["http_500"] == 1)
+    feeding.cancel()
+    (dead,) = [records.decode(payload) for n in yard.letters.sizes for _, payload in yard.letters.walk(n)]
+    assert dead.delivered == (0, 2)
+
+
+async def feed(yard: Yard) -> None:
+    number = 100
+    while True:
+        number += 1
+        await yard.sender.send([a_unit(number, "other")], lambda _: None)
+        await asyncio.sleep(0)
+
+
+async def test_parked_calls_are_found_again_by_the_next_process(tmp_path: Path) -> None:
+    yard = Yard(tmp_path)
+    yard.store.unknown = {"ro"}
+    await yard.refuse(a_unit(1, "ro"))
+    again = Yard(tmp_path)
+    again.parked.load()
+    assert again.parked.calls == 1
+    await again.run_until(lambda: again.parked.calls == 0)
+    assert len(again.store.stored) == 3
+
+
+async def test_the_oldest_dead_letters_make_room(tmp_path: Path) -> None:
+    yard = Yard(tmp_path)
+    yard.store.unknown = {"ro"}
+    for i in range(30):
+        await yard.refuse(a_unit(i, "ro"))
+    await yard.run_until(lambda: yard.counts.dead_lettered["rollout_unknown"] == 30)
+    await yard.refuse(*(a_unit(i, "ro") for i in range(30, 40)))
+    await yard.run_until(lambda: yard.counts.dead_lettered["rollout_unknown"] == 40)
+    assert yard.counts.removed_letters_bytes > 0
+    dead = [
+        records.decode(payload).call.call_id for n in sorted(yard.letters.sizes) for _, payload in yard.letters.walk(n)
+    ]
+    assert dead[-1] == 39
+    assert 0 not in dead
+
+
+def an_arrival(call_id: int, rollout: str) -> calls.Arrival:
+    return calls.Arrival(call_id, rollout, "at-1", 1)
+
+
+async def test_ids_of_a_rollout_are_taken_in_the_order_of_arrival(tmp_path: Path) -> None:
+    store = Shelf()
+    sequencer = Sequencer(store, Journal(tmp_path / "j"), Counts())
+    for i in range(30):
+        sequencer.arrived("gw", an_arrival(i, f"ro-{i % 2}"))
+    found = [
+        await sequencer.sequence_id(records.Record("gw", 0, spanrig.a_call(i, f"ro-{i % 2}")))
+        for i in reversed(range(30))
+    ]
+    found.reverse()
+    assert len(set(found)) == 30
+    assert found[0::2] == sorted(found[0::2])
+    assert found[1::2] == sorted(found[1::2])
+
+
+async def test_a_store_that_is_away_means_a_late_id_and_a_count(tmp_path: Path) -> None:
+    store, counts = Shelf(), Counts()
+    store.down = True
+    journal = Journal(tmp_path / "j")
+    sequencer = Sequencer(store, journal, counts)
+    sequencer.arrived("gw", an_arrival(1, "ro"))
+    await asyncio.sleep(0.01)
+    call = spanrig.a_call(1, "ro")
+    assert sequencer.known("gw", call) == 0
+    with pytest.raises(StoreError):
+        await sequencer.sequence_id(records.Record("gw", 0, call))
+    store.down = False
+    assert await sequencer.sequence_id(records.Record("gw", 0, call)) == 1
+    assert counts.sequenced_late == 1
+
+
+async def test_an_id_taken_at_arrival_survives_the_process(tmp_path: Path) -> None:
+    store = Shelf()
+    sequencer = Sequencer(store, Journal(tmp_path / "j"), Counts())
+    sequencer.arrived("gw", an_arrival(1, "ro"))
+    await asyncio.sleep(0.01)
+    again = Sequencer(store, Journal(tmp_path / "j"), Counts())
+    assert again.known("gw", spanrig.a_call(1, "ro")) == 1
+    assert store.next_ids == ["ro"]
+
+
+def test_the_journal_is_read_after_a_cut_at_any_byte(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    for i in range(3):
+        journal.begin(Begun("gw", i, "ro", "at", 1, i))
+    journal.end([("gw", 1)])
+    whole = (tmp_path / "j").read_bytes()
+    journal.close()
+    for length in range(len(whole) + 1):
+        (tmp_path / "k").write_bytes(whole[:length])
+        found = Journal(tmp_path / "k")
+        assert set(found.begun) <= {("gw", 0), ("gw", 1), ("gw", 2)}
+        found.close()
+    assert set(found.begun) == {("gw", 0), ("gw", 2)}
+
+
+def test_the_journal_is_written_anew_when_it_is_mostly_of_the_past(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmproxy.shipper.journal.MAX_BYTES", 5000)
+    journal = Journal(tmp_path / "j")
+    for i in range(1000):
+        journal.begin(Begun("gw", i, "ro", "at", 1, i))
+        if i:
+            journal.end([("gw", i)])
+    assert (tmp_path / "j").stat().st_size < 6000
+    journal.close()
+    assert list(Journal(tmp_path / "j").begun) == [("gw", 0)]
+
+
+def test_the_bounds_are_those_that_the_docs_say() -> None:
+    assert (parked.MAX_TRIES, parked.MAX_AGE_NS) == (20, 10 * MINUTE)

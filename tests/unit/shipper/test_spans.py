@@ -1,0 +1,182 @@
+"""The shape of spans: which there are, what names them, what never gets in, what is cut. Adapters are in tests/agl."""
+
+import ast
+import json
+import random
+from typing import Any
+
+import msgspec
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+import spanrig
+from llmproxy import calls
+from llmproxy.shipper import attributes
+from llmproxy.shipper.attributes import MAX_TEXT, cut, flatten, render_json, render_python
+from llmproxy.shipper.otlp import Span
+from llmproxy.shipper.records import Record
+from llmproxy.shipper.spans import Content, Encoder, spans_of
+
+Json = dict[str, Any]
+
+
+def record(**fields: Any) -> Record:
+    return Record("gw", 7, msgspec.structs.replace(spanrig.a_call(1, "ro-1"), **fields))
+
+
+def made(content: Content = "Full", **fields: Any) -> list[Span]:
+    return spans_of(record(**fields), content)
+
+
+def names(spans: list[Span]) -> list[str]:
+    return [span.name for span in spans]
+
+
+def test_an_answered_call_is_three_spans() -> None:
+    spans = made()
+    assert names(spans) == ["litellm_request", "raw_gen_ai_request", "openai.chat.completion"]
+    assert [span.parent_id for span in spans] == [b"", spans[0].span_id, spans[0].span_id]
+    assert len({span.span_id for span in spans}) == 3
+    assert spans[0].attributes["prompt_token_ids"] == [1, 2, 3]
+    assert spans[2].attributes["response_token_ids"] == [4, 5]
+    assert not any(name.startswith("gen_ai") for span in spans[1:] for name in span.attributes)
+
+
+def test_ids_follow_from_gateway_and_call_alone() -> None:
+    first, again = made(), made(response=spanrig.chat_response("another"), started_ns=1, error="")
+    assert [s.span_id for s in first] == [s.span_id for s in again]
+    other = spans_of(Record("another-gateway", 7, record().call), "Full")
+    assert {s.span_id for s in first}.isdisjoint({s.span_id for s in other})
+    # Of one attempt, one trace.
+    assert first[0].trace_id == other[0].trace_id
+    assert made(attempt_id="at-2")[0].trace_id != first[0].trace_id
+
+
+def test_an_answer_without_an_id_gets_one_that_all_its_spans_share() -> None:
+    answer = json.loads(spanrig.chat_response(""))
+    root, raw, chat = made(response=json.dumps(answer).encode())
+    ident = root.attributes["gen_ai.response.id"]
+    assert ident
+    assert raw.attributes["llm.hosted_vllm.id"] == chat.attributes["agentlightning.operation.output.id"] == ident
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"status": 500, "error": "http_500", "response": b"<html>"}, "http_500"),
+        ({"error": "client_closed"}, "client_closed"),
+        ({"status": 0, "error": "gateway_gone", "response": b"", "request": b"", "tries": []}, "gateway_gone"),
+        ({"response": b"<html>not json"}, "answer_not_understood"),
+        ({"response": b'{"choices": []}'}, "answer_not_understood"),
+        ({"status": 404}, "http_404"),
+    ],
+)
+def test_a_failure_is_its_root_alone_and_nothing_an_adapter_looks_for(fields: Json, error: str) -> None:
+    (root,) = made(**fields)
+    assert root.name == "litellm_request"
+    assert root.error == error
+    assert not [
+        n for n in root.attributes if n.startswith(("gen_ai.", "llm.", "prompt_", "response_", "agentlightning"))
+    ]
+
+
+def test_every_try_is_an_event() -> None:
+    tries = [calls.Try("a/0", 10, 2_000_000_010, 503, "http_503"), calls.Try("a/1", 30, 40, 200, "")]
+    (first, second) = made(tries=tries)[0].events
+    assert first.attributes == {"deployment": "a/0", "status": 503, "duration_s": 2.0, "error": "http_503"}
+    assert (second.name, second.at_ns, "error" in second.attributes) == ("try", 30, False)
+
+
+def test_only_tokens_keeps_every_text_of_the_call_inside() -> None:
+    secret = "the-secret-text"
+    tool = {"id": "c", "type": "function", "function": {"name": secret, "arguments": json.dumps({secret: secret})}}
+    answer = json.loads(spanrig.chat_response("chatcmpl-1", secret))
+    answer["choices"][0]["message"]["tool_calls"] = [tool]
+    answer["choices"][0]["logprobs"] = {"content": [{"token": secret, "logprob": -0.5, "top_logprobs": []}]}
+    request = json.loads(spanrig.chat_request(secret))
+    request |= {"tools": [{"type": "function", "function": {"name": secret}}], "user": secret, "stop": secret}
+    both = {"request": json.dumps(request).encode(), "response": json.dumps(answer).encode()}
+    full = Encoder(name="p", namespace="n").encode(record(**both))
+    assert secret in b"".join(full).decode("latin-1")
+    bare = Encoder(name="p", namespace="n", content="TokensOnly").encode(record(**both))
+    assert secret not in b"".join(bare).decode("latin-1")
+    root, _, chat = made("TokensOnly", **both)
+    for span in (root, chat):
+        assert span.attributes["prompt_token_ids"] == [1, 2, 3]
+        assert span.attributes["response_token_ids"] == [4, 5]
+        assert json.loads(str(span.attributes["logprobs.content"])) == [{"logprob": -0.5}]
+    for fields in ({"status": 500, "error": "x"}, {"route": "embeddings"}, {"response": b"the-secret-text"}):
+        failed = Encoder(name="p", namespace="n", content="TokensOnly").encode(record(**{**both, **fields}))
+        assert secret not in b"".join(failed).decode("latin-1"), fields
+
+
+def test_the_resource_carries_the_three_ids_and_any_selection_of_spans_is_a_batch() -> None:
+    parts = Encoder(name="p", namespace="n").encode(record())
+    batch = ExportTraceServiceRequest.FromString(b"".join(parts))
+    assert [r.scope_spans[0].spans[0].name for r in batch.resource_spans] == names(made())
+    for resource_spans in batch.resource_spans:
+        found = {kv.key: kv.value for kv in resource_spans.resource.attributes}
+        assert found["agentlightning.rollout_id"].string_value == "ro-1"
+        assert found["agentlightning.attempt_id"].string_value == "at-1"
+        assert found["agentlightning.span_sequence_id"].int_value == 7
+    assert len(ExportTraceServiceRequest.FromString(parts[2]).resource_spans) == 1
+
+
+def test_a_long_text_is_cut_with_a_marker_and_the_json_around_it_stays_whole() -> None:
+    long = "x" * (MAX_TEXT + 5)
+    assert cut(long).endswith(f" [cut by llmproxy: {MAX_TEXT} of {MAX_TEXT + 5} characters]")
+    parts = [{"type": "text", "text": long}] * 6
+    shown = json.loads(render_json(parts))
+    assert len(shown) == 6
+    assert "[cut by llmproxy:" in shown[0]["text"]
+    assert len(render_json(parts)) <= attributes.MAX_RENDERED
+    assert ast.literal_eval(render_python({"a": [None, True, long]}))["a"][:2] == [None, True]
+    request = json.dumps({"messages": [{"role": "user", "content": long}]}).encode()
+    spans = made(request=request, response=spanrig.chat_response("i", long))
+    sizes = [len(value) for span in spans for value in span.attributes.values() if isinstance(value, str)]
+    assert max(sizes) < 2 * MAX_TEXT + 1000
+
+
+def test_flat_names_read_back_as_what_they_were() -> None:
+    value = {"a": [{"b": 1, "c": None}, {"b": [1, 2]}], "d": ["x", "y"], "e": {"f.g": True}, "h": [], "i": 2**70}
+    found: attributes.Attributes = {}
+    flatten("p", value, found)
+    assert found == {"p.a.0.b": 1, "p.a.1.b": [1, 2], "p.d": ["x", "y"], "p.e.f_g": True, "p.i": str(2**70)}
+
+
+def test_whatever_a_provider_answers_the_spans_can_be_stored() -> None:
+    """Thousands of odd exchanges: never an exception, never a value that a store refuses."""
+    rand = random.Random(2)
+    atoms: list[Any] = [None, True, 0, -1, 2**80, 1.5, float("nan"), float("inf"), "", "x", "\ud800", "\x00", [], {}]
+
+    def odd(depth: int = 0) -> Any:
+        pick = rand.random()
+        if depth > 3 or pick < 0.5:
+            return rand.choice(atoms)
+        if pick < 0.75:
+            return [odd(depth + 1) for _ in range(rand.randint(0, 3))]
+        return {rand.choice(["role", "content", "function", "id", "name", "a.b", ""]): odd(depth + 1) for _ in range(3)}
+
+    fields = ("id", "model", "choices", "usage", "prompt_token_ids", "messages", "tools", "prompt", "functions", "stop")
+    for _ in range(1500):
+        answer = {name: odd() for name in rand.sample(fields, 5)}
+        choice = {name: odd() for name in ("message", "finish_reason", "logprobs", "token_ids", "text", "index")}
+        answer["choices"] = [choice, odd()] if rand.random() < 0.8 else odd()
+        request = {name: odd() for name in rand.sample(fields, 6)}
+        call = {"request": json.dumps(request).encode(), "response": json.dumps(answer).encode()}
+        item = record(**call, streamed=rand.random() < 0.2)
+        for span in spans_of(item, rand.choice(["Full", "TokensOnly"])):
+            for name, value in span.attributes.items():
+                assert isinstance(name, str)
+                assert isinstance(value, (str, bool, int, float)) or (isinstance(value, list) and value), (name, value)
+        Encoder(name="p", namespace="n").encode(item)
+
+
+def test_an_unforeseen_error_costs_the_shape_not_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("llmproxy.shipper.spans.spans_of", broken)
+    (only,) = Encoder(name="p", namespace="n").encode(record())
+    span = ExportTraceServiceRequest.FromString(only).resource_spans[0].scope_spans[0].spans[0]
+    assert (span.name, span.status.message) == ("litellm_request", "not_understood")
