@@ -52,7 +52,8 @@ RECIPES = {
 }
 DEFAULT_BASE = "docker.io/library/python:3.13-slim-trixie"
 DEBIAN_SUITE = "bookworm"
-DEBIAN_PACKAGES = ("python3", "python3-venv", "ca-certificates")
+DEBIAN_PACKAGES = ("python3", "python3-venv", "ca-certificates", "libstdc++6")
+"""libstdc++ is what numpy's wheel, which Agent-Lightning brings, takes from the system."""
 # Documentation and translations: nothing in a container reads them.
 DEBIAN_LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 
