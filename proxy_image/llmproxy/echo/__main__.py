@@ -16,7 +16,7 @@ DRAIN_S = 2
 
 _EPILOG = """\
 For one request, the same by headers (x-echo-status, x-echo-delay-ms, x-echo-chunk-ms, x-echo-chunks, x-echo-say,
-x-echo-retry-after, x-echo-die-after-chunks) or by a user message that is nothing but a directive:
+x-echo-think, x-echo-retry-after, x-echo-die-after-chunks) or by a user message that is nothing but a directive:
   {"echo": {"status": 503, "retry_after": "2"}}      {"echo": {"chunks": 20, "chunk_ms": 500}}
 With tools in the request, lines `call NAME {"some": "arguments"}` are answered by calls of them.
 GET /stats says what was seen (calls, statuses, last headers and body), POST /stats/reset sets it to zero.

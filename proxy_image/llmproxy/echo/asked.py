@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -39,6 +39,10 @@ class Answer:
     pieces: list[str]
     tool_calls: list[ToolCall]
     finish_reason: str
+    thought: list[str] = field(default_factory=list)
+    """Pieces of reasoning before the answer."""
+    stopped_at: str | None = None
+    """The one of the request's stop sequences that ended the answer."""
 
     @property
     def text(self) -> str:
@@ -48,7 +52,7 @@ class Answer:
     @property
     def generated(self) -> list[str]:
         """Every piece that was generated, the empty one at the end included when it came to its end."""
-        made = list(self.pieces)
+        made = [*self.thought, *self.pieces]
         for call in self.tool_calls:
             made += [*tokens.pieces(call.name), *tokens.pieces(call.arguments)]
         return made if self.finish_reason == "length" else [*made, ""]
@@ -105,14 +109,28 @@ def answer(body: Mapping[str, Any], said: str, how: Behaviour) -> Answer:
     """Return what to say to *said*: itself, or the calls of tools that it asks for."""
     last_role = body["messages"][-1].get("role") if body.get("messages") else "user"
     calls = _tool_calls(body, said) if last_role != "tool" else []
+    thought = tokens.pieces(how.think) if "messages" in body else []
     if calls:
-        return Answer([], calls, "tool_calls")
+        return Answer([], calls, "tool_calls", thought)
     if how.chunks is None:
         made = tokens.pieces(SAYS + (said if how.say is None else how.say))
     else:
         made = ["echo", *(f" {i}" for i in range(2, how.chunks + 1))]
     limit = _limit(body)
-    return Answer(made[:limit], [], "stop" if limit is None or len(made) < limit else "length")
+    kept, stopped_at = _cut(made[:limit], body)
+    ended = stopped_at is not None or limit is None or len(made) < limit
+    return Answer(kept, [], "stop" if ended else "length", thought, stopped_at)
+
+
+def _cut(made: list[str], body: Mapping[str, Any]) -> tuple[list[str], str | None]:
+    """Return the pieces before the first of the request's stop sequences, and which it is."""
+    stops = body.get("stop") or ()
+    stops = [stops] if isinstance(stops, str) else stops
+    if not isinstance(stops, list | tuple) or not all(isinstance(s, str) and s for s in stops):
+        raise BadBodyError("stop must be a string or a list of strings", "stop")
+    text = "".join(made)
+    found = min(((at, stop) for stop in stops if (at := text.find(stop)) >= 0), default=None)
+    return (made, None) if found is None else (tokens.pieces(text[: found[0]]), found[1])
 
 
 def choices(body: Mapping[str, Any]) -> int:

@@ -38,6 +38,8 @@ class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Close the connection after that many pieces of a stream, or in the middle of a plain answer."""
     say: Annotated[str, Meta(max_length=1 << 20)] | None = None
     """What to repeat in place of the message."""
+    think: Annotated[str, Meta(max_length=1 << 20)] = ""
+    """Reasoning before the answer, in chat."""
 
 
 def read(defaults: Mapping[str, Any], headers: Iterable[tuple[bytes, bytes]], message: str) -> Behaviour:

@@ -49,10 +49,14 @@ def usage(prompt: int, completion: int) -> Json:
 def chat(head: Head, said: Answer, prompt: list[int], count: int) -> Json:
     """Return a whole chat completion."""
     message: Json = {"role": "assistant", "content": None if said.tool_calls else said.text}
+    if said.thought:
+        message["reasoning_content"] = "".join(said.thought)
     if said.tool_calls:
         message["tool_calls"] = [_tool_call(i, call) for i, call in enumerate(said.tool_calls)]
     made = said.generated
     one: Json = {"message": message, "logprobs": _chat_logprobs(head, made), "finish_reason": said.finish_reason}
+    if said.stopped_at is not None:
+        one["stop_reason"] = said.stopped_at
     if head.token_ids:
         one["token_ids"] = [tokens.token_id(p) for p in made]
     more = {"prompt_token_ids": prompt} if head.token_ids else {}
@@ -67,19 +71,27 @@ def chat_chunks(head: Head, said: Answer, prompt: list[int], count: int) -> Iter
         if head.token_ids and i == 0:
             opening["prompt_token_ids"] = prompt
         yield opening
-    for number, call in enumerate(said.tool_calls):
-        whole = _tool_call(number, call)
+    for delta, made in _deltas(said):
         for i in range(count):
-            named = {**whole, "index": number, "function": {"name": call.name, "arguments": ""}}
-            yield _chunk(head, i, {"tool_calls": [named]}, tokens.pieces(call.name))
-            for piece in tokens.pieces(call.arguments):
-                yield _chunk(head, i, {"tool_calls": [{"index": number, "function": {"arguments": piece}}]}, [piece])
-    for piece in said.pieces:
-        for i in range(count):
-            yield _chunk(head, i, {"content": piece}, [piece])
+            yield _chunk(head, i, delta, made)
     for i in range(count):
         end = [] if said.finish_reason == "length" else [""]
-        yield _chunk(head, i, {"content": ""}, end, finish_reason=said.finish_reason)
+        ending = _chunk(head, i, {"content": ""}, end, finish_reason=said.finish_reason)
+        if said.stopped_at is not None:
+            ending["choices"][0]["stop_reason"] = said.stopped_at
+        yield ending
+
+
+def _deltas(said: Answer) -> Iterator[tuple[Json, list[str]]]:
+    """Yield the deltas of an answer and the pieces that each is made of: of a call the name, then the arguments."""
+    yield from (({"reasoning_content": piece}, [piece]) for piece in said.thought)
+    for number, call in enumerate(said.tool_calls):
+        whole = _tool_call(number, call)
+        named = {**whole, "index": number, "function": {"name": call.name, "arguments": ""}}
+        yield {"tool_calls": [named]}, tokens.pieces(call.name)
+        for piece in tokens.pieces(call.arguments):
+            yield {"tool_calls": [{"index": number, "function": {"arguments": piece}}]}, [piece]
+    yield from (({"content": piece}, [piece]) for piece in said.pieces)
 
 
 def completion(head: Head, answers: list[tuple[Answer, list[int]]]) -> Json:

@@ -92,6 +92,30 @@ def test_max_tokens_cuts_the_answer(sdk: openai.OpenAI) -> None:
     assert answer.usage.completion_tokens == 3
 
 
+def test_a_stop_sequence_ends_the_answer_and_is_named_as_vllm_does(base: str) -> None:
+    body = {"model": "m", "stop": ["nowhere", "You said"], "messages": user("x")}
+
+    choice = httpx2.post(f"{base}/v1/chat/completions", json=body).json()["choices"][0]
+    ending = events(httpx2.post(f"{base}/v1/chat/completions", json={**body, "stream": True}).text)[-1]["choices"][0]
+
+    assert choice["message"]["content"] == "This is the echo model server, not a language model. "
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", "You said")
+    assert (ending["finish_reason"], ending["stop_reason"]) == ("stop", "You said")
+
+
+def test_reasoning_comes_before_the_answer(base: str) -> None:
+    body = {"model": "m", "messages": user(json.dumps({"echo": {"think": "Hm. Well.", "say": "y"}}))}
+
+    message = httpx2.post(f"{base}/v1/chat/completions", json=body).json()["choices"][0]["message"]
+    streamed = events(httpx2.post(f"{base}/v1/chat/completions", json={**body, "stream": True}).text)
+    deltas = [c["choices"][0]["delta"] for c in streamed]
+
+    assert message["reasoning_content"] == "Hm. Well."
+    assert message["content"].endswith("You said: y")
+    assert "".join(d.get("reasoning_content", "") for d in deltas) == "Hm. Well."
+    assert "".join(d.get("content", "") for d in deltas) == message["content"]
+
+
 def test_token_ids_and_logprobs_are_where_vllm_puts_them(base: str) -> None:
     body = {"model": "m", "messages": user("hi"), "return_token_ids": True, "logprobs": True}
 
