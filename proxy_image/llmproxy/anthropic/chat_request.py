@@ -27,6 +27,7 @@ _LEFT_OUT = frozenset({
     "workspace_id",
 })  # fmt: skip
 _REFUSED = {
+    "n": "an answer in Anthropic's protocol is one",
     "container": "a container runs at Anthropic only",
     "mcp_servers": "MCP servers are called by Anthropic only: call them in the agent",
     "inference_geo": "where a model runs is the deployment's business",

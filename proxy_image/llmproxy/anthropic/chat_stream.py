@@ -11,6 +11,7 @@ from llmproxy.anthropic.messages_request import JSON_TOOL
 from llmproxy.anthropic.wire import Events, Json, decode, openai_event
 
 DONE = b"data: [DONE]\n\n"
+_BAD_GATEWAY = 502
 
 
 class _Delta(msgspec.Struct):
@@ -66,6 +67,9 @@ class ChatStream:
         self._used = outcome.MessagesUsage()
         self._finished = False
         self.done = False
+        """Its end, or an error, has been said."""
+        self.failed = False
+        """It was an error."""
 
     @property
     def pending(self) -> int:
@@ -88,9 +92,7 @@ class ChatStream:
             return now, last
         if self._finished:
             return now, self._stop()
-        self.done = True
-        problem = "the model server ended the stream before the answer's end"
-        return now, openai_event(openai_error(problem, 502))
+        return now, self._broken("the model server ended the stream before the answer's end")
 
     def _take(self, contents: list[bytes]) -> tuple[bytes, bytes]:
         made: list[bytes] = []
@@ -101,9 +103,7 @@ class ChatStream:
             try:
                 event = _decode(content)
             except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-                self.done = True
-                problem = f"the model server sent an event that is none of a message: {exc}"
-                last = openai_event(openai_error(problem, 502))
+                last = self._broken(f"the model server sent an event that is none of a message: {exc}")
                 break
             last = self._event(event, content, made)
         return b"".join(made), last
@@ -123,7 +123,7 @@ class ChatStream:
         elif kind == "message_stop":
             return self._stop()
         elif kind == "error":
-            self.done = True
+            self.done = self.failed = True
             return openai_event(event_to_openai(decode(content)))
         return b""  # pings, and events that are not known yet, as Anthropic asks of its clients
 
@@ -194,6 +194,10 @@ class ChatStream:
         if not self._with_usage:
             return DONE
         return openai_event({**self._head, "choices": [], "usage": outcome.to_openai(self._used)}) + DONE
+
+    def _broken(self, problem: str) -> bytes:
+        self.done = self.failed = True
+        return openai_event(openai_error(problem, _BAD_GATEWAY))
 
     def _chunk(self, delta: Json, *, finish_reason: str | None = None, **more: Any) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason, **more}

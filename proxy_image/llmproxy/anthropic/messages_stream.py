@@ -82,6 +82,8 @@ class MessagesStream:
         self._usage: outcome.ChatUsage | None = None
         self.done = False
         """Its end, or an error, has been said."""
+        self.failed = False
+        """It was an error."""
 
     @property
     def pending(self) -> int:
@@ -122,7 +124,7 @@ class MessagesStream:
         except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
             return self._broken(f"the model server sent a chunk that is none of a chat completion: {exc}")
         if chunk.error is not None:
-            self.done = True
+            self.done = self.failed = True
             return anthropic_event("error", event_to_anthropic(decode(content)))
         if chunk.usage is not None:
             self._usage = chunk.usage
@@ -221,7 +223,7 @@ class MessagesStream:
         return b"".join(made)
 
     def _broken(self, message: str) -> bytes:
-        self.done = True
+        self.done = self.failed = True
         return anthropic_event("error", anthropic_error(message, "api_error"))
 
 

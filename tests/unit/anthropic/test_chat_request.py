@@ -210,6 +210,7 @@ def test_hints_are_left_out() -> None:
         ({"max_tokens": ...}, "max_tokens"),
         ({"max_tokens": "7"}, "max_tokens"),
         ({"container": "c"}, "container"),
+        ({"n": 2}, "n"),
         ({"mcp_servers": [{}]}, "mcp_servers"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0.type"),
         ({"tools": [{"name": "x"}]}, "tools.0.input_schema"),

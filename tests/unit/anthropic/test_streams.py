@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from llmproxy.anthropic.chat_stream import ChatStream
 from llmproxy.anthropic.messages_request import JSON_TOOL
 from llmproxy.anthropic.messages_stream import MessagesStream
+from llmproxy.anthropic.native_stream import NativeStream
 from llmproxy.anthropic.wire import Events
 
 ODD = ["a\u0085b", "\u2028", "\u2029", "🦊", "e", "\u0301", "\x00", "\n\n", "\r\n", "data: [DONE]", " ", "ÿ\u200d🏽"]
@@ -333,6 +334,27 @@ def test_a_stream_that_breaks_ends_with_an_error_for_openai_clients(events: list
 def test_a_stream_without_its_last_event_has_still_answered() -> None:
     *events, _ = answer("a")
     assert said(chunks_of(run(ChatStream(0, with_usage=False), messages_sse(*events))), "content") == "a"
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 7, 64])
+def test_a_native_stream_is_forwarded_byte_for_byte(size: int) -> None:
+    data = messages_sse(*answer(*ODD, 'message_stop "usage" "error"'))
+    stream = NativeStream()
+    now, last = b"", b""
+    for at in range(0, len(data), size or len(data)):
+        more, held = stream.feed(data[at : at + (size or len(data))])
+        now, last = now + more, last + held
+    assert now + last == data
+    assert last == messages_sse(event("message_stop"))
+    assert (stream.tokens, stream.done, stream.failed) == (16, True, False)
+    assert stream.end() == (b"", b"")
+
+
+def test_a_native_streams_error_is_its_end() -> None:
+    stream = NativeStream()
+    data = messages_sse(start(), event("error", error={"type": "overloaded_error", "message": "Overloaded"}))
+    assert b"".join(stream.feed(data)) == data
+    assert (stream.done, stream.failed) == (True, True)
 
 
 @given(st.lists(st.binary(max_size=30)), st.integers(1, 9))
