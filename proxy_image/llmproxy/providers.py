@@ -37,6 +37,8 @@ class Provider:
     key_optional: bool = False
     """Whether it serves without a key."""
     protocol: Protocol = Protocol.OPENAI
+    stream_options: bool = True
+    """Whether a stream may be asked for its usage by `stream_options`; one that may not tells it unasked."""
     output_limit: str = "max_tokens"
     """Which field bounds an answer, when an Anthropic client's call is mapped."""
     reasoning_content: bool = False
@@ -63,7 +65,8 @@ _TABLE = (
     Provider("deepseek", Way.NATIVE, "https://api.deepseek.com/beta", reasoning_content=True),
     _native("fireworks_ai", "https://api.fireworks.ai/inference/v1"),
     _native("groq", "https://api.groq.com/openai/v1"),
-    _native("mistral", "https://api.mistral.ai/v1"),
+    # Its schema forbids fields that it does not know.
+    Provider("mistral", Way.NATIVE, "https://api.mistral.ai/v1", stream_options=False),
     Provider("openrouter", Way.NATIVE, "https://openrouter.ai/api/v1", cache_control=True),
     _native("together_ai", "https://api.together.xyz/v1"),
     _native("xai", "https://api.x.ai/v1"),

@@ -4,31 +4,32 @@ A call goes to `pipeline`. The rest is answered at once: the list of models, and
 port (`/health` never costs a completion). A path or method that is not ours gets an error that says what is.
 """
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 
-from llmproxy.gateway import pipeline
-from llmproxy.gateway.caller import Caller
-from llmproxy.gateway.errors import CallError, Header, MethodError, UnknownModelError, UnknownRouteError
-from llmproxy.gateway.routes import ENDPOINTS, read_model_path, read_route
+from llmproxy.gateway.call import Parts
+from llmproxy.gateway.caller import JSON, Caller
+from llmproxy.gateway.errors import CallError, Header, MethodError, UnknownRouteError
+from llmproxy.gateway.exchange import dialect_of
+from llmproxy.gateway.pipeline import find, serve
+from llmproxy.gateway.routes import ENDPOINTS, HEALTH, MODELS, Route, read_route
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-
-HEALTH_PATHS = frozenset({"/health", "/healthz", "/health/liveliness", "/health/readiness"})
-"""LiteLLM's and Agent-Lightning's clients look here."""
+log = logging.getLogger("llmproxy.gateway")
 
 
 class App:
     """The ASGI application of the data port."""
 
-    def __init__(self, parts: pipeline.Parts) -> None:
+    def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._closing: list[Header] = []
         """Goes with every answer: empty, until this pod ends."""
-        self._models = {model.name: _described(model.name) for model in parts.document.models}
+        self._models = {name: _described(name) for name in parts.balancers}
         self._list = msgspec.json.encode({"object": "list", "data": list(self._models.values())})
 
     def close_connections(self) -> None:
@@ -37,40 +38,44 @@ class App:
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
-        caller = Caller(receive, send, self._closing)
-        path: str = scope["path"]
+        method, path = scope["method"], scope["path"]
         route = read_route(path, scope["headers"])
-        if route.endpoint and route.endpoint != "models" and scope["method"] == "POST":
-            await pipeline.serve(self._parts, route, caller)
-            return
+        caller = Caller(receive, send, self._closing, dialect_of(route.endpoint))
         try:
-            status, body = 200, self._other(scope["method"], path, route.endpoint)
-            headers = [(b"content-type", b"application/json")]
+            if method == "POST" and route.endpoint and route.endpoint != MODELS:
+                await serve(self._parts, route, caller)
+            else:
+                await self._answer_other(method, path, route, caller)
+        except Exception:
+            log.exception("call_failed", extra={"path": path})
+            if caller.started:
+                raise  # uvicorn hangs up: what breaks off must not look whole
+            await caller.refuse(CallError("the gateway failed; its log says why"))
+
+    async def _answer_other(self, method: str, path: str, route: Route, caller: Caller) -> None:
+        try:
+            body = self._other(method, path, route)
         except CallError as error:
-            await caller.refuse(error, [])
-            return
-        await caller.answer(status, body, headers)
+            await caller.refuse(error)
+        else:
+            await caller.answer(200, body, [JSON])
 
-    def _other(self, method: str, path: str, endpoint: str) -> bytes:
+    def _other(self, method: str, path: str, route: Route) -> bytes:
         """Return the answer to what is no call; raise CallError."""
-        if endpoint and endpoint != "models":
-            raise MethodError(f"{path} takes POST, not {method}", headers=((b"allow", b"POST"),))
-        name = read_model_path(path)
-        if endpoint == "models" or name or path in HEALTH_PATHS:
-            if method not in {"GET", "HEAD"}:
-                raise MethodError(f"{path} takes GET, not {method}", headers=((b"allow", b"GET"),))
-            if endpoint == "models":
-                return self._list
-            return self._one(name) if name else b'{"status":"ok"}'
-        there = ", ".join(f"/v1{known}" for known in ENDPOINTS)
-        raise UnknownRouteError(f"{method} {path} is not served here; there is {there}")
-
-    def _one(self, name: str) -> bytes:
-        model = self._models.get(name)
-        if model is None:
-            known = ", ".join(sorted(self._models))
-            raise UnknownModelError(f"model {name!r} is not served here; there is {known}", param="model")
-        return msgspec.json.encode(model)
+        is_health = path in HEALTH
+        if not route.endpoint and not is_health:
+            there = ", ".join(f"POST /v1/{end}" for end in ENDPOINTS)
+            raise UnknownRouteError(f"{method} {path} is not served here; there is {there}, GET /v1/models")
+        wanted = ("GET", "HEAD") if is_health or route.endpoint == MODELS else ("POST",)
+        if method not in wanted:
+            allow = (b"allow", ", ".join(wanted).encode())
+            raise MethodError(f"{path} takes {' or '.join(wanted)}, not {method}", headers=(allow,))
+        if is_health:
+            return b'{"status":"ok"}'
+        if not route.model:
+            return self._list
+        find(self._parts, route.model)
+        return msgspec.json.encode(self._models[route.model])
 
 
 def _described(name: str) -> dict[str, Any]:

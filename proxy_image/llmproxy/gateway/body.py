@@ -4,13 +4,15 @@ Top-level values stay the bytes that came (msgspec.Raw): a conversation of 64 KB
 """
 
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 
 from llmproxy.gateway.errors import BadRequestError
 from llmproxy.gateway.targets import Target
 
+T = TypeVar("T")
 Fields = dict[str, msgspec.Raw]
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_str = msgspec.json.Decoder(str).decode
@@ -20,7 +22,9 @@ _encode = msgspec.json.encode
 
 TRUE = msgspec.Raw(b"true")
 ONE = msgspec.Raw(b"1")
-_OVERRIDES = ("num_retries", "timeout", "max_retries", "api_base", "base_url", "api_key", "mock_response", "fallbacks")
+_OVERRIDES = frozenset(
+    {"num_retries", "timeout", "max_retries", "api_base", "base_url", "api_key", "mock_response", "fallbacks"}
+)
 """LiteLLM reads these from a body; retries, addresses and keys are the proxy's, so they never leave the gateway."""
 
 
@@ -30,6 +34,7 @@ class Asked(msgspec.Struct):
     model: str
     stream: bool
     choices: int
+    """Answers that are asked for: `n`, for each prompt."""
     max_tokens: int | None
     fields: Fields
     usage_asked: bool
@@ -37,14 +42,9 @@ class Asked(msgspec.Struct):
 
 
 def read_body(body: bytes, path_model: str = "") -> Asked:
-    """Return what *body* asks for, of *path_model* if it names no model; raise BadRequestError naming the field."""
-    try:
-        fields = _decode_fields(body)
-    except msgspec.MsgspecError as exc:
-        raise BadRequestError(f"the body must be a JSON object: {exc}") from exc
-    if body.count(b'"model"') > 1:
-        _refuse_doubled_model(body)
-    model = _field(fields, "model", _decode_str, "a string") or path_model
+    """Return what *body* asks for; *path_model* is the model if the path names one. Raise BadRequestError."""
+    fields = read_fields(body)
+    model = path_model or _field(fields, "model", _decode_str, "a string")
     if not model:
         raise BadRequestError("model is missing: name one of GET /v1/models", param="model")
     stream = bool(_field(fields, "stream", _decode_bool, "true or false"))
@@ -54,15 +54,31 @@ def read_body(body: bytes, path_model: str = "") -> Asked:
         limit = _field(fields, "max_tokens", _decode_count, "a whole number")
     if choices < 1 or (limit is not None and limit < 0):
         raise BadRequestError("n and max_tokens must not be negative", param="n" if choices < 1 else "max_tokens")
+    if "prompt" in fields:
+        choices *= _prompts(fields["prompt"])
     usage = stream and "stream_options" in fields and _usage_asked(fields["stream_options"])
     return Asked(model, stream, choices, limit, fields, usage)
+
+
+def read_fields(body: bytes) -> Fields:
+    """Return the fields of the JSON object *body*; raise BadRequestError, also for a name that is there twice."""
+    try:
+        fields = _decode_fields(body)
+        if not body.isascii():
+            body.decode()
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        raise BadRequestError(f"the body must be a JSON object in UTF-8: {exc}") from exc
+    spare = len(body) - len(_encode(fields))
+    if spare and not (spare == 2 * len(fields) - 1 and _is_spaced(body, fields)):
+        _refuse_doubled(body)
+    return fields
 
 
 def upstream_body(asked: Asked, target: Target, endpoint: str, *, want_usage: bool) -> bytes:
     """Return the body for *target*: its own name of the model, its params where the client said nothing."""
     fields = dict(asked.fields)
-    for name in _OVERRIDES:
-        fields.pop(name, None)
+    if not _OVERRIDES.isdisjoint(fields):
+        fields = {name: value for name, value in fields.items() if name not in _OVERRIDES}
     for name, value in target.params.items():
         fields.setdefault(name, value)
     fields["model"] = target.model_json
@@ -70,14 +86,14 @@ def upstream_body(asked: Asked, target: Target, endpoint: str, *, want_usage: bo
         fields.setdefault("return_token_ids", TRUE)
         # A number in the older completions API, true or false in chat.
         fields.setdefault("logprobs", TRUE if endpoint == "chat.completions" else ONE)
-    if asked.stream and want_usage and not asked.usage_asked:
+    if asked.stream and want_usage and target.stream_options and not asked.usage_asked:
         options = _options(fields.get("stream_options"))
         options["include_usage"] = True
         fields["stream_options"] = msgspec.Raw(_encode(options))
     return _encode(fields)
 
 
-def _field(fields: Fields, name: str, decode: Any, what: str) -> Any:
+def _field(fields: Fields, name: str, decode: Callable[[msgspec.Raw], T], what: str) -> T | None:
     raw = fields.get(name)
     if raw is None:
         return None
@@ -85,6 +101,16 @@ def _field(fields: Fields, name: str, decode: Any, what: str) -> Any:
         return decode(raw)
     except msgspec.MsgspecError as exc:
         raise BadRequestError(f"{name} must be {what}", param=name) from exc
+
+
+def _prompts(raw: msgspec.Raw) -> int:
+    """Return how many prompts a completion has: a text or a list of token ids is one, a list of these is several."""
+    if bytes(memoryview(raw)[:1]) != b"[":
+        return 1
+    items = msgspec.json.decode(raw, type=list[msgspec.Raw])
+    if not items or bytes(memoryview(items[0])[:1]) not in {b'"', b"["}:
+        return 1
+    return len(items)
 
 
 def _options(raw: msgspec.Raw | None) -> dict[str, Any]:
@@ -99,12 +125,19 @@ def _usage_asked(raw: msgspec.Raw) -> bool:
     return _options(raw).get("include_usage") is True
 
 
-def _refuse_doubled_model(body: bytes) -> None:
-    """Two `model` keys mean one thing to us and perhaps another to the upstream: limits could be walked around."""
+def _is_spaced(body: bytes, fields: Fields) -> bool:
+    """Whether the object is written as Python's json does: a blank after each colon and comma, none elsewhere."""
+    return body.startswith(b'{"%b": ' % next(iter(fields)).encode())
 
-    def check(pairs: list[tuple[str, Any]]) -> list[str]:
-        return [name for name, _ in pairs]
 
-    names = json.loads(body, object_pairs_hook=check)
-    if names.count("model") > 1:
-        raise BadRequestError("model is there twice in the body: send it once", param="model")
+def _refuse_doubled(body: bytes) -> None:
+    """Two fields of a name mean one thing to us and perhaps another to the upstream: limits could be walked around."""
+    try:
+        pairs = json.loads(body, object_pairs_hook=list)
+    except (ValueError, RecursionError) as exc:
+        raise BadRequestError(f"the body must be a JSON object: {exc}") from exc
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise BadRequestError(f"{name} is there twice in the body: send it once", param=name)
+        seen.add(name)

@@ -4,10 +4,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llmproxy.gateway.errors import CallError, Header, TooLargeError
+from llmproxy.gateway.errors import CallError, Header, SlowBodyError, TooLargeError
+from llmproxy.gateway.exchange import OPENAI, Dialect
 
 WATCH_AFTER_S = 0.2
 """Calls that are done by then pay nothing for being watched; a caller who leaves is noticed well within a second."""
+BODY_S = 120.0
+"""A body that does not come in one piece may take so long."""
+JSON: Header = (b"content-type", b"application/json")
 
 
 class CallerGoneError(Exception):
@@ -17,22 +21,26 @@ class CallerGoneError(Exception):
 class Caller:
     """ASGI's receive and send for one request."""
 
-    __slots__ = ("_closing", "_receive", "_send", "_task", "_timer", "gone", "on_gone", "started")
+    __slots__ = ("_call", "_closing", "_listener", "_receive", "_send", "_timer", "dialect", "gone", "started")
 
     def __init__(
-        self, receive: Callable[[], Any], send: Callable[[dict[str, Any]], Any], closing: Sequence[Header] = ()
+        self,
+        receive: Callable[[], Any],
+        send: Callable[[dict[str, Any]], Any],
+        closing: Sequence[Header] = (),
+        dialect: Dialect = OPENAI,
     ) -> None:
-        """*closing* are headers that go with every answer; they may come and go."""
-        self._closing = closing
+        """*closing* are headers that go with every answer; they may come and go. Errors are told in *dialect*."""
         self._receive = receive
         self._send = send
+        self._closing = closing
         self._timer: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._listener: asyncio.Task[None] | None = None
+        self._call: asyncio.Task[Any] | None = None
+        self.dialect = dialect
         self.gone = False
         self.started = False
         """Whether the answer's head has been sent: after it there is no other answer."""
-        self.on_gone: Callable[[], None] | None = None
-        """Called once when the caller leaves: gives the upstream call up."""
 
     async def body(self, limit: int) -> bytes:
         """Return the request's body; raise TooLargeError above *limit* bytes, CallerGoneError when it breaks off."""
@@ -41,40 +49,50 @@ class Caller:
             raise CallerGoneError
         data: bytes = message.get("body", b"")
         if message.get("more_body"):
-            parts, size = [data], len(data)
-            while message.get("more_body") and size <= limit:
-                message = await self._receive()
-                if message["type"] == "http.disconnect":
-                    raise CallerGoneError
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-            data = b"".join(parts)
+            try:
+                async with asyncio.timeout(BODY_S):
+                    data = await self._rest(data, limit)
+            except TimeoutError as exc:
+                raise SlowBodyError(f"the body did not come within {BODY_S:g} s") from exc
         if len(data) > limit:
             raise TooLargeError(f"the body has more than {limit} bytes, the most this gateway reads")
         return data
 
+    async def _rest(self, data: bytes, limit: int) -> bytes:
+        parts, size, more = [data], len(data), True
+        while more and size <= limit:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise CallerGoneError
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            more = message.get("more_body", False)
+        return b"".join(parts)
+
     def watch(self) -> None:
-        """Notice from now on when the caller leaves."""
+        """Cancel the running task from now on when the caller leaves; `gone` says that this is why."""
+        self._call = asyncio.current_task()
         self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._begin)
 
     def unwatch(self) -> None:
         """Stop noticing."""
+        self._call = None
         if self._timer is not None:
             self._timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
+        if self._listener is not None:
+            self._listener.cancel()
 
     def _begin(self) -> None:
-        self._task = asyncio.ensure_future(self._listen())
+        self._listener = asyncio.ensure_future(self._listen())
 
     async def _listen(self) -> None:
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 break
-        self.gone = True
-        if self.on_gone is not None:
-            self.on_gone()
+        if self._call is not None:
+            self.gone = True
+            self._call.cancel()
 
     async def start(self, status: int, headers: list[Header]) -> None:
         """Send status and headers."""
@@ -89,6 +107,7 @@ class Caller:
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last part."""
+        self._call = None  # from here on the connection may end as it likes
         await self._send({"type": "http.response.body", "body": data})
 
     async def answer(self, status: int, body: bytes, headers: list[Header]) -> None:
@@ -97,6 +116,6 @@ class Caller:
         await self.start(status, headers)
         await self.end(body)
 
-    async def refuse(self, error: CallError, headers: list[Header]) -> None:
+    async def refuse(self, error: CallError, headers: Sequence[Header] = ()) -> None:
         """Send an error."""
-        await self.answer(error.status, error.body(), [(b"content-type", b"application/json"), *error.headers, *headers])
+        await self.answer(error.status, self.dialect.error(error), [JSON, *error.headers, *headers])

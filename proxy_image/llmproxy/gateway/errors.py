@@ -5,6 +5,7 @@ CallerError                 the caller must change something
   UnknownModelError  404    the name of the model
   UnknownRouteError  404    the path
   MethodError        405    the method
+  SlowBodyError      408    the body did not come
   TooLargeError      413    the size
   OverLimitError     429    the caller must wait
 ServingError                the caller may try again
@@ -33,14 +34,11 @@ class CallError(Exception):
         self.param = param
         self.headers = headers
 
-    def body(self) -> bytes:
-        """Return the error as OpenAI's API writes it (platform.openai.com/docs/guides/error-codes)."""
-        return error_body(self.message, self.type, self.code, self.param)
 
-
-def error_body(message: str, type_: str, code: str | None, param: str | None = None) -> bytes:
-    """Return `{"error": {message, type, param, code}}`."""
-    return msgspec.json.encode({"error": {"message": message, "type": type_, "param": param, "code": code}})
+def error_body(error: CallError) -> bytes:
+    """Return `{"error": {message, type, param, code}}` (platform.openai.com/docs/guides/error-codes)."""
+    told = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    return msgspec.json.encode({"error": told})
 
 
 class BadRequestError(CallError):
@@ -73,6 +71,14 @@ class MethodError(CallError):
     status = 405
     type = "invalid_request_error"
     code = "method_not_allowed"
+
+
+class SlowBodyError(CallError):
+    """408: the body did not come in time."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
 
 
 class TooLargeError(CallError):

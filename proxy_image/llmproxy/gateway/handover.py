@@ -97,9 +97,10 @@ class Handover(asyncio.Protocol):
 
     async def close(self, timeout_s: float) -> None:
         """Wait until the shipper has everything on disk, at most *timeout_s*, and hang up; say what is left."""
-        deadline = self._loop.time() + timeout_s
-        while self._unacked and self._loop.time() < deadline:
-            await asyncio.sleep(0.02)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._unacked:  # noqa: ASYNC110 - once, at the end
+                    await asyncio.sleep(0.02)
         if self._unacked:
             log.error("calls_left_behind", extra={"calls": len(self._unacked), "bytes": self._kept_bytes})
         self._closed.set()
@@ -178,19 +179,25 @@ class Handover(asyncio.Protocol):
         while len(self._buffer) >= calls.HEADER.size:
             (length,) = calls.HEADER.unpack_from(self._buffer)
             end = calls.HEADER.size + length
-            if length > calls.MAX_FRAME or len(self._buffer) < end:
-                break
+            if length > calls.MAX_FRAME:
+                self._give_up(f"a frame of {length} bytes")
+                return
+            if len(self._buffer) < end:
+                return
             payload = bytes(self._buffer[calls.HEADER.size : end])
             del self._buffer[:end]
             try:
                 messages = calls.decode_to_gateway(payload)
-            except msgspec.MsgspecError:
-                log.exception("shipper_not_understood")
-                if self._transport is not None:
-                    self._transport.abort()
+            except msgspec.MsgspecError as exc:
+                self._give_up(str(exc))
                 return
             for message in messages:
                 self._confirmed(message)
+
+    def _give_up(self, reason: str) -> None:
+        log.error("shipper_not_understood", extra={"reason": reason})
+        if self._transport is not None:
+            self._transport.abort()
 
     def _confirmed(self, message: calls.ToGateway) -> None:
         if isinstance(message, calls.Stored):

@@ -45,7 +45,7 @@ class Counts:
         self.tokens: defaultdict[str, int] = defaultdict(int)
         self.rejected: defaultdict[tuple[str, str, str], int] = defaultdict(int)
         """By model, kind of limit and scope."""
-        self.tries: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.tries: defaultdict[tuple[str, str | int], int] = defaultdict(int)
         """By deployment and outcome: a status, or a failure's code."""
         self.in_flight = 0
         self.streams_broken = 0
@@ -83,8 +83,8 @@ class Exporter(Collector):
         tries = CounterMetricFamily(
             "llmproxy_upstream_tries", "Requests to upstreams", labels=["deployment", "outcome"]
         )
-        for labels_of_try, value in c.tries.items():
-            tries.add_metric(list(labels_of_try), value)
+        for (deployment, outcome), value in c.tries.items():
+            tries.add_metric([deployment, str(outcome)], value)
         yield tries
         yield GaugeMetricFamily("llmproxy_in_flight", "Calls that are admitted and not finished", value=c.in_flight)
         for name, text, value in (

@@ -21,12 +21,12 @@ from llmproxy.contract import Document, Model
 from llmproxy.gateway.admin import Readiness, make_admin
 from llmproxy.gateway.app import App
 from llmproxy.gateway.balance import Balancer
+from llmproxy.gateway.call import Parts
 from llmproxy.gateway.collectors import HandoverCollector, LimitsCollector, UpstreamCollector
 from llmproxy.gateway.handover import Handover
 from llmproxy.gateway.limits import Limiter, peer
 from llmproxy.gateway.limits.snapshot import Snapshot
 from llmproxy.gateway.metrics import Counts, Exporter
-from llmproxy.gateway.pipeline import DEFAULT_OUTPUT_TOKENS, Parts
 from llmproxy.gateway.server import Server
 from llmproxy.gateway.targets import Pools, make_target
 
@@ -38,6 +38,8 @@ HANDOVER_S = 5.0
 """How long the end waits for the shipper to have the last calls on disk."""
 CUT_S = 1.0
 """How long calls that were cut may take to say so to their callers."""
+DEFAULT_OUTPUT_TOKENS = 4096
+"""Charged against tpm per choice when neither the request nor the deployment's params bound the answer."""
 log = logging.getLogger("llmproxy.gateway")
 
 

@@ -5,7 +5,7 @@ back. What counts as worth another try is what OpenAI's and Anthropic's own SDKs
 """
 
 import random
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 from llmproxy.contract import Retries
@@ -56,15 +56,11 @@ def _number(raw: bytes) -> float | None:
 def wait_before_next(retries: Retries, tries: int, asked_s: float | None, rand: random.Random) -> float | None:
     """Return the seconds before the next try of the same deployment, None when the answer is to be passed on.
 
-    An upstream that asks for more than maxDelay is believed: its answer goes to the caller at once, with its Retry-After.
+    An upstream that asks for more than maxDelay is believed: its answer goes to the caller at once, with its
+    Retry-After.
     """
     if tries > retries.max:
         return None
     if asked_s is None:
         return backoff_s(retries, tries, rand)
     return asked_s if asked_s <= retries.max_delay_s else None
-
-
-def utc_now_s() -> float:
-    """Return the wall clock, for dates in Retry-After."""
-    return datetime.now(tz=UTC).timestamp()

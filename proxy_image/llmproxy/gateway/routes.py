@@ -2,8 +2,11 @@
 
     [/any/base]/rollout/{rid}/attempt/{aid}[/v1]/chat/completions      the URL wins over the headers
     [/any/base][/v1]/chat/completions  + x-rollout-id, x-attempt-id, x-sequence-id
+    [/any/base]/openai/deployments/{model}/chat/completions            Azure's form: the model of the path wins
+    [/any/base]/engines/{model}/chat/completions                       the form of old OpenAI libraries
 
-The address is Agent-Lightning's (RolloutAttemptMiddleware of 0.3.0), which its own proxy takes at the root only.
+The address of a rollout is Agent-Lightning's (RolloutAttemptMiddleware of 0.3.0), which its own proxy takes at the
+root only.
 """
 
 import re
@@ -11,17 +14,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 ENDPOINTS = {
-    "/chat/completions": "chat.completions",
-    "/completions": "completions",
-    "/embeddings": "embeddings",
-    "/models": "models",
+    "chat/completions": "chat.completions",
+    "completions": "completions",
+    "embeddings": "embeddings",
 }
-_ENDPOINT = re.compile(r"(?:^|/)(chat/completions|completions|embeddings|models)/?$")
-_MODEL_PATH = re.compile(r"(?:^|/)models/(.+)$")
-_DEPLOYMENT = re.compile(r"/(?:openai/deployments|engines)/([^/]+)/")
+"""Calls: the end of their path, and their name."""
+MODELS = "models"
+HEALTH = frozenset({"/health", "/healthz", "/health/liveness", "/health/liveliness", "/health/readiness"})
+"""Paths that people probe on other proxies; here they never cost a completion."""
+_CALL = re.compile(rf"(?:^|/)(?:(?:openai/deployments|engines)/(.+?)/)?({'|'.join(ENDPOINTS)})/?$")
+_MODELS = re.compile(r"(?:^|/)models(?:/(.+?))?/?$")
 _ROLLOUT = re.compile(r"/rollout/([^/]+)/attempt/([^/]+)(?=/|$)")
 MAX_ID = 256
 """Characters of a rollout or attempt id; agentlightning's own have 15."""
+_MAX_DIGITS = 15
+_MAX_PLAIN = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +36,13 @@ class Route:
     """What a request asks for."""
 
     endpoint: str
-    """A value of ENDPOINTS, or empty for a path that is not ours."""
+    """A value of ENDPOINTS, MODELS, or empty for a path that is not ours."""
+    model: str = ""
+    """The model that the path names, if it does."""
     rollout_id: str = ""
     attempt_id: str = ""
     sequence_id: int = 0
     """From the client; 0 lets the store give one."""
-    model: str = ""
-    """From the path (`/openai/deployments/{model}/...`, `/engines/{model}/...`), for a body that names none."""
 
 
 _plain: dict[str, Route] = {}
@@ -44,44 +51,46 @@ _plain: dict[str, Route] = {}
 
 def read_route(path: str, headers: Iterable[tuple[bytes, bytes]]) -> Route:
     """Return what *path* and *headers* ask for. Ids that are too long to be true are left out."""
-    rollout = _ROLLOUT.search(path) if "/rollout/" in path else None
-    if rollout is not None:
-        rest = path[rollout.end() :]
-        endpoint, model = _endpoint(rest), _model(rest)
-        rid, aid = rollout.groups()
-        if len(rid) <= MAX_ID and len(aid) <= MAX_ID:
-            return Route(endpoint, rid, aid, model=model)
-        return Route(endpoint, model=model)
+    if "/rollout/" in path:
+        rollout = _ROLLOUT.search(path)
+        if rollout is not None:
+            endpoint, model = _endpoint(path[rollout.end() :])
+            return _with_ids(Route(endpoint, model), rollout.group(1), rollout.group(2), 0)
     route = _plain.get(path)
     if route is None:
-        route = Route(_endpoint(path), model=_model(path))
-        if route.endpoint and len(_plain) < 256:  # noqa: PLR2004 - a handful are real
+        route = Route(*_endpoint(path))
+        if route.endpoint and len(_plain) < _MAX_PLAIN:
             _plain[path] = route
-    rid = aid = sequence = ""
+    rollout_id = attempt_id = sequence = b""
     for name, value in headers:
         if name == b"x-rollout-id":
-            rid = value.decode("latin-1")
+            rollout_id = value
         elif name == b"x-attempt-id":
-            aid = value.decode("latin-1")
+            attempt_id = value
         elif name == b"x-sequence-id":
-            sequence = value.decode("latin-1")
-    if rid and aid and len(rid) <= MAX_ID and len(aid) <= MAX_ID:
-        number = int(sequence) if sequence.isascii() and sequence.isdigit() and len(sequence) < 16 else 0  # noqa: PLR2004
-        return Route(route.endpoint, rid, aid, number, route.model)
+            sequence = value
+    if not (rollout_id and attempt_id):
+        return route
+    number = int(sequence) if sequence.isdigit() and len(sequence) <= _MAX_DIGITS else 0
+    return _with_ids(route, _text(rollout_id), _text(attempt_id), number)
+
+
+def _with_ids(route: Route, rollout_id: str, attempt_id: str, number: int) -> Route:
+    if len(rollout_id) <= MAX_ID and len(attempt_id) <= MAX_ID:
+        return Route(route.endpoint, route.model, rollout_id, attempt_id, number)
     return route
 
 
-def read_model_path(path: str) -> str:
-    """Return the name in `[/v1]/models/{name}`, which may have slashes; empty for another path."""
-    found = _MODEL_PATH.search(path)
-    return found.group(1) if found else ""
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
 
 
-def _model(path: str) -> str:
-    found = _DEPLOYMENT.search(path)
-    return found.group(1) if found else ""
-
-
-def _endpoint(path: str) -> str:
-    found = _ENDPOINT.search(path)
-    return ENDPOINTS["/" + found.group(1)] if found else ""
+def _endpoint(path: str) -> tuple[str, str]:
+    """Return the endpoint of *path* and the model that it names."""
+    found = _CALL.search(path)
+    if found is not None:
+        return ENDPOINTS[found.group(2)], found.group(1) or ""
+    listed = _MODELS.search(path)
+    if listed is not None:
+        return MODELS, listed.group(1) or ""
+    return "", ""

@@ -1,8 +1,8 @@
 """Server-sent events between upstream and caller: bytes in, bytes out, events only where they must be known.
 
-A part of a stream is forwarded when it comes. Looked for are the end (`data: [DONE]`), the usage, and the usage chunk that
-we asked for and the caller did not, which is taken out again. Lines are never split at anything but LF: U+2028, U+2029
-and U+0085 are text (facts measured on other proxies: they lose it there).
+A part of a stream is forwarded when it comes. Looked for are the end (`data: [DONE]`), the usage, and the usage chunk
+that we asked for and the caller did not, which is taken out again. Lines are never split at anything but LF: U+2028,
+U+2029 and U+0085 are text.
 """
 
 import re

@@ -24,6 +24,10 @@ class Target:
 
     deployment: contract.Deployment
     provider: str
+    protocol: str
+    """What its server speaks: `openai` or `anthropic`."""
+    stream_options: bool
+    """Whether its server lets a stream be asked for its usage."""
     upstream_model: str
     model_json: msgspec.Raw
     params: dict[str, msgspec.Raw]
@@ -67,7 +71,7 @@ def read_key(deployment: contract.Deployment) -> str | None:
     key = os.environ.get(deployment.api_key_env, "").strip()
     if not key:
         raise contract.ContractError(
-            f"deployment {deployment.id}: environment variable {deployment.api_key_env} is not set; it must hold the key"
+            f"deployment {deployment.id}: {deployment.api_key_env} is not set in the environment; it must hold the key"
         )
     if not key.isascii() or not key.isprintable():
         raise contract.ContractError(
@@ -95,7 +99,18 @@ def make_target(deployment: contract.Deployment, pools: Pools, run_dir: Path) ->
             )
         pool, host, heads = _native(deployment, base, pools)
     params = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in deployment.params.items()}
-    return Target(deployment, provider.name, model, msgspec.Raw(msgspec.json.encode(model)), params, heads, pool, host)
+    return Target(
+        deployment=deployment,
+        provider=provider.name,
+        protocol=provider.protocol.value,
+        stream_options=provider.stream_options,
+        upstream_model=model,
+        model_json=msgspec.Raw(msgspec.json.encode(model)),
+        params=params,
+        heads=heads,
+        pool=pool,
+        host=host,
+    )
 
 
 def _native(deployment: contract.Deployment, base: str, pools: Pools) -> tuple[Pool, str, dict[str, bytes]]:

@@ -6,6 +6,7 @@ time; whatever is odd about an answer (bytes after its end, broken framing, an e
 """
 
 import asyncio
+import socket
 import ssl
 from collections import deque
 from dataclasses import dataclass
@@ -117,6 +118,10 @@ class Connection(asyncio.Protocol):
                 raise UpstreamFailure("protocol", f"an answer of more than {limit} bytes")
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def is_stale(self, failure: UpstreamFailure) -> bool:
+        """Whether *failure* is a kept connection that the server had closed: it never saw the request."""
+        return failure.code == "closed" and self.idle_since > 0 and self._head_bytes == 0
+
     def cancel(self) -> None:
         """Give the call up: the upstream sees its connection close, a waiting reader UpstreamFailure("cancelled")."""
         self._fail(UpstreamFailure("cancelled"))
@@ -164,9 +169,12 @@ class Connection(asyncio.Protocol):
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Be open."""
+        _notice_dead_peers(transport)
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
+        """Parse what has come and wake whoever waits for it."""
         if not self.busy or self._complete:
             self._keep = False  # bytes that nobody asked for: the next answer could be somebody else's
             self.close()
@@ -192,9 +200,11 @@ class Connection(asyncio.Protocol):
             self._wake()
 
     def eof_received(self) -> bool:
-        return False  # close; connection_lost decides whether the answer is whole
+        """Close; connection_lost decides whether the answer is whole."""
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever waits that no more will come."""
         if self.busy and not self._complete and self._error is None:
             if self._head_done and not self._length_known and b"transfer-encoding" not in self._headers and exc is None:
                 self._complete = True  # a body that ends with the connection (RFC 9112, 6.3)
@@ -207,14 +217,17 @@ class Connection(asyncio.Protocol):
     # -- httptools
 
     def on_message_begin(self) -> None:
+        """A second answer to one request: never use the connection again."""
         if self._complete:
             self._keep = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a line of the head."""
         if not self._complete:
             self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
+        """The head is there, unless it was an interim one."""
         if self._complete:
             return
         status = self._parser.get_status_code()
@@ -226,11 +239,13 @@ class Connection(asyncio.Protocol):
                 self._wake()
 
     def on_body(self, data: bytes) -> None:
+        """Keep a part of the body."""
         if not self._complete:
             self._buffer.append(data)
             self._buffered += len(data)
 
     def on_message_complete(self) -> None:
+        """The answer is whole."""
         if not self._head_done:
             self._headers = {}  # 100 Continue, 103 Early Hints
             self._head_bytes = 0
@@ -300,6 +315,20 @@ class Pool:
         """Close every connection."""
         for connection in list(self._all):
             connection.close()
+
+
+def _notice_dead_peers(transport: asyncio.BaseTransport) -> None:
+    """Have the kernel ask a silent peer whether it lives: one that is gone ends its call within a minute.
+
+    There is no time limit between two parts of an answer, since models may think longer than any.
+    """
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 60_000)):
+        if hasattr(socket, name):  # Linux has all of them
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _plain(exc: Exception) -> str:

@@ -1,0 +1,119 @@
+"""From the head of an upstream's answer to the last byte that the caller gets, plain or as a stream.
+
+The last byte of a rollout's call is held until its spans are stored, at most ackWait: trainers read spans the moment
+a rollout succeeds.
+"""
+
+import time
+from typing import cast
+
+from llmproxy.gateway.body import Asked
+from llmproxy.gateway.call import MAX_RECORDED, Call, Parts
+from llmproxy.gateway.caller import JSON
+from llmproxy.gateway.errors import CallError, Header
+from llmproxy.gateway.exchange import Stream
+from llmproxy.gateway.streaming import EventTooLargeError
+from llmproxy.gateway.tries import Opened, Trying
+from llmproxy.gateway.upstream import UpstreamFailure
+
+MAX_ANSWER = 256 << 20
+"""Bytes of a plain answer; embeddings of many texts are large."""
+SSE: Header = (b"content-type", b"text/event-stream; charset=utf-8")
+_PASSED = (b"retry-after", b"retry-after-ms", b"x-request-id", b"request-id")
+
+
+async def forward(parts: Parts, call: Call, opened: Opened) -> None:
+    """Answer the caller with what the upstream says; raise CallError if that breaks off before the first byte."""
+    call.status = opened.status
+    kind = opened.headers.get(b"content-type", b"")
+    if kind.startswith(b"text/event-stream"):
+        await _stream(parts, call, opened)
+        return
+    try:
+        body = await opened.connection.read_all(MAX_ANSWER)
+    except UpstreamFailure as failure:
+        raise _broken(call, opened, failure) from failure
+    call.first_byte_ns = time.time_ns()
+    call.response.append(body)
+    answered = opened.exchange.answer(opened.status, body)
+    call.tokens = answered.tokens
+    if opened.status >= 300:  # noqa: PLR2004 - an error of the upstream
+        call.error = f"http_{opened.status}"
+    await hold(parts, call)
+    headers = _headers(parts, call, opened)
+    headers.append((b"content-type", kind) if kind else JSON)
+    await call.caller.answer(opened.status, answered.body, headers)
+
+
+async def hold(parts: Parts, call: Call) -> None:
+    """Hand the call over now, and wait until its spans are stored: at most ackWait."""
+    tell(parts, call)
+    spans = parts.document.spans
+    if call.call_id and parts.handover is not None and spans is not None and spans.ack_wait_s > 0:
+        await parts.handover.stored(call.call_id, spans.ack_wait_s)
+
+
+def tell(parts: Parts, call: Call) -> None:
+    """Hand the call to the shipper, once, if it makes a span."""
+    if call.call_id and not call.told and parts.handover is not None:
+        call.told = True
+        parts.handover.ended(call.record())
+
+
+async def _stream(parts: Parts, call: Call, opened: Opened) -> None:
+    caller = call.caller
+    stream = opened.exchange.stream(cast("Asked", call.asked))
+    held: list[bytes] = []
+    broken: CallError | None = None
+    try:
+        await _copy(parts, call, opened, stream, held)
+    except EventTooLargeError:
+        broken = _broken(call, opened, UpstreamFailure("protocol", "an event without an end"))
+    except UpstreamFailure as failure:
+        if not stream.done:
+            broken = _broken(call, opened, failure)
+    held.append(stream.rest())
+    call.tokens = stream.tokens
+    if broken is not None:
+        if not caller.started:
+            raise broken
+        parts.counts.streams_broken += 1
+        held.append(caller.dialect.error_event(broken))  # never a silent end
+    elif not caller.started:
+        await caller.start(opened.status, [SSE, *_headers(parts, call, opened)])
+    await hold(parts, call)
+    await caller.end(b"".join(held))
+
+
+async def _copy(parts: Parts, call: Call, opened: Opened, stream: Stream, held: list[bytes]) -> None:
+    """Forward parts as they come; what is to wait for the record is put into *held*."""
+    caller, connection = call.caller, opened.connection
+    recorded = 0
+    while data := await connection.read():
+        if not call.first_byte_ns:
+            call.first_byte_ns = time.time_ns()
+            await caller.start(opened.status, [SSE, *_headers(parts, call, opened)])
+        if recorded < MAX_RECORDED:
+            call.response.append(data)
+            recorded += len(data)
+        now, later = stream.feed(data)
+        if later:
+            held.append(later)
+        if now:
+            await caller.part(now)
+
+
+def _broken(call: Call, opened: Opened, failure: UpstreamFailure) -> CallError:
+    call.error = f"upstream_{failure.code}"
+    return cast("Trying", call.trying).broken(opened.target, failure)
+
+
+def _headers(parts: Parts, call: Call, opened: Opened) -> list[Header]:
+    headers = list(parts.limiter.headers(cast("Asked", call.asked).model))
+    theirs = opened.headers
+    if not headers:
+        headers = [(name, value) for name, value in theirs.items() if name.startswith(b"x-ratelimit-")]
+    for name in _PASSED:
+        if name in theirs:
+            headers.append((name, theirs[name]))
+    return headers

@@ -1,0 +1,100 @@
+"""What a call is made of: the parts that all calls share, and the state of one."""
+
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from llmproxy import calls
+from llmproxy.contract import Document
+from llmproxy.gateway.balance import Balancer
+from llmproxy.gateway.body import Asked
+from llmproxy.gateway.caller import Caller
+from llmproxy.gateway.handover import Handover
+from llmproxy.gateway.limits import Limiter
+from llmproxy.gateway.metrics import Counts
+from llmproxy.gateway.routes import Route
+from llmproxy.gateway.tries import Opened, Trying
+
+MAX_BODY = 32 << 20
+"""Bytes of a request's body: images in base64 are large, gigabytes are an attack."""
+MAX_RECORDED = 24 << 20
+"""Bytes of an answer that are kept for the span; a longer one is cut there. With MAX_BODY it fits into a frame."""
+
+
+@dataclass
+class Parts:
+    """Everything a call passes through; built once, in `process`."""
+
+    document: Document
+    balancers: Mapping[str, Balancer]
+    output_tokens: Mapping[str, int]
+    """Bound of an answer's tokens per choice, by model."""
+    limiter: Limiter
+    handover: Handover | None
+    counts: Counts
+    rand: random.Random = field(default_factory=random.Random)
+
+
+class Call:
+    """One call on its way."""
+
+    __slots__ = (
+        "asked",
+        "call_id",
+        "caller",
+        "error",
+        "first_byte_ns",
+        "opened",
+        "response",
+        "route",
+        "started_ns",
+        "started_s",
+        "status",
+        "tokens",
+        "told",
+        "trying",
+    )  # fmt: skip
+
+    def __init__(self, route: Route, caller: Caller) -> None:
+        self.route = route
+        self.caller = caller
+        self.started_ns = time.time_ns()
+        self.started_s = time.monotonic()
+        self.call_id = 0
+        """0 for a call that makes no span."""
+        self.asked: Asked | None = None
+        self.trying: Trying | None = None
+        self.opened: Opened | None = None
+        self.first_byte_ns = 0
+        self.status = 0
+        self.error = ""
+        self.tokens: int | None = None
+        self.response: list[bytes] = []
+        """The upstream's bytes."""
+        self.told = False
+
+    def record(self) -> calls.Call:
+        """Return what the shipper is told. Only for a call that has asked for something."""
+        asked, trying, opened, route = self.asked, self.trying, self.opened, self.route
+        target = opened.target if opened is not None else None
+        response = self.response[0] if len(self.response) == 1 else b"".join(self.response)
+        return calls.Call(
+            call_id=self.call_id,
+            rollout_id=route.rollout_id,
+            attempt_id=route.attempt_id,
+            sequence_id=route.sequence_id,
+            route=opened.exchange.endpoint if opened is not None else route.endpoint,
+            model=asked.model if asked is not None else "",
+            provider=target.provider if target is not None else "",
+            upstream_model=target.upstream_model if target is not None else "",
+            started_ns=self.started_ns,
+            first_byte_ns=self.first_byte_ns,
+            ended_ns=time.time_ns(),
+            status=self.status,
+            error=self.error,
+            streamed=asked.stream if asked is not None else False,
+            request=trying.sent if trying is not None else b"",
+            response=response if len(response) <= MAX_RECORDED else response[:MAX_RECORDED],
+            tries=trying.tries if trying is not None else [],
+        )

@@ -1,0 +1,122 @@
+"""Between the client's protocol and the upstream's: what is asked of the upstream, what the client is told.
+
+A Dialect is one kind of client: how its body is read and how an error of ours looks to it. An Exchange is one pair of
+client and upstream: its request, its answer, its stream. The one pair that is here speaks OpenAI's protocol on both
+ends, so its bytes are forwarded. Another pair is another Exchange in `EXCHANGES`, another client another Dialect in
+`DIALECTS`; pipeline and tries need not know.
+"""
+
+from typing import NamedTuple, Protocol
+
+from llmproxy.gateway.body import Asked, read_body, upstream_body
+from llmproxy.gateway.errors import CallError, UnknownRouteError, error_body
+from llmproxy.gateway.streaming import Relay, answer_tokens
+from llmproxy.gateway.targets import Target
+
+
+class Dialect(Protocol):
+    """What one kind of client sends and expects."""
+
+    def read(self, body: bytes, path_model: str) -> Asked:
+        """Return what a body asks for; raise BadRequestError."""
+
+    def error(self, error: CallError) -> bytes:
+        """Return the body of an answer that is an error of ours."""
+
+    def error_event(self, error: CallError) -> bytes:
+        """Return the event that ends a stream which broke off."""
+
+
+class Answer(NamedTuple):
+    """A plain answer as the client gets it."""
+
+    body: bytes
+    tokens: int | None
+    """What the upstream says was used, None if it does not say."""
+
+
+class Stream(Protocol):
+    """One stream on its way from the upstream to the client."""
+
+    done: bool
+    """The upstream has said that this was all."""
+    tokens: int | None
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """Return what to forward now, and what to hold until the call has been told: the end of the stream."""
+
+    def rest(self) -> bytes:
+        """Return what is left when the upstream has closed."""
+
+
+class Exchange(Protocol):
+    """One pair of protocols."""
+
+    endpoint: str
+    """At the upstream: which of a target's heads is used, and how the record of a call is read."""
+
+    def request(self, asked: Asked, target: Target, *, want_usage: bool) -> bytes:
+        """Return the body for the upstream."""
+
+    def answer(self, status: int, body: bytes) -> Answer:
+        """Return a plain answer of the upstream for the client, an error of it too."""
+
+    def stream(self, asked: Asked) -> Stream:
+        """Return the way of one stream."""
+
+
+class OpenAIClient:
+    """Clients that speak OpenAI's protocol."""
+
+    def read(self, body: bytes, path_model: str) -> Asked:
+        """Return what a body asks for; raise BadRequestError."""
+        return read_body(body, path_model)
+
+    def error(self, error: CallError) -> bytes:
+        """Return `{"error": {message, type, param, code}}`."""
+        return error_body(error)
+
+    def error_event(self, error: CallError) -> bytes:
+        """Return an event that OpenAI's SDKs raise as an APIError."""
+        return b"data: " + error_body(error) + b"\n\n"
+
+
+class Forward:
+    """OpenAI's protocol on both ends."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+
+    def request(self, asked: Asked, target: Target, *, want_usage: bool) -> bytes:
+        """Return the client's body with the upstream's name of the model."""
+        return upstream_body(asked, target, self.endpoint, want_usage=want_usage)
+
+    def answer(self, status: int, body: bytes) -> Answer:
+        """Return *body* as it is."""
+        return Answer(body, answer_tokens(body) if status < 300 else None)  # noqa: PLR2004 - an answer, no error
+
+    def stream(self, asked: Asked) -> Stream:
+        """Return a relay of bytes."""
+        return Relay(hide_usage=not asked.usage_asked)
+
+
+OPENAI = OpenAIClient()
+DIALECTS: dict[str, Dialect] = {}
+"""Clients by endpoint; those of the endpoints that are not here speak OpenAI's protocol."""
+EXCHANGES: dict[tuple[str, str], Exchange] = {
+    (endpoint, "openai"): Forward(endpoint) for endpoint in ("chat.completions", "completions", "embeddings")
+}
+"""By the client's endpoint and the upstream's protocol."""
+
+
+def dialect_of(endpoint: str) -> Dialect:
+    """Return how clients of *endpoint* speak."""
+    return DIALECTS.get(endpoint, OPENAI)
+
+
+def find_exchange(endpoint: str, target: Target, model: str) -> Exchange:
+    """Return how a call of *endpoint* reaches *target*; raise UnknownRouteError when it cannot."""
+    exchange = EXCHANGES.get((endpoint, target.protocol))
+    if exchange is None or exchange.endpoint not in target.heads:
+        raise UnknownRouteError(f"model {model!r} is served by {target.provider}, which has no {endpoint} here")
+    return exchange
