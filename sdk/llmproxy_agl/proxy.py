@@ -199,6 +199,7 @@ class LLMProxy(agentlightning.LLMProxy):  # type: ignore[misc] # upstream has no
             log.warning("LLMProxy is not running. Nothing to stop.")
             return
         await self._off_loop(lambda _: self._backend.stop())
+        atexit.unregister(self._at_exit)
 
     def _start(self, cancelled: threading.Event) -> None:
         backend = self._backend
@@ -215,10 +216,12 @@ class LLMProxy(agentlightning.LLMProxy):  # type: ignore[misc] # upstream has no
         )
         for remark in made.remarks:
             saying.once(f"LLMProxy: {remark}")
-        backend.put(made, cancelled)
-        if backend.started_here:
-            atexit.unregister(self._at_exit)
-            atexit.register(self._at_exit)
+        try:
+            backend.put(made, cancelled)
+        finally:
+            if backend.started_here:
+                atexit.unregister(self._at_exit)
+                atexit.register(self._at_exit)
 
     async def _off_loop(self, work: Callable[[threading.Event], None]) -> None:
         cancelled = threading.Event()

@@ -10,6 +10,9 @@ from llmproxy_api import SpecError, parse
 from llmproxy_api.convert import convert
 
 TOKEN_IDS, LOGPROBS, SPANS = "return_token_ids", "logprobs", "opentelemetry"
+ACK_WAIT = "2s"
+"""How long a call's last byte waits for its spans, at most. Longer than a proxy's default: a trainer reads them once,
+the moment a rollout succeeds, and what comes later is lost to it. With a store that is well it takes milliseconds."""
 _CLASSES = {"AddReturnTokenIds": TOKEN_IDS, "AddLogprobs": LOGPROBS, "LightningOpenTelemetry": SPANS}
 
 
@@ -58,6 +61,8 @@ def wanted(  # noqa: PLR0913 - each is a part of what the trainer says
         )
         proxy = copy.deepcopy(dict(made.proxy))
         _apply_callbacks(proxy["spec"], names)
+        if "spans" in proxy["spec"]:
+            proxy["spec"]["spans"]["ackWait"] = ACK_WAIT
         proxy["spec"] = merged(proxy["spec"], spec)
         parse(proxy)
         secret = made.secret()
