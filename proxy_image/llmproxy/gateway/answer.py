@@ -19,7 +19,8 @@ from llmproxy.gateway.upstream import UpstreamFailure
 MAX_ANSWER = 256 << 20
 """Bytes of a plain answer; embeddings of many texts are large."""
 SSE: Header = (b"content-type", b"text/event-stream; charset=utf-8")
-_PASSED = (b"retry-after", b"retry-after-ms", b"x-request-id", b"request-id")
+_PASSED = (b"retry-after", b"retry-after-ms", b"x-should-retry", b"x-request-id", b"request-id")
+_LIMITS = (b"x-ratelimit-", b"anthropic-ratelimit-")
 
 
 async def forward(parts: Parts, call: Call, opened: Opened) -> None:
@@ -41,7 +42,7 @@ async def forward(parts: Parts, call: Call, opened: Opened) -> None:
         call.error = f"http_{opened.status}"
     await hold(parts, call)
     headers = _headers(parts, call, opened)
-    headers.append((b"content-type", kind) if kind else JSON)
+    headers.append((b"content-type", kind) if kind and not answered.mapped else JSON)
     await call.caller.answer(opened.status, answered.body, headers)
 
 
@@ -72,7 +73,11 @@ async def _stream(parts: Parts, call: Call, opened: Opened) -> None:
     except UpstreamFailure as failure:
         if not stream.done:
             broken = _broken(call, opened, failure)
-    held.append(stream.rest())
+    if broken is None:
+        held.append(stream.rest())
+    if stream.failed:
+        call.error = call.error or "upstream_error"
+        parts.counts.streams_broken += 1
     call.tokens = stream.tokens
     if broken is not None:
         if not caller.started:
@@ -109,10 +114,10 @@ def _broken(call: Call, opened: Opened, failure: UpstreamFailure) -> CallError:
 
 
 def _headers(parts: Parts, call: Call, opened: Opened) -> list[Header]:
-    headers = list(parts.limiter.headers(cast("Asked", call.asked).model))
+    headers = call.caller.dialect.limits(parts.limiter, cast("Asked", call.asked).model)
     theirs = opened.headers
     if not headers:
-        headers = [(name, value) for name, value in theirs.items() if name.startswith(b"x-ratelimit-")]
+        headers = [(name, value) for name, value in theirs.items() if name.startswith(_LIMITS)]
     for name in _PASSED:
         if name in theirs:
             headers.append((name, theirs[name]))

@@ -13,7 +13,7 @@ import msgspec
 from llmproxy.gateway.call import Parts
 from llmproxy.gateway.caller import JSON, Caller
 from llmproxy.gateway.errors import CallError, Header, MethodError, UnknownRouteError
-from llmproxy.gateway.exchange import dialect_of
+from llmproxy.gateway.pairs import dialect_of
 from llmproxy.gateway.pipeline import find, serve
 from llmproxy.gateway.routes import ENDPOINTS, HEALTH, MODELS, Route, read_route
 
@@ -40,7 +40,7 @@ class App:
         """Answer one request."""
         method, path = scope["method"], scope["path"]
         route = read_route(path, scope["headers"])
-        caller = Caller(receive, send, self._closing, dialect_of(route.endpoint))
+        caller = Caller(receive, send, self._closing, dialect_of(route.endpoint, scope["headers"]))
         try:
             if method == "POST" and route.endpoint and route.endpoint != MODELS:
                 await serve(self._parts, route, caller)

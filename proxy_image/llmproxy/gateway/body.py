@@ -39,6 +39,8 @@ class Asked(msgspec.Struct):
     fields: Fields
     usage_asked: bool
     """Whether the client wants the stream's last chunk with the usage."""
+    passed: bytes = b""
+    """Lines of the client's head that are for an upstream of its protocol."""
 
 
 def read_body(body: bytes, path_model: str = "") -> Asked:

@@ -84,7 +84,7 @@ class Call:
             rollout_id=route.rollout_id,
             attempt_id=route.attempt_id,
             sequence_id=route.sequence_id,
-            route=opened.exchange.endpoint if opened is not None else route.endpoint,
+            route=trying.endpoint if trying is not None else route.endpoint,
             model=asked.model if asked is not None else "",
             provider=target.provider if target is not None else "",
             upstream_model=target.upstream_model if target is not None else "",

@@ -2,14 +2,15 @@
 
 A Dialect is one kind of client: how its body is read and how an error of ours looks to it. An Exchange is one pair of
 client and upstream: its request, its answer, its stream. The one pair that is here speaks OpenAI's protocol on both
-ends, so its bytes are forwarded. Another pair is another Exchange in `EXCHANGES`, another client another Dialect in
-`DIALECTS`; pipeline and tries need not know.
+ends, so its bytes are forwarded; those with Anthropic's are in `anthropic`. Which there are is said in `pairs`;
+pipeline and tries need not know.
 """
 
 from typing import NamedTuple, Protocol
 
 from llmproxy.gateway.body import Asked, read_body, upstream_body
-from llmproxy.gateway.errors import CallError, UnknownRouteError, error_body
+from llmproxy.gateway.errors import CallError, Header, error_body
+from llmproxy.gateway.limits import Limiter
 from llmproxy.gateway.streaming import Relay, answer_tokens
 from llmproxy.gateway.targets import Target
 
@@ -26,6 +27,9 @@ class Dialect(Protocol):
     def error_event(self, error: CallError) -> bytes:
         """Return the event that ends a stream which broke off."""
 
+    def limits(self, limiter: Limiter, model: str) -> list[Header]:
+        """Return what an answer says of the limits."""
+
 
 class Answer(NamedTuple):
     """A plain answer as the client gets it."""
@@ -33,27 +37,41 @@ class Answer(NamedTuple):
     body: bytes
     tokens: int | None
     """What the upstream says was used, None if it does not say."""
+    mapped: bool = False
+    """The body is ours, and JSON; else it is the upstream's, of its type."""
 
 
 class Stream(Protocol):
     """One stream on its way from the upstream to the client."""
 
-    done: bool
-    """The upstream has said that this was all."""
-    tokens: int | None
+    @property
+    def done(self) -> bool:
+        """Whether the upstream has said that this was all."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the upstream has ended with an error, which the client has been told."""
+
+    @property
+    def tokens(self) -> int | None:
+        """What the upstream says was used, None if it has not said."""
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """Return what to forward now, and what to hold until the call has been told: the end of the stream."""
 
     def rest(self) -> bytes:
-        """Return what is left when the upstream has closed."""
+        """Return what is left when the upstream has closed in order."""
 
 
 class Exchange(Protocol):
     """One pair of protocols."""
 
-    endpoint: str
-    """At the upstream: which of a target's heads is used, and how the record of a call is read."""
+    @property
+    def endpoint(self) -> str:
+        """At the upstream: which of a target's heads is used, and how the record of a call is read."""
+
+    def head_lines(self, asked: Asked, target: Target) -> bytes:
+        """Return what the head needs besides."""
 
     def request(self, asked: Asked, target: Target, *, want_usage: bool) -> bytes:
         """Return the body for the upstream."""
@@ -80,6 +98,10 @@ class OpenAIClient:
         """Return an event that OpenAI's SDKs raise as an APIError."""
         return b"data: " + error_body(error) + b"\n\n"
 
+    def limits(self, limiter: Limiter, model: str) -> list[Header]:
+        """Return what an answer says of the limits."""
+        return limiter.headers(model)
+
 
 class Forward:
     """OpenAI's protocol on both ends."""
@@ -91,6 +113,10 @@ class Forward:
         """Return the client's body with the upstream's name of the model."""
         return upstream_body(asked, target, self.endpoint, want_usage=want_usage)
 
+    def head_lines(self, asked: Asked, target: Target) -> bytes:  # noqa: ARG002 - a head of OpenAI's is always the same
+        """Return what the head needs besides."""
+        return b""
+
     def answer(self, status: int, body: bytes) -> Answer:
         """Return *body* as it is."""
         return Answer(body, answer_tokens(body) if status < 300 else None)  # noqa: PLR2004 - an answer, no error
@@ -101,22 +127,3 @@ class Forward:
 
 
 OPENAI = OpenAIClient()
-DIALECTS: dict[str, Dialect] = {}
-"""Clients by endpoint; those of the endpoints that are not here speak OpenAI's protocol."""
-EXCHANGES: dict[tuple[str, str], Exchange] = {
-    (endpoint, "openai"): Forward(endpoint) for endpoint in ("chat.completions", "completions", "embeddings")
-}
-"""By the client's endpoint and the upstream's protocol."""
-
-
-def dialect_of(endpoint: str) -> Dialect:
-    """Return how clients of *endpoint* speak."""
-    return DIALECTS.get(endpoint, OPENAI)
-
-
-def find_exchange(endpoint: str, target: Target, model: str) -> Exchange:
-    """Return how a call of *endpoint* reaches *target*; raise UnknownRouteError when it cannot."""
-    exchange = EXCHANGES.get((endpoint, target.protocol))
-    if exchange is None or exchange.endpoint not in target.heads:
-        raise UnknownRouteError(f"model {model!r} is served by {target.provider}, which has no {endpoint} here")
-    return exchange

@@ -11,9 +11,10 @@ from llmproxy.gateway.call import MAX_BODY, Call, Parts
 from llmproxy.gateway.caller import Caller, CallerGoneError
 from llmproxy.gateway.errors import CallError, DrainingError, OverLimitError, UnknownModelError, retry_after
 from llmproxy.gateway.limits import Denial, Grant
-from llmproxy.gateway.routes import Route
+from llmproxy.gateway.routes import COUNT_TOKENS, Route
 from llmproxy.gateway.tries import Trying
 
+_WITHOUT_OUTPUT = frozenset({"embeddings", COUNT_TOKENS})
 CLIENT_CLOSED = 499
 """The status that nginx gave to a caller that left, in metrics only."""
 
@@ -60,8 +61,8 @@ def find(parts: Parts, model: str) -> Balancer:
 
 
 async def _admit(parts: Parts, route: Route, asked: Asked, body_bytes: int) -> Grant:
-    tokens = body_bytes
-    if route.endpoint != "embeddings":
+    tokens = 0 if route.endpoint == COUNT_TOKENS else body_bytes
+    if route.endpoint not in _WITHOUT_OUTPUT:
         per_choice = asked.max_tokens if asked.max_tokens is not None else parts.output_tokens[asked.model]
         tokens += asked.choices * per_choice
     decision = parts.limiter.admit(asked.model, tokens)
@@ -75,6 +76,8 @@ async def _admit(parts: Parts, route: Route, asked: Asked, body_bytes: int) -> G
 
 def _arrived(parts: Parts, call: Call) -> None:
     route, handover = call.route, parts.handover
+    if route.endpoint == COUNT_TOKENS:
+        return  # no model was called
     if not route.rollout_id:
         parts.counts.without_rollout += 1
     elif handover is not None:
@@ -106,7 +109,8 @@ async def _refuse(parts: Parts, call: Call, error: CallError) -> None:
     call.error = call.error or error.code
     await hold(parts, call)
     over = isinstance(error, OverLimitError) and call.asked is not None
-    await call.caller.refuse(error, parts.limiter.headers(call.asked.model) if over and call.asked else ())
+    limits = call.caller.dialect.limits(parts.limiter, call.asked.model) if over and call.asked else ()
+    await call.caller.refuse(error, limits)
 
 
 async def _cut(parts: Parts, call: Call) -> None:

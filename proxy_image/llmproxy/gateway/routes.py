@@ -13,10 +13,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+MESSAGES = "messages"
+COUNT_TOKENS = "count_tokens"
 ENDPOINTS = {
     "chat/completions": "chat.completions",
     "completions": "completions",
     "embeddings": "embeddings",
+    "messages": MESSAGES,
+    "messages/count_tokens": COUNT_TOKENS,
 }
 """Calls: the end of their path, and their name."""
 MODELS = "models"

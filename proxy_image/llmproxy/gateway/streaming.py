@@ -9,8 +9,9 @@ import re
 
 import msgspec
 
-DONE = b"data: [DONE]"
+_DONE = re.compile(rb"(?:^|\n)data: ?\[DONE\][ \r]*(?:\n|$)")
 _EVENT_END = re.compile(rb"\r?\n\r?\n")
+_LONGEST_END = 4
 MAX_EVENT = 16 << 20
 """Bytes of one event. A larger one is no stream of a model."""
 
@@ -56,45 +57,52 @@ def _total(usage: _Usage | None) -> int | None:
 class Relay:
     """One stream on its way to the caller."""
 
-    __slots__ = ("_hide_usage", "_tail", "done", "tokens")
+    __slots__ = ("_buffer", "_hide_usage", "done", "failed", "tokens")
 
     def __init__(self, *, hide_usage: bool) -> None:
         self._hide_usage = hide_usage
-        self._tail = b""
+        self._buffer = bytearray()
+        """What came after the last whole event."""
         self.done = False
         """`[DONE]` has come."""
+        self.failed = False
+        """An error in a stream of OpenAI's is forwarded, not read."""
         self.tokens: int | None = None
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """Return what to forward now, and what to hold until the call has been told: `[DONE]` and what follows."""
-        if not self._tail and not self.done and data.endswith(b"\n\n") and b'"usage"' not in data and DONE not in data:
+        buffer = self._buffer
+        if not (buffer or self.done) and data.endswith(b"\n\n") and b'"usage"' not in data and b"[DONE]" not in data:
             return data, b""
-        data = self._tail + data
-        cut = 0
-        for found in _EVENT_END.finditer(data):
-            cut = found.end()
-        self._tail = data[cut:]
-        if len(self._tail) > MAX_EVENT:
+        unseen = max(0, len(buffer) - _LONGEST_END + 1)  # an event's end may have begun in what is here already
+        buffer += data
+        ends = [found.end() for found in _EVENT_END.finditer(buffer, unseen)]
+        cut = ends[-1] if ends else 0
+        if len(buffer) - cut > MAX_EVENT:
             raise EventTooLargeError
         now: list[bytes] = []
         held: list[bytes] = []
         start = 0
-        for found in _EVENT_END.finditer(data, 0, cut):
-            event = data[start : found.end()]
-            start = found.end()
-            if self.done or event.lstrip().startswith(DONE):
+        for end in ends:
+            event = bytes(buffer[start:end])
+            start = end
+            if self.done or (b"[DONE]" in event and _DONE.search(event)):
                 self.done = True
                 held.append(event)
             elif not (b'"usage"' in event and self._take_usage(event)):
                 now.append(event)
+        del buffer[:cut]
         return b"".join(now), b"".join(held)
 
     def rest(self) -> bytes:
-        """Return what came after the last whole event."""
-        tail, self._tail = self._tail, b""
-        if tail.strip() == DONE:  # some servers do not end the last event
+        """Return what came after the last whole event; some servers do not end the last one."""
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        if _DONE.search(rest):
             self.done = True
-        return tail
+        elif b'"usage"' in rest and self._take_usage(rest):
+            return b""
+        return rest
 
     def _take_usage(self, event: bytes) -> bool:
         """Read the usage of an event; True when the event is to be taken out."""

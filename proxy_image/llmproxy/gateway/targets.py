@@ -12,9 +12,12 @@ from urllib.parse import urlsplit
 import msgspec
 
 from llmproxy import contract, providers
+from llmproxy.anthropic.chat_request import Traits
+from llmproxy.gateway.routes import COUNT_TOKENS, MESSAGES
 from llmproxy.gateway.upstream import Address, Pool
 
 PATHS = {"chat.completions": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
+ANTHROPIC_PATHS = {MESSAGES: "/messages", COUNT_TOKENS: "/messages/count_tokens"}
 TRANSLATOR_SOCKET = "translator.sock"
 
 
@@ -26,6 +29,8 @@ class Target:
     provider: str
     protocol: str
     """What its server speaks: `openai` or `anthropic`."""
+    traits: Traits
+    """What it takes of a call that is mapped from Anthropic's protocol."""
     stream_options: bool
     """Whether its server lets a stream be asked for its usage."""
     upstream_model: str
@@ -97,12 +102,13 @@ def make_target(deployment: contract.Deployment, pools: Pools, run_dir: Path) ->
             raise contract.ContractError(
                 f"deployment {deployment.id}: api_base is needed, {provider.name} has none of its own"
             )
-        pool, host, heads = _native(deployment, base, pools)
+        pool, host, heads = _native(deployment, base, pools, provider.protocol)
     params = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in deployment.params.items()}
     return Target(
         deployment=deployment,
         provider=provider.name,
         protocol=provider.protocol.value,
+        traits=Traits(provider.output_limit, provider.cache_control, provider.reasoning_content),
         stream_options=provider.stream_options,
         upstream_model=model,
         model_json=msgspec.Raw(msgspec.json.encode(model)),
@@ -113,16 +119,24 @@ def make_target(deployment: contract.Deployment, pools: Pools, run_dir: Path) ->
     )
 
 
-def _native(deployment: contract.Deployment, base: str, pools: Pools) -> tuple[Pool, str, dict[str, bytes]]:
+def _native(
+    deployment: contract.Deployment, base: str, pools: Pools, protocol: providers.Protocol
+) -> tuple[Pool, str, dict[str, bytes]]:
     url = urlsplit(base)
     if url.scheme not in {"http", "https"} or not url.hostname:
         raise contract.ContractError(f"deployment {deployment.id}: api_base {base!r} is not an http(s) URL")
     tls = url.scheme == "https"
     port = url.port or (443 if tls else 80)
     key = read_key(deployment)
-    extra = f"authorization: Bearer {key}\r\n" if key else ""
     host = f"{url.hostname}:{port}"
-    heads = {e: _head(url.netloc, url.path.rstrip("/") + p, extra) for e, p in PATHS.items()}
+    path = url.path.rstrip("/")
+    if protocol is providers.Protocol.ANTHROPIC:
+        extra = f"x-api-key: {key}\r\n" if key else ""
+        path = path.removesuffix("/v1") + "/v1"  # Anthropic's SDKs are given addresses without it
+        heads = {e: _head(url.netloc, path + p, extra) for e, p in ANTHROPIC_PATHS.items()}
+    else:
+        extra = f"authorization: Bearer {key}\r\n" if key else ""
+        heads = {e: _head(url.netloc, path + p, extra) for e, p in PATHS.items()}
     return pools.at(Address(url.hostname, port, pools.tls() if tls else None)), host, heads
 
 

@@ -13,8 +13,9 @@ from llmproxy.contract import Retries
 from llmproxy.gateway.balance import Balancer
 from llmproxy.gateway.body import Asked
 from llmproxy.gateway.errors import CallError, UpstreamError, UpstreamTimeoutError, retry_after
-from llmproxy.gateway.exchange import Exchange, find_exchange
+from llmproxy.gateway.exchange import Exchange
 from llmproxy.gateway.metrics import Counts
+from llmproxy.gateway.pairs import find_exchange
 from llmproxy.gateway.retry import is_retried, read_retry_after, wait_before_next
 from llmproxy.gateway.routes import Route
 from llmproxy.gateway.targets import Target
@@ -43,7 +44,8 @@ class Trying:
     """The tries of one call."""
 
     __slots__ = (
-        "_asked", "_balancer", "_counts", "_rand", "_retries", "_route", "_tried", "_want_usage", "sent", "tries",
+        "_asked", "_balancer", "_counts", "_rand", "_retries", "_route", "_tried", "_want_usage",
+        "endpoint", "sent", "tries",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913 - what one call needs
@@ -66,6 +68,8 @@ class Trying:
         self._rand = rand
         self._tried: set[str] = set()
         self.tries: list[calls.Try] = []
+        self.endpoint = route.endpoint
+        """As the last upstream names it."""
         self.sent = b""
         """The body that went to the last upstream: what the model was really asked."""
 
@@ -101,6 +105,9 @@ class Trying:
         exchange = find_exchange(self._route.endpoint, target, self._asked.model)
         body = self.sent = exchange.request(self._asked, target, want_usage=self._want_usage)
         head = target.heads[exchange.endpoint] % len(body)
+        self.endpoint = exchange.endpoint
+        if lines := exchange.head_lines(self._asked, target):
+            head = head[:-2] + lines + b"\r\n"
         timeout_s = target.deployment.timeout_s
         while True:
             connection = await target.pool.acquire(min(CONNECT_TIMEOUT_S, timeout_s))

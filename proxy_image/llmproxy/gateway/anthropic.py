@@ -1,0 +1,239 @@
+"""Anthropic's protocol at the gateway: clients that speak it, and each pair with it on one end or on both.
+
+    client      upstream
+    Anthropic   Anthropic   bytes are forwarded, `anthropic-version` and `anthropic-beta` with them
+    Anthropic   OpenAI      `llmproxy.anthropic` maps request, answer, stream and errors
+    OpenAI      Anthropic   the same, the other way round
+
+Tokens are counted by the upstream's own count or not at all: `count_tokens` is forwarded to Anthropic, and an error for
+a model that others serve, because an estimate would be taken for the truth.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import msgspec
+
+from llmproxy.anthropic import chat_answer, chat_request, errors, messages_answer, messages_request
+from llmproxy.anthropic.chat_stream import ChatStream
+from llmproxy.anthropic.messages_answer import AnswerError
+from llmproxy.anthropic.messages_stream import MessagesStream
+from llmproxy.anthropic.native_stream import NativeStream, answer_tokens
+from llmproxy.anthropic.wire import Json, MappingError, anthropic_event
+from llmproxy.gateway.body import Asked, read_body, upstream_body
+from llmproxy.gateway.errors import BadRequestError, CallError, Header, UpstreamError
+from llmproxy.gateway.exchange import Answer
+from llmproxy.gateway.limits import Limiter
+from llmproxy.gateway.routes import COUNT_TOKENS, MESSAGES
+from llmproxy.gateway.streaming import MAX_EVENT, EventTooLargeError
+from llmproxy.gateway.targets import Target
+
+CHAT = "chat.completions"
+OLDER_VERSION = b"2023-06-01"
+"""What OpenAI clients' calls are sent as: the version that takes `temperature`, `top_p` and `top_k`."""
+_SAMPLING = frozenset({"temperature", "top_p", "top_k"})
+_PASSED = (b"anthropic-version", b"anthropic-beta")
+_ANSWERED = 300
+_decode_int = msgspec.json.Decoder(int).decode
+
+
+class AnthropicClient:
+    """A client that speaks Anthropic's protocol; *passed* are the lines of its head that are for the upstream."""
+
+    def __init__(self, passed: bytes = b"") -> None:
+        self._passed = passed
+
+    def read(self, body: bytes, path_model: str) -> Asked:
+        """Return what a body asks for; raise BadRequestError."""
+        asked = read_body(body, path_model)
+        asked.passed = self._passed
+        return asked
+
+    def error(self, error: CallError) -> bytes:
+        """Return `{"type": "error", "error": {type, message}}`."""
+        return errors.anthropic_body(error.message, error.status)
+
+    def error_event(self, error: CallError) -> bytes:
+        """Return an event that Anthropic's SDKs raise as an APIStatusError."""
+        return anthropic_event("error", errors.anthropic_error(error.message, errors.anthropic_type(error.status)))
+
+    def limits(self, limiter: Limiter, model: str) -> list[Header]:
+        """Return what an answer says of the limits."""
+        return limiter.anthropic_headers(model)
+
+
+def passed_on(headers: Iterable[Header]) -> bytes:
+    """Return the lines of a client's head that an upstream of its protocol must see."""
+    return b"".join(b"%b: %b\r\n" % (name, value) for name, value in headers if name in _PASSED)
+
+
+def version_lines(passed: bytes, target: Target) -> bytes:
+    """Return the lines that say the version.
+
+    A request is of the version that its client says. Params of the deployment that only the older version takes make
+    it one of the older: the client has not said them, so it could not leave them out.
+    """
+    if b"anthropic-version:" not in passed or not _SAMPLING.isdisjoint(target.params):
+        kept = b"".join(line for line in passed.splitlines(keepends=True) if not line.startswith(b"anthropic-version:"))
+        return b"anthropic-version: %b\r\n%b" % (OLDER_VERSION, kept)
+    return passed
+
+
+class MessagesForward:
+    """Anthropic's protocol on both ends."""
+
+    endpoint: str = MESSAGES
+
+    def request(self, asked: Asked, target: Target, *, want_usage: bool) -> bytes:  # noqa: ARG002 - it always comes
+        """Return the client's body with the upstream's name of the model."""
+        return upstream_body(asked, target, self.endpoint, want_usage=False)
+
+    def head_lines(self, asked: Asked, target: Target) -> bytes:
+        """Return what the head needs besides."""
+        return version_lines(asked.passed, target)
+
+    def answer(self, status: int, body: bytes) -> Answer:
+        """Return *body* as it is."""
+        return Answer(body, answer_tokens(body) if status < _ANSWERED else None)
+
+    def stream(self, asked: Asked) -> "Guarded":  # noqa: ARG002 - nothing to hide
+        """Return a relay of bytes."""
+        return Guarded(NativeStream())
+
+
+class CountTokens(MessagesForward):
+    """The count of a request's tokens, by Anthropic."""
+
+    endpoint = COUNT_TOKENS
+
+    def request(self, asked: Asked, target: Target, *, want_usage: bool) -> bytes:  # noqa: ARG002 - no usage here
+        """Return the client's body with the upstream's name of the model; params belong to answers."""
+        return msgspec.json.encode({**asked.fields, "model": target.model_json})
+
+    def answer(self, status: int, body: bytes) -> Answer:  # noqa: ARG002 - a count uses nothing
+        """Return *body* as it is."""
+        return Answer(body, 0)
+
+
+class MessagesToChat:
+    """An Anthropic client, an upstream that speaks OpenAI's protocol."""
+
+    endpoint = CHAT
+
+    def request(self, asked: Asked, target: Target, *, want_usage: bool) -> bytes:  # noqa: ARG002 - always needed
+        """Return a chat completion request; a stream's usage is asked for, because its end must say it."""
+        fields = _mapped(lambda: chat_request.from_messages(asked.fields, target.traits))
+        made = msgspec.structs.replace(asked, fields=fields, usage_asked=False)
+        return upstream_body(made, target, self.endpoint, want_usage=True)
+
+    def head_lines(self, asked: Asked, target: Target) -> bytes:  # noqa: ARG002 - nothing of it is OpenAI's
+        """Return what the head needs besides."""
+        return b""
+
+    def answer(self, status: int, body: bytes) -> Answer:
+        """Return a message; an error in Anthropic's shape."""
+        if status >= _ANSWERED:
+            return Answer(errors.to_anthropic(status, body), None, mapped=True)
+        return _understood(lambda: messages_answer.from_chat(body))
+
+    def stream(self, asked: Asked) -> "Guarded":  # noqa: ARG002 - nothing to hide
+        """Return the way of one stream."""
+        return Guarded(MessagesStream())
+
+
+class ChatToMessages:
+    """An OpenAI client, Anthropic as the upstream."""
+
+    endpoint = MESSAGES
+
+    def request(self, asked: Asked, target: Target, *, want_usage: bool) -> bytes:  # noqa: ARG002 - it always comes
+        """Return a messages request."""
+        limit = target.params.get("max_tokens")
+        default = messages_request.DEFAULT_MAX_TOKENS if limit is None else _decode_int(limit)
+        fields = _mapped(lambda: messages_request.from_chat(asked.fields, target.upstream_model, default))
+        made = msgspec.structs.replace(asked, fields=fields)
+        return upstream_body(made, target, self.endpoint, want_usage=False)
+
+    def head_lines(self, asked: Asked, target: Target) -> bytes:  # noqa: ARG002 - an OpenAI client says no version
+        """Return what the head needs besides."""
+        return b"anthropic-version: %b\r\n" % OLDER_VERSION
+
+    def answer(self, status: int, body: bytes) -> Answer:
+        """Return a chat completion; an error in OpenAI's shape."""
+        if status >= _ANSWERED:
+            return Answer(errors.to_openai(status, body), None, mapped=True)
+        return _understood(lambda: chat_answer.from_message(body, int(time.time())))
+
+    def stream(self, asked: Asked) -> "Guarded":
+        """Return the way of one stream."""
+        return Guarded(ChatStream(int(time.time()), with_usage=asked.usage_asked))
+
+
+class _Mapper(Protocol):
+    """What the streams of `llmproxy.anthropic` have in common."""
+
+    done: bool
+    failed: bool
+
+    @property
+    def tokens(self) -> int | None: ...
+
+    @property
+    def pending(self) -> int: ...
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]: ...
+
+    def end(self) -> tuple[bytes, bytes]: ...
+
+
+class Guarded:
+    """One stream, no event of which may be endless."""
+
+    __slots__ = ("_inner",)
+
+    def __init__(self, inner: _Mapper) -> None:
+        self._inner = inner
+
+    @property
+    def done(self) -> bool:
+        """Whether the upstream has said that this was all."""
+        return self._inner.done
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has ended with an error, which the client has been told."""
+        return self._inner.failed
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens that were used, None if nobody has said."""
+        return self._inner.tokens
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """Return what to forward now, and what to hold until the call has been told."""
+        made = self._inner.feed(data)
+        if self._inner.pending > MAX_EVENT:
+            raise EventTooLargeError
+        return made
+
+    def rest(self) -> bytes:
+        """Return what is left when the upstream has closed in order."""
+        return b"".join(self._inner.end())
+
+
+def _mapped(make: Callable[[], Json]) -> Json:
+    try:
+        return make()
+    except MappingError as exc:
+        raise BadRequestError(str(exc), param=exc.param) from exc
+
+
+def _understood(make: Callable[[], tuple[bytes, int]]) -> Answer:
+    try:
+        body, tokens = make()
+    except AnswerError as exc:
+        raise UpstreamError(
+            f"the model server's answer is {exc}; see that it serves the protocol it is said to"
+        ) from exc
+    return Answer(body, tokens, mapped=True)
