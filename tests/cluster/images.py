@@ -47,7 +47,14 @@ RECIPES = {
         "localhost/llmproxy-testkit:dev",
         SOURCES / "images" / "testkit.Dockerfile",
         REPOSITORY,
-        ("requirements/install", "requirements/testkit.txt"),
+        (
+            "requirements/install",
+            "requirements/testkit.txt",
+            "operator/llmproxy_api",
+            "proxy_image/llmproxy/__init__.py",
+            "proxy_image/llmproxy/providers.py",
+            "sdk/llmproxy_agl",
+        ),
     ),
 }
 DEFAULT_BASE = "docker.io/library/python:3.13-slim-trixie"

@@ -1,6 +1,7 @@
 """The class in a cluster: what it applies, what it waits for, what it says when it does not come, and how it leaves."""
 
 import asyncio
+import atexit
 import base64
 import contextlib
 import json
@@ -8,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class Rig:
     cluster: ApiServer
     kubeconfig: Path
     endpoint: str
+    made: list[LLMProxy] = field(default_factory=list)
 
     def proxy(self, settings: dict[str, Any] | None = None, **more: Any) -> LLMProxy:
         given: dict[str, Any] = {
@@ -42,7 +44,9 @@ class Rig:
             "name": "mine",
             "ready_timeout_s": 20,
         }
-        return LLMProxy(**{**given, **more})
+        made = LLMProxy(**{**given, **more})
+        self.made.append(made)
+        return made
 
 
 @pytest.fixture
@@ -60,7 +64,10 @@ def rig(echo: str, tmp_path: Path) -> Iterator[Rig]:
                 }
             )
         )
-        yield Rig(cluster, kubeconfig, echo.removesuffix("/v1"))
+        rig = Rig(cluster, kubeconfig, echo.removesuffix("/v1"))
+        yield rig
+    for proxy in rig.made:
+        atexit.unregister(proxy._at_exit)  # its cluster is gone
 
 
 def test_start_applies_waits_and_stop_drains_before_it_deletes(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,12 @@ ENV USER=trainer \
     PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    HOME=/tmp
+    HOME=/tmp \
+    PYTHONPATH=/opt/llmproxy
 COPY --from=packages /opt/venv /opt/venv
+# The trainer's side of the project, which a trainer would install as llmproxy[agl].
+COPY proxy_image/llmproxy/__init__.py proxy_image/llmproxy/providers.py /opt/llmproxy/llmproxy/
+COPY operator/llmproxy_api /opt/llmproxy/llmproxy_api
+COPY sdk/llmproxy_agl /opt/llmproxy/llmproxy_agl
 USER 65532:65532
 CMD ["python"]
