@@ -68,7 +68,7 @@ def read_fields(body: bytes) -> Fields:
         fields = _decode_fields(body)
         if not body.isascii():
             body.decode()
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise BadRequestError(f"the body must be a JSON object in UTF-8: {exc}") from exc
     spare = len(body) - len(_encode(fields))
     if spare and not (spare == 2 * len(fields) - 1 and _is_spaced(body, fields)):

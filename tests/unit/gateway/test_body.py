@@ -1,0 +1,156 @@
+"""What is read of a body, and what is changed in it."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmproxy.gateway.body import read_body, upstream_body
+from llmproxy.gateway.errors import BadRequestError
+from unit.gateway.targets import target
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+HERE = target()
+
+
+def body(**fields: Any) -> bytes:
+    return json.dumps({"model": "m", "messages": MESSAGES, **fields}).encode()
+
+
+def sent(data: bytes, *, endpoint: str = "chat.completions", want_usage: bool = False, **deployment: Any) -> Any:
+    where = target(**deployment) if deployment else HERE
+    return json.loads(upstream_body(read_body(data), where, endpoint, want_usage=want_usage))
+
+
+def test_what_is_asked_for_is_read() -> None:
+    asked = read_body(body(stream=True, n=3, max_tokens=9, stream_options={"include_usage": True}))
+    assert (asked.model, asked.stream, asked.choices, asked.max_tokens, asked.usage_asked) == ("m", True, 3, 9, True)
+
+
+def test_null_is_as_good_as_nothing() -> None:
+    asked = read_body(body(stream=None, n=None, max_tokens=None, stream_options=None))
+    assert (asked.stream, asked.choices, asked.max_tokens, asked.usage_asked) == (False, 1, None, False)
+
+
+def test_the_newer_name_of_the_bound_wins() -> None:
+    assert read_body(body(max_tokens=9, max_completion_tokens=4)).max_tokens == 4
+
+
+@pytest.mark.parametrize(
+    ("prompt", "choices"),
+    [("text", 2), (["a", "b", "c"], 6), ([1, 2, 3], 2), ([[1, 2], [3]], 4), ([], 2), (None, 2)],
+)
+def test_each_prompt_of_a_completion_has_its_choices(prompt: object, choices: int) -> None:
+    assert read_body(json.dumps({"model": "m", "prompt": prompt, "n": 2}).encode()).choices == choices
+
+
+def test_the_model_of_the_path_wins() -> None:
+    assert read_body(body(), "other").model == "other"
+    assert read_body(b"{}", "other").model == "other"
+
+
+@pytest.mark.parametrize(
+    ("data", "param"),
+    [
+        pytest.param(b"", None, id="nothing"),
+        pytest.param(b"[]", None, id="a list"),
+        pytest.param(b'{"model": "m"', None, id="cut off"),
+        pytest.param(b'{"model": "m"} x', None, id="trailing text"),
+        pytest.param(b'{"model": "m", "messages": [1,]}', None, id="broken inside"),
+        pytest.param(b'{"model": "m", "x": "\xff"}', None, id="not UTF-8"),
+        pytest.param(b"{}", "model", id="no model"),
+        pytest.param(b'{"model": ""}', "model", id="empty model"),
+        pytest.param(b'{"model": 1}', "model", id="model is a number"),
+        pytest.param(b'{"model": null}', "model", id="model is null"),
+        pytest.param(b'{"model": "m", "stream": "yes"}', "stream", id="stream is a text"),
+        pytest.param(b'{"model": "m", "n": 1.5}', "n", id="half a choice"),
+        pytest.param(b'{"model": "m", "n": -1}', "n", id="fewer than no choices"),
+        pytest.param(b'{"model": "m", "max_tokens": "9"}', "max_tokens", id="bound is a text"),
+        pytest.param(b'{"model": "m", "max_tokens": -9}', "max_tokens", id="negative bound"),
+        pytest.param(b'{"model":"m","model":"n"}', "model", id="two models"),
+        pytest.param(b'{"model": "m", "mod\\u0065l": "n"}', "model", id="two models, one in disguise"),
+        pytest.param(b'{"model": "m", "a": 1, "a": 2}', "a", id="two of another"),
+        pytest.param(b'{"model":"m","n":15,"n":20,"stream":true,"user":"me"}', "n", id="a pair as long as the blanks"),
+        pytest.param(b'{ "model" :"m",\n"a":{"a":1},\t"a":2}', "a", id="two, oddly spaced"),
+    ],
+)
+def test_a_body_that_cannot_be_used_is_refused_with_its_field(data: bytes, param: str | None) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        read_body(data)
+    assert caught.value.status == 400
+    assert caught.value.param == param
+
+
+def test_deep_nesting_is_an_error_of_the_caller() -> None:
+    deep = b'{"model": "m",  "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    with pytest.raises(BadRequestError):
+        read_body(deep)
+
+
+texts = st.text(st.characters(blacklist_categories=["Cs"]), max_size=20)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
+reserved = {"model", "stream", "n", "max_tokens", "max_completion_tokens", "stream_options", "prompt", "timeout"}
+objects = st.dictionaries(texts.filter(lambda name: name not in reserved), values, max_size=6)
+layouts = st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", " : ")])
+
+
+@given(objects, layouts, st.booleans(), st.integers(0, 6))
+def test_whatever_else_is_in_a_body_arrives_as_it_came(
+    fields: dict[str, Any], layout: tuple[str, str], ascii_only: bool, place: int
+) -> None:
+    items = list(fields.items())
+    items.insert(place, ("model", "m"))
+    data = json.dumps(dict(items), separators=layout, ensure_ascii=ascii_only).encode()
+    assert sent(data) == {**fields, "model": "there"}
+
+
+@given(objects.filter(bool), layouts, st.data())
+def test_a_doubled_field_is_never_taken(fields: dict[str, Any], layout: tuple[str, str], data: st.DataObject) -> None:
+    comma, colon = layout
+    name = data.draw(st.sampled_from(sorted(fields)))
+    again = json.dumps(data.draw(values), separators=layout)
+    whole = json.dumps({"model": "m", **fields}, separators=layout)
+    doubled = f"{whole[:-1]}{comma}{json.dumps(name)}{colon}{again}}}".encode()
+    try:
+        asked = read_body(doubled)
+    except BadRequestError as refused:
+        assert refused.param == name
+    else:  # a length that deceives the quick look: what is sent on has the field once all the same
+        assert len(json.loads(upstream_body(asked, HERE, "embeddings", want_usage=False))) == len(fields) + 1
+
+
+def test_params_are_defaults_that_the_client_overrides() -> None:
+    got = sent(body(temperature=0.1), params={"temperature": 0.9, "top_p": 0.5})
+    assert (got["temperature"], got["top_p"]) == (0.1, 0.5)
+
+
+def test_overrides_of_retries_addresses_and_keys_never_leave() -> None:
+    overrides = {"num_retries": 9, "timeout": 1, "max_retries": 2, "api_base": "http://evil", "base_url": "x"}
+    got = sent(body(**overrides, api_key="k", mock_response="x", fallbacks=["y"]))
+    assert got == {"model": "there", "messages": MESSAGES}
+
+
+def test_token_ids_are_asked_for_where_the_deployment_says_so() -> None:
+    chat = sent(body(), token_ids=True)
+    assert (chat["return_token_ids"], chat["logprobs"]) == (True, True)
+    old = sent(body(), endpoint="completions", token_ids=True)
+    assert (old["return_token_ids"], old["logprobs"]) == (True, 1)
+    assert "return_token_ids" not in sent(body(), endpoint="embeddings", token_ids=True)
+    assert "return_token_ids" not in sent(body())
+    mine = sent(body(logprobs=False, return_token_ids=False), token_ids=True)
+    assert (mine["return_token_ids"], mine["logprobs"]) == (False, False)
+
+
+def test_usage_is_asked_of_a_stream_only_and_only_where_it_may_be() -> None:
+    assert sent(body(stream=True), want_usage=True)["stream_options"] == {"include_usage": True}
+    kept = sent(body(stream=True, stream_options={"other": 1}), want_usage=True)
+    assert kept["stream_options"] == {"other": 1, "include_usage": True}
+    assert "stream_options" not in sent(body(stream=True), want_usage=False)
+    assert "stream_options" not in sent(body(), want_usage=True)
+    assert "stream_options" not in sent(body(stream=True), want_usage=True, model="mistral/m", api_base=None)

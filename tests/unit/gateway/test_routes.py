@@ -1,0 +1,70 @@
+"""From paths and headers to what is asked for."""
+
+import pytest
+
+from llmproxy.gateway.routes import MAX_ID, Route, read_route
+
+IDS = [(b"x-rollout-id", b"ro-h"), (b"x-attempt-id", b"at-h"), (b"x-sequence-id", b"7")]
+
+
+@pytest.mark.parametrize("base", ["", "/base", "/some/deep/base"])
+@pytest.mark.parametrize("version", ["", "/v1"])
+@pytest.mark.parametrize(
+    ("end", "endpoint"),
+    [
+        ("/chat/completions", "chat.completions"),
+        ("/completions", "completions"),
+        ("/embeddings", "embeddings"),
+        ("/models", "models"),
+    ],
+)
+def test_each_endpoint_is_found_behind_any_base_and_rollout(base: str, version: str, end: str, endpoint: str) -> None:
+    assert read_route(f"{base}{version}{end}", []) == Route(endpoint)
+    found = read_route(f"{base}/rollout/ro-1/attempt/at-1{version}{end}", [])
+    assert found == Route(endpoint, rollout_id="ro-1", attempt_id="at-1")
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/chat", "/v1/chat/completionsx", "/v1/modelsx"])
+def test_what_is_not_ours_has_no_endpoint(path: str) -> None:
+    assert read_route(path, []).endpoint == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "endpoint", "model"),
+    [
+        ("/openai/deployments/gpt/chat/completions", "chat.completions", "gpt"),
+        ("/v1/engines/gpt/completions", "completions", "gpt"),
+        ("/engines/org/gpt/embeddings", "embeddings", "org/gpt"),
+        ("/base/openai/deployments/gpt/embeddings", "embeddings", "gpt"),
+        ("/v1/models/org/gpt", "models", "org/gpt"),
+    ],
+)
+def test_a_model_may_stand_in_the_path(path: str, endpoint: str, model: str) -> None:
+    assert read_route(path, []) == Route(endpoint, model)
+    under = read_route("/rollout/r/attempt/a" + path, [])
+    assert under == Route(endpoint, model, "r", "a")
+
+
+def test_headers_name_the_rollout_when_the_path_does_not() -> None:
+    assert read_route("/v1/chat/completions", IDS) == Route("chat.completions", "", "ro-h", "at-h", 7)
+
+
+def test_the_path_wins_over_headers() -> None:
+    found = read_route("/rollout/ro-p/attempt/at-p/v1/chat/completions", IDS)
+    assert found == Route("chat.completions", "", "ro-p", "at-p", 0)
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_half_of_the_ids_is_none(missing: int) -> None:
+    assert read_route("/v1/chat/completions", [IDS[1 - missing]]).rollout_id == ""
+
+
+@pytest.mark.parametrize("sequence", [b"x", b"-1", b"1.5", b"9" * 40, b"", "²".encode()])
+def test_a_sequence_id_that_is_no_number_is_left_to_the_store(sequence: bytes) -> None:
+    assert read_route("/v1/chat/completions", [*IDS[:2], (b"x-sequence-id", sequence)]).sequence_id == 0
+
+
+def test_ids_that_are_too_long_are_left_out() -> None:
+    long = "r" * (MAX_ID + 1)
+    assert read_route(f"/rollout/{long}/attempt/a/v1/embeddings", []) == Route("embeddings")
+    assert read_route("/v1/embeddings", [(b"x-rollout-id", long.encode()), IDS[1]]) == Route("embeddings")
