@@ -8,7 +8,7 @@
     error           errors.to_anthropic                  errors.to_openai
 
 The gateway maps on the way; the shipper uses the right-hand column to show a native Anthropic call as a chat
-completion (`records`). Which fields are mapped, left out, refused and passed on is said in docs/protocols.md, and above
+completion (`as_chat`). Which fields are mapped, left out, refused and passed on is said in docs/protocols.md, and above
 the tables in the two request modules. The rule: what a caller would miss is refused with the field's name, what only
 hints (caching, tiers) is left out, what neither API defines is passed on, since model servers have fields of their own.
 

@@ -14,7 +14,10 @@ import hashlib
 import logging
 from typing import Any, Literal
 
+import msgspec
+
 from llmproxy import calls
+from llmproxy.anthropic import as_chat
 from llmproxy.shipper import otlp
 from llmproxy.shipper.answers import Json, parse, read_answer
 from llmproxy.shipper.attributes import (
@@ -96,7 +99,7 @@ def trace_id(record: Record) -> bytes:
 
 def spans_of(record: Record, content: Content) -> list[Span]:
     """Return the spans of a call, the root first."""
-    call = record.call
+    call = _in_openais_terms(record.call)
     facts = _facts(record)
     full = content == "Full"
     request = parse(call.request)
@@ -124,6 +127,14 @@ def spans_of(record: Record, content: Content) -> list[Span]:
         _child(record, CHAT, _chat_attributes(said, full=full)),
         *(_child(record, TOOL, _tool_attributes(tool), part=f"{TOOL}.{i}") for i, tool in enumerate(tools)),
     ]
+
+
+def _in_openais_terms(call: calls.Call) -> calls.Call:
+    """Return a call that Anthropic answered as the chat completion that it was: adapters know no other."""
+    if call.route != "messages" or not _answered(call):
+        return call
+    answer = as_chat.answer(call.response, call.started_ns // 10**9, streamed=call.streamed)
+    return msgspec.structs.replace(call, request=as_chat.request(call.request), response=answer)
 
 
 def _answered(call: calls.Call) -> bool:

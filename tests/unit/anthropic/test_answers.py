@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llmproxy.anthropic import chat_answer, errors, messages_answer, records
+from llmproxy.anthropic import as_chat, chat_answer, errors, messages_answer
 from llmproxy.anthropic.messages_request import JSON_TOOL
 
 ODD = "a\u0085b\u2028c\u2029d 🦊 e\u0301 \x00"
@@ -203,6 +203,6 @@ def test_errors_of_any_shape_keep_their_words(body: bytes, expected: str) -> Non
 
 def test_a_record_is_read_as_a_chat_completion() -> None:
     asked = {"model": "m", "max_tokens": 5, "system": "s", "messages": [{"role": "user", "content": "q"}]}
-    assert json.loads(records.request(json.dumps(asked).encode()))["messages"][0] == {"role": "system", "content": "s"}
-    assert records.request(b"nonsense") == b"nonsense"
-    assert records.answer(b'{"type":"error"}', 0, streamed=True) == b'{"type":"error"}'
+    assert json.loads(as_chat.request(json.dumps(asked).encode()))["messages"][0] == {"role": "system", "content": "s"}
+    assert as_chat.request(b"nonsense") == b"nonsense"
+    assert as_chat.answer(b'{"type":"error"}', 0, streamed=True) == b'{"type":"error"}'
