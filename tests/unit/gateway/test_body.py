@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmproxy.gateway.body import read_body, upstream_body
@@ -100,16 +100,18 @@ objects = st.dictionaries(texts.filter(lambda name: name not in reserved), value
 layouts = st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", " : ")])
 
 
-@given(objects, layouts, st.booleans(), st.integers(0, 6))
+@settings(deadline=None)
+@given(objects, layouts, st.sampled_from(["ascii", "utf-8"]), st.integers(0, 6))
 def test_whatever_else_is_in_a_body_arrives_as_it_came(
-    fields: dict[str, Any], layout: tuple[str, str], ascii_only: bool, place: int
+    fields: dict[str, Any], layout: tuple[str, str], encoding: str, place: int
 ) -> None:
     items = list(fields.items())
     items.insert(place, ("model", "m"))
-    data = json.dumps(dict(items), separators=layout, ensure_ascii=ascii_only).encode()
+    data = json.dumps(dict(items), separators=layout, ensure_ascii=encoding == "ascii").encode()
     assert sent(data) == {**fields, "model": "there"}
 
 
+@settings(deadline=None)
 @given(objects.filter(bool), layouts, st.data())
 def test_a_doubled_field_is_never_taken(fields: dict[str, Any], layout: tuple[str, str], data: st.DataObject) -> None:
     comma, colon = layout
@@ -117,12 +119,9 @@ def test_a_doubled_field_is_never_taken(fields: dict[str, Any], layout: tuple[st
     again = json.dumps(data.draw(values), separators=layout)
     whole = json.dumps({"model": "m", **fields}, separators=layout)
     doubled = f"{whole[:-1]}{comma}{json.dumps(name)}{colon}{again}}}".encode()
-    try:
-        asked = read_body(doubled)
-    except BadRequestError as refused:
-        assert refused.param == name
-    else:  # a length that deceives the quick look: what is sent on has the field once all the same
-        assert len(json.loads(upstream_body(asked, HERE, "embeddings", want_usage=False))) == len(fields) + 1
+    with pytest.raises(BadRequestError) as refused:
+        read_body(doubled)
+    assert refused.value.param == name
 
 
 def test_params_are_defaults_that_the_client_overrides() -> None:

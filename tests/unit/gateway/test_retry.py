@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmproxy.contract import Retries
@@ -48,12 +48,14 @@ def test_every_form_of_retry_after_is_understood(headers: dict[bytes, bytes], se
     assert read_retry_after(headers, NOW.timestamp()) == seconds
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40))
 def test_nonsense_in_retry_after_is_no_wait(value: bytes) -> None:
     seconds = read_retry_after({b"retry-after": value}, NOW.timestamp())
     assert seconds is None or seconds >= 0
 
 
+@settings(deadline=None)
 @given(st.integers(1, 11), st.integers(0, 1000))
 def test_backoff_grows_with_full_jitter_and_a_bound(tries: int, seed: int) -> None:
     bound = min(8, 0.5 * 2 ** (tries - 1))
