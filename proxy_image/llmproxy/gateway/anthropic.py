@@ -62,6 +62,16 @@ class AnthropicClient:
         """Return what an answer says of the limits."""
         return limiter.anthropic_headers(model)
 
+    def models(self, names: list[str]) -> bytes:
+        """Return the list of models, all on one page."""
+        first, last = (names[0], names[-1]) if names else (None, None)
+        data = [_described(name) for name in names]
+        return msgspec.json.encode({"data": data, "has_more": False, "first_id": first, "last_id": last})
+
+    def model(self, name: str) -> bytes:
+        """Return the description of one model."""
+        return msgspec.json.encode(_described(name))
+
 
 def passed_on(headers: Iterable[Header]) -> bytes:
     """Return the lines of a client's head that an upstream of its protocol must see."""
@@ -220,6 +230,12 @@ class Guarded:
     def rest(self) -> bytes:
         """Return what is left when the upstream has closed in order."""
         return b"".join(self._inner.end())
+
+
+def _described(name: str) -> dict[str, str]:
+    """Return a model as Anthropic's API describes one; nobody knows when it was made."""
+    made = {"type": "model", "id": name, "display_name": name}
+    return {**made, "created_at": "1970-01-01T00:00:00Z", "lifecycle": "active"}
 
 
 def _mapped(make: Callable[[], Json]) -> Json:

@@ -8,11 +8,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
-
 from llmproxy.gateway.call import Parts
 from llmproxy.gateway.caller import JSON, Caller
 from llmproxy.gateway.errors import CallError, Header, MethodError, UnknownRouteError
+from llmproxy.gateway.exchange import Dialect
 from llmproxy.gateway.pairs import dialect_of
 from llmproxy.gateway.pipeline import find, serve
 from llmproxy.gateway.routes import ENDPOINTS, HEALTH, MODELS, Route, read_route
@@ -29,8 +28,7 @@ class App:
         self._parts = parts
         self._closing: list[Header] = []
         """Goes with every answer: empty, until this pod ends."""
-        self._models = {name: _described(name) for name in parts.balancers}
-        self._list = msgspec.json.encode({"object": "list", "data": list(self._models.values())})
+        self._names = list(parts.balancers)
 
     def close_connections(self) -> None:
         """Ask callers from now on to come back over a new connection, which another pod will take."""
@@ -54,13 +52,13 @@ class App:
 
     async def _answer_other(self, method: str, path: str, route: Route, caller: Caller) -> None:
         try:
-            body = self._other(method, path, route)
+            body = self._other(method, path, route, caller.dialect)
         except CallError as error:
             await caller.refuse(error)
         else:
             await caller.answer(200, body, [JSON])
 
-    def _other(self, method: str, path: str, route: Route) -> bytes:
+    def _other(self, method: str, path: str, route: Route, dialect: Dialect) -> bytes:
         """Return the answer to what is no call; raise CallError."""
         is_health = path in HEALTH
         if not route.endpoint and not is_health:
@@ -73,11 +71,6 @@ class App:
         if is_health:
             return b'{"status":"ok"}'
         if not route.model:
-            return self._list
+            return dialect.models(self._names)
         find(self._parts, route.model)
-        return msgspec.json.encode(self._models[route.model])
-
-
-def _described(name: str) -> dict[str, Any]:
-    """Return a model as OpenAI's API describes one; nobody knows when it was made."""
-    return {"id": name, "object": "model", "created": 0, "owned_by": "llmproxy"}
+        return dialect.model(route.model)

@@ -8,6 +8,8 @@ pipeline and tries need not know.
 
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from llmproxy.gateway.body import Asked, read_body, upstream_body
 from llmproxy.gateway.errors import CallError, Header, error_body
 from llmproxy.gateway.limits import Limiter
@@ -29,6 +31,12 @@ class Dialect(Protocol):
 
     def limits(self, limiter: Limiter, model: str) -> list[Header]:
         """Return what an answer says of the limits."""
+
+    def models(self, names: list[str]) -> bytes:
+        """Return the list of models."""
+
+    def model(self, name: str) -> bytes:
+        """Return the description of one model."""
 
 
 class Answer(NamedTuple):
@@ -101,6 +109,19 @@ class OpenAIClient:
     def limits(self, limiter: Limiter, model: str) -> list[Header]:
         """Return what an answer says of the limits."""
         return limiter.headers(model)
+
+    def models(self, names: list[str]) -> bytes:
+        """Return the list of models."""
+        return msgspec.json.encode({"object": "list", "data": [_described(name) for name in names]})
+
+    def model(self, name: str) -> bytes:
+        """Return the description of one model."""
+        return msgspec.json.encode(_described(name))
+
+
+def _described(name: str) -> dict[str, object]:
+    """Return a model as OpenAI's API describes one; nobody knows when it was made."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "llmproxy"}
 
 
 class Forward:
