@@ -174,7 +174,9 @@ def _split(model: str, custom: object) -> tuple[str | None, str]:
     provider, slash, name = model.partition("/")
     if slash:
         return provider, name
-    return ("openai" if _OPENAI_NAMES.fullmatch(model) else None), model
+    if _OPENAI_NAMES.fullmatch(model):
+        return "openai", model
+    return ("anthropic" if model.startswith("claude-") else None), model
 
 
 def _params(notes: Notes, path: str, raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """LiteLLM's and Agent-Lightning's configuration, setting by setting: works, ignored and said, or refused."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -238,6 +239,8 @@ def test_other_names_of_providers() -> None:
     assert deployment(config({"model": "lm_studio/x"}))["model"] == "openai_like/x"
     assert deployment(config({"model": "x", "custom_llm_provider": "hosted_vllm"}))["model"] == "hosted_vllm/x"
     assert deployment(config({"model": "hosted_vllm/org/x"}))["model"] == "hosted_vllm/org/x"
+    assert deployment(config({"model": "gpt-4o", "api_base": None, "api_key": "k"}))["model"] == "openai/gpt-4o"
+    assert deployment(config({"model": "claude-x", "api_base": None, "api_key": "k"}))["model"] == "anthropic/claude-x"
 
 
 def test_token_ids_and_the_body() -> None:
@@ -292,3 +295,17 @@ def test_variables_of_the_file_count() -> None:
     result = made(config({"api_key": "os.environ/K"}, environment_variables={"K": "sk-9"}))
 
     assert (result.secret() or {})["stringData"] == {"K": "sk-9"}
+
+
+def test_the_page_for_trainers_says_what_becomes_of_every_setting() -> None:
+    page = (Path(__file__).parents[3] / "docs/agent-lightning.md").read_text()
+    tables = (
+        *(table.LITELLM_SETTINGS, table.ROUTER_SETTINGS, table.GENERAL_SETTINGS, table.MODEL_IGNORED),
+        *(table.TOP, table.TOP_REFUSED, table.ELSEWHERE),
+    )
+    said = [line for line in page.splitlines() if line.startswith("| ")]
+    for settings in tables:
+        for key, why in settings.items():
+            assert any(f"`{key}`" in line.partition(" |")[0] and why in line for line in said), key
+    for key in table.LIMITS:
+        assert f"`{key}`" in page
