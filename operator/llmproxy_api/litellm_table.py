@@ -32,8 +32,8 @@ _REDIS = "no store of LiteLLM's is used: limits are counted by the gateways them
 _COST = "costs are not counted"
 _LOGS = "logs are the gateway's own, JSON lines without bodies or keys"
 _OPEN = (
-    "clients need no key here: whoever reaches the endpoint may call. Say in spec.access.namespaces who that is, and keep "
-    "it inside the cluster"
+    "clients need no key here: whoever reaches the endpoint may call. Say in spec.access.namespaces who that is, and "
+    "keep it inside the cluster"
 )
 _DATABASE = "there is no database: models, limits and keys stand in the LLMProxy and its Secret"
 _DROP = "fields reach the model server as the client sent them; it refuses what it does not know"
