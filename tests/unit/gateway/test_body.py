@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmproxy.gateway.body import read_body, upstream_body
+from llmproxy.gateway.body import _OVERRIDES, read_body, upstream_body
 from llmproxy.gateway.errors import BadRequestError
 from unit.gateway.targets import target
 
@@ -95,7 +95,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=8,
 )
-reserved = {"model", "stream", "n", "max_tokens", "max_completion_tokens", "stream_options", "prompt", "timeout"}
+reserved = {"model", "stream", "n", "max_tokens", "max_completion_tokens", "stream_options", "prompt", *_OVERRIDES}
 objects = st.dictionaries(texts.filter(lambda name: name not in reserved), values, max_size=6)
 layouts = st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", " : ")])
 

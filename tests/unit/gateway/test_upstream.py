@@ -1,0 +1,409 @@
+"""The HTTP client: framing at every border, what is odd ends the connection, and nothing crosses between calls."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmproxy.gateway.upstream import HIGH_WATER, MAX_HEAD, Address, Connection, Pool, UpstreamFailure
+
+Write = Callable[[bytes], None]
+SIZED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\nhello world"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nhello \r\n5;x=y\r\nworld\r\n0\r\n\r\n"
+TRAILERS = CHUNKED[:-2] + b"X-Sum: 1\r\n\r\n"
+INTERIM = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + SIZED
+TO_THE_END = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello world"
+EMPTY = b"HTTP/1.1 204 No Content\r\n\r\n"
+
+
+class Wire(asyncio.Transport):
+    """A connection's other side, played by the test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = b""
+        self.aborted = False
+        self.paused = False
+
+    def write(self, data: object) -> None:
+        self.sent += cast("bytes", data)
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        return default
+
+
+class Talk:
+    """A pool of one connection, and its wire."""
+
+    def __init__(self) -> None:
+        self.pool = Pool(Address("there", 80))
+        self.wire = Wire()
+        self.connection = Connection(self.pool)
+        self.connection.connection_made(self.wire)
+        self.pool._all.add(self.connection)
+
+    def begin(self, timeout_s: float = 30) -> None:
+        self.connection.send(b"POST / HTTP/1.1\r\n\r\n", b"{}", timeout_s)
+
+    def hear(self, *parts: bytes) -> None:
+        for part in parts:
+            self.connection.data_received(part)
+
+    def lose(self, exc: Exception | None = None) -> None:
+        self.connection.connection_lost(exc)
+
+    @property
+    def is_kept(self) -> bool:
+        return self.connection in self.pool._idle
+
+
+def run(test: Callable[[Talk], Awaitable[None]]) -> None:
+    async def main() -> None:
+        await test(Talk())
+
+    asyncio.run(main())
+
+
+async def whole(talk: Talk) -> tuple[int, bytes]:
+    status, _ = await talk.connection.head()
+    body = await talk.connection.read_all(1 << 20)
+    talk.connection.release()
+    return status, body
+
+
+def halves(data: bytes) -> list[tuple[bytes, ...]]:
+    return [(data[:i], data[i:]) for i in range(1, len(data))]
+
+
+@pytest.mark.parametrize("answer", [SIZED, CHUNKED, TRAILERS, INTERIM], ids=["sized", "chunked", "trailers", "interim"])
+def test_an_answer_is_the_same_whatever_parts_it_comes_in(answer: bytes) -> None:
+    async def test(talk: Talk) -> None:
+        for parts in [(answer,), *halves(answer), tuple(answer[i : i + 1] for i in range(len(answer)))]:
+            talk.begin()
+            talk.hear(*parts)
+            assert await whole(talk) == (200, b"hello world")
+            assert talk.is_kept
+            assert await talk.pool.acquire(1) is talk.connection
+
+    run(test)
+
+
+def test_names_of_headers_are_in_lower_case_and_interim_ones_are_gone() -> None:
+    async def test(talk: Talk) -> None:
+        talk.begin()
+        talk.hear(INTERIM)
+        assert (await talk.connection.head())[1] == {b"content-type": b"application/json", b"content-length": b"11"}
+
+    run(test)
+
+
+def test_an_answer_without_a_body_is_whole_at_once() -> None:
+    async def test(talk: Talk) -> None:
+        talk.begin()
+        talk.hear(EMPTY)
+        assert await whole(talk) == (204, b"")
+        assert talk.is_kept
+
+    run(test)
+
+
+def test_a_body_may_end_with_the_connection() -> None:
+    async def test(talk: Talk) -> None:
+        talk.begin()
+        talk.hear(TO_THE_END)
+        talk.lose()
+        assert await whole(talk) == (200, b"hello world")
+        assert not talk.is_kept
+
+    run(test)
+
+
+@pytest.mark.parametrize("answer", [SIZED, CHUNKED], ids=["sized", "chunked"])
+def test_an_answer_that_breaks_off_is_never_whole(answer: bytes) -> None:
+    async def test(broken: bytes) -> None:
+        talk = Talk()
+        talk.begin()
+        talk.hear(broken)
+        talk.lose()
+        with pytest.raises(UpstreamFailure, match="closed"):
+            await whole(talk)
+        talk.connection.release()
+        assert not talk.is_kept
+        assert talk.pool._all == set()
+
+    async def all_of_them() -> None:
+        for end in range(1, len(answer)):
+            await test(answer[:end])
+
+    asyncio.run(all_of_them())
+
+
+def test_a_reset_breaks_a_body_that_would_end_with_the_connection() -> None:
+    async def test(talk: Talk) -> None:
+        talk.begin()
+        talk.hear(TO_THE_END)
+        talk.lose(ConnectionResetError("reset"))
+        with pytest.raises(UpstreamFailure, match="closed"):
+            await whole(talk)
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"nonsense\r\n\r\n", id="no HTTP"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", id="no number"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", id="two lengths"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", id="two framings"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", id="broken chunk"),
+        pytest.param(b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", id="upgrade"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * (MAX_HEAD // 6 + 1) + b"\r\n", id="a huge head"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nx: " + b"y" * MAX_HEAD, id="a head without an end"),
+    ],
+)
+def test_broken_framing_ends_the_connection(answer: bytes) -> None:
+    async def test(talk: Talk) -> None:
+        talk.begin()
+        talk.hear(*(answer[i : i + 4096] for i in range(0, len(answer), 4096)))
+        with pytest.raises(UpstreamFailure, match="protocol"):
+            await whole(talk)
+        assert talk.wire.aborted
+        talk.connection.release()
+        assert not talk.is_kept
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "rest", [b"x", SIZED, b"\r\nHTTP/1.1 500 No\r\n\r\n"], ids=["a byte", "another answer", "lines"]
+)
+def test_bytes_after_the_end_are_nobodys_answer(rest: bytes) -> None:
+    async def test(talk: Talk) -> None:
+        talk.begin()
+        talk.hear(SIZED + rest)
+        assert await whole(talk) == (200, b"hello world")
+        assert not talk.is_kept
+        assert talk.wire.aborted
+
+    run(test)
+
+
+def test_bytes_that_nobody_asked_for_end_a_kept_connection() -> None:
+    async def test(talk: Talk) -> None:
+        talk.begin()
+        talk.hear(SIZED)
+        await whole(talk)
+        talk.hear(SIZED)
+        assert talk.wire.aborted
+        talk.lose()
+        assert not talk.is_kept
+
+    run(test)
+
+
+def test_an_answer_that_asks_to_close_is_not_kept() -> None:
+    async def test(talk: Talk) -> None:
+        talk.begin()
+        talk.hear(SIZED.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        assert await whole(talk) == (200, b"hello world")
+        assert not talk.is_kept
+
+    run(test)
+
+
+def test_a_call_that_is_not_read_to_its_end_closes_its_connection() -> None:
+    async def test(talk: Talk) -> None:
+        talk.begin()
+        talk.hear(CHUNKED[:60])
+        await talk.connection.head()
+        talk.connection.release()
+        assert talk.wire.aborted
+        assert not talk.is_kept
+
+    run(test)
+
+
+def test_a_call_is_cancelled_by_its_task_and_by_hand() -> None:
+    async def test(talk: Talk) -> None:
+        talk.begin()
+        waiting = asyncio.ensure_future(talk.connection.head())
+        await asyncio.sleep(0)
+        talk.connection.cancel()
+        with pytest.raises(UpstreamFailure, match="cancelled"):
+            await waiting
+        assert talk.wire.aborted
+
+    run(test)
+
+
+def test_time_runs_from_the_request_to_the_last_byte() -> None:
+    async def test(talk: Talk) -> None:
+        talk.begin(timeout_s=0.02)
+        talk.hear(CHUNKED[:60])
+        assert (await talk.connection.head())[0] == 200
+        with pytest.raises(UpstreamFailure, match="timeout"):
+            await talk.connection.read_all(1000)
+        assert talk.wire.aborted
+
+    run(test)
+
+
+def test_a_stream_is_read_part_by_part() -> None:
+    async def test(talk: Talk) -> None:
+        talk.begin()
+        talk.hear(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"3\r\none\r\n")
+        await talk.connection.head()
+        assert await talk.connection.read() == b"one"
+        talk.hear(b"3\r\ntwo\r\n")
+        assert await talk.connection.read() == b"two"
+        talk.hear(b"0\r\n\r\n")
+        assert await talk.connection.read() == b""
+
+    run(test)
+
+
+def test_a_slow_reader_slows_its_upstream() -> None:
+    async def test(talk: Talk) -> None:
+        talk.begin()
+        talk.hear(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        part = b"x" * (HIGH_WATER // 2 + 1)
+        framed = b"%x\r\n%b\r\n" % (len(part), part)
+        talk.hear(framed)
+        assert not talk.wire.paused
+        talk.hear(framed)
+        assert talk.wire.paused
+        assert await talk.connection.read() == part + part
+        assert not talk.wire.paused
+
+    run(test)
+
+
+def test_an_answer_larger_than_its_bound_is_given_up() -> None:
+    async def test(talk: Talk) -> None:
+        talk.begin()
+        talk.hear(SIZED)
+        await talk.connection.head()
+        with pytest.raises(UpstreamFailure, match="more than 5 bytes"):
+            await talk.connection.read_all(5)
+
+    run(test)
+
+
+def test_a_kept_connection_that_the_server_closes_is_stale_and_a_new_one_is_not() -> None:
+    async def test(talk: Talk) -> None:
+        talk.begin()
+        talk.lose()
+        with pytest.raises(UpstreamFailure) as fresh:
+            await talk.connection.head()
+        assert not talk.connection.is_stale(fresh.value)
+
+        again = Talk()
+        again.begin()
+        again.hear(SIZED)
+        await whole(again)
+        again.begin()
+        again.lose()
+        with pytest.raises(UpstreamFailure) as stale:
+            await again.connection.head()
+        assert again.connection.is_stale(stale.value)
+
+        spoken = Talk()
+        spoken.begin()
+        spoken.hear(SIZED)
+        await whole(spoken)
+        spoken.begin()
+        spoken.hear(b"HTTP/1.1")
+        spoken.lose()
+        with pytest.raises(UpstreamFailure) as told:
+            await spoken.connection.head()
+        assert not spoken.connection.is_stale(told.value)
+
+    run(test)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([SIZED, CHUNKED, b"x", b"\r\n", b"HTTP/1.1 200 OK\r\n", b"0\r\n\r\n", b"\xff"]), max_size=6
+    )
+)
+def test_whatever_comes_ends_in_an_answer_or_a_failure_and_leaves_nothing(parts: list[bytes]) -> None:
+    async def test(talk: Talk) -> None:
+        talk.begin()
+        talk.hear(*parts)
+        talk.lose()
+        try:
+            await asyncio.wait_for(whole(talk), 5)
+        except UpstreamFailure:
+            talk.connection.release()
+        assert talk.pool._all == set()
+        assert not talk.pool._idle
+
+    run(test)
+
+
+async def serving(answers: list[bytes]) -> tuple[asyncio.Server, int]:
+    """Serve *answers*, one a connection, each after its request; an empty one closes without an answer."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while answers and await reader.read(1 << 16):
+            answer = answers.pop(0)
+            if not answer:
+                break
+            writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    return server, server.sockets[0].getsockname()[1]
+
+
+async def test_a_pool_connects_keeps_and_says_what_it_cannot() -> None:
+    server, port = await serving([SIZED, CHUNKED])
+    pool = Pool(Address("127.0.0.1", port))
+    first = await pool.acquire(5)
+    first.send(b"POST / HTTP/1.1\r\n\r\n", b"", 5)
+    await first.head()
+    assert await first.read_all(100) == b"hello world"
+    first.release()
+    assert await pool.acquire(5) is first
+    first.send(b"POST / HTTP/1.1\r\n\r\n", b"", 5)
+    await first.head()
+    assert await first.read_all(100) == b"hello world"
+    first.release()
+    pool.close()
+    server.close()
+    await server.wait_closed()
+    with pytest.raises(UpstreamFailure, match="connect"):
+        await Pool(Address("127.0.0.1", port)).acquire(5)
+
+
+async def test_a_pool_has_a_bound() -> None:
+    server, port = await serving([])
+    pool = Pool(Address("127.0.0.1", port), max_connections=1)
+    only = await pool.acquire(5)
+    with pytest.raises(UpstreamFailure, match="connect"):
+        await pool.acquire(5)
+    only.close()
+    pool.close()
+    server.close()
+
+
+async def test_a_unix_socket_that_is_not_there_is_said() -> None:
+    with pytest.raises(UpstreamFailure, match="No such file"):
+        await Pool(Address("", 0, unix_path="/no/such.sock")).acquire(5)
