@@ -3,10 +3,13 @@
 Only the cluster named by LLMPROXY_E2E_KUBECONFIG is ever touched, never the one of the user's own configuration.
 """
 
+import atexit
+import functools
 import json
 import os
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,7 +79,12 @@ class Kube:
         """Ask the API server, also as a proxy to a Service: see `service`."""
         if post is None:
             return self.run("get", "--raw", path)
-        return self.run("create", "--raw", path, "-f", "-", stdin=json.dumps(post))
+        # `kubectl create --raw` says no content type, and not every server guesses JSON.
+        url = _proxy(self.kubectl, self.kubeconfig) + path
+        request = urllib.request.Request(url, json.dumps(post).encode(), {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            text: str = answer.read().decode()
+        return text
 
     def service(self, name: str, port: int, path: str, *, post: Object | None = None) -> Any:
         """Ask a Service through the API server and return its JSON."""
@@ -96,6 +104,18 @@ class Kube:
         """Return a condition of an object's status, or an empty one."""
         conditions = self.get(kind, name).get("status", {}).get("conditions", [])
         return next((c for c in conditions if c["type"] == type_), {})
+
+
+@functools.cache
+def _proxy(kubectl: str, kubeconfig: str) -> str:
+    """Start `kubectl proxy` for as long as this process lives; return where it listens."""
+    command = [kubectl, "--kubeconfig", kubeconfig, "proxy", "--port=0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    atexit.register(process.kill)
+    assert process.stdout is not None
+    line = process.stdout.readline()  # Starting to serve on 127.0.0.1:40000
+    assert "Starting to serve on" in line, f"kubectl proxy said {line!r}"
+    return f"http://{line.split()[-1]}"
 
 
 def eventually(probe: Callable[[], T], wanted: Callable[[T], bool], timeout_s: float, what: str) -> T:

@@ -74,8 +74,8 @@ def test_a_dead_store_is_not_noticed_by_callers(team: Kube) -> None:
         lines = job.result()
 
         assert [line["status"] for line in lines] == [200] * 10
-        # The first call may open connections; none waits for the store beyond ackWait (50 ms).
-        assert sorted(line["took"] for line in lines)[5] < 1.0
+        # None waits for the store beyond ackWait (50 ms); the rest is a busy machine.
+        assert sorted(line["took"] for line in lines)[5] < 3.0
 
 
 def test_an_object_of_the_same_name_is_reported_and_left_alone(team: Kube) -> None:

@@ -31,11 +31,13 @@ def test_twenty_rapid_requests_against_rpm_5_give_five_answers_and_five_upstream
         rejected = [line for line in lines if line["status"] == 429]
         assert (len(answered), len(rejected)) == (5, 15), lines
         assert echo_calls(team) == 5
-        first = min(line["at"] for line in answered)
+        first = min(answered, key=lambda line: line["at"])
         for line in rejected:
             # True: the oldest admission leaves the window of 60 s then, rounded up to a whole second and one bucket.
-            free_at = line["at"] + line["took"] + float(line["retry_after"])
-            assert first + 60 <= free_at + 1 <= first + 64, line
+            # Both moments are known to lie within their calls, which take long on a busy machine.
+            wait = float(line["retry_after"])
+            assert line["at"] + line["took"] + wait >= first["at"] + 60, line
+            assert line["at"] + wait <= first["at"] + first["took"] + 63, line
             assert line["body"]["type"], line
 
 
