@@ -13,7 +13,7 @@ include tests/cluster/cluster.mk
 -include tests/bench/bench.mk
 -include examples/demo/demo.mk
 
-.PHONY: help venv venv-agl lock check test test-unit test-integration test-agl test-chart test-e2e crds clean
+.PHONY: help venv venv-agl lock check test test-unit test-integration chaos test-agl test-chart test-e2e crds clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,7 +45,10 @@ test-unit: venv ## Pure parts, seconds
 	$(BIN)/pytest -q tests/unit tests/crds -m "not cluster and not e2e"
 
 test-integration: venv venv-agl ## Real processes on loopback: gateway, shipper, translator, a real LightningStore
-	$(BIN)/pytest -q tests/integration -m "not cluster and not e2e"
+	$(BIN)/pytest -q tests/integration tests/chaos -m "not cluster and not e2e"
+
+chaos: venv ## Traffic while shippers and gateways are killed and the store breaks: minutes, and a ledger at the end
+	@$(BIN)/python tests/chaos/chaos.py --seconds $(or $(SECONDS_OF_CHAOS),180) 2>/dev/null
 
 test-agl: venv-agl ## Agent-Lightning's own store and adapters on our spans
 	$(AGL)/bin/pytest -q tests/agl -p no:cacheprovider

@@ -102,7 +102,7 @@ class StoreDouble:
 
     def kill(self) -> None:
         self._process.popen.kill()
-        self._process.wait()
+        self._process.end()
 
     def restart(self) -> None:
         """Come back empty at the same address."""
@@ -149,7 +149,7 @@ class ShipperProcess:
     def kill(self) -> None:
         assert self.process is not None
         self.process.popen.kill()
-        self.process.wait()
+        self.process.end()
         self.outputs.append(self.process.output)
 
     def end(self) -> int:
@@ -160,7 +160,8 @@ class ShipperProcess:
 
     def events(self, name: str) -> list[Json]:
         """Return the events of that name that it has logged."""
-        texts = [*self.outputs, self.process.output if self.process is not None else ""]
+        alive = self.process is not None and self.process.popen.poll() is None
+        texts = [*self.outputs, self.process.output if alive and self.process is not None else ""]
         lines = [json.loads(line) for text in texts for line in text.splitlines() if line.startswith("{")]
         return [line for line in lines if line["event"] == name]
 
@@ -255,6 +256,7 @@ async def gateway(run_dir: Path) -> AsyncIterator[Gateway]:
         yield made
     finally:
         await made.handover.close(0.0)
+        await asyncio.sleep(0)  # the connection is closed in the loop's next turn, and tests block it afterwards
 
 
 async def until(holds: Any, timeout_s: float = 15.0) -> None:

@@ -116,10 +116,16 @@ class Store:
         return sorted(found, key=lambda s: s["sequence_id"])
 
     def ledger(self) -> Json:
-        """Return every root span: which call, and with what sequence id."""
+        """Return every root span: which call, with what sequence id, how it ended, whether its id was taken late."""
         roots = [s for s in self.spans.values() if s["parent_id"] is None]
         calls = [
-            [s["attributes"].get("llmproxy.call"), s["rollout_id"], s["sequence_id"], s["status"]["status_code"]]
+            [
+                s["attributes"].get("llmproxy.call"),
+                s["rollout_id"],
+                s["sequence_id"],
+                s["status"]["status_code"],
+                s["attributes"].get("llmproxy.sequenced_late", False),
+            ]
             for s in roots
         ]
         return {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmproxy import contract
-from llmproxy.shipper import folders, intake
+from llmproxy.shipper import folders, intake, records
 from llmproxy.shipper.admin import SOCKET as ADMIN_SOCKET
 from llmproxy.shipper.admin import Admin
 from llmproxy.shipper.counts import Counts
@@ -52,7 +52,8 @@ class Shipper:
         self._delivery = Delivery(self._spool, sender, self._parked, maker, counts)
         self._intake = Intake(self._spool, self._room, self._sequencer, self._journal, counts)
         self._intake.on_durable = self._delivery.wake
-        self._delivery.on_stored = self._parked.on_stored = self._intake.stored
+        self._delivery.on_stored = self._parked.on_stored = self._stored
+        self._delivery.on_parked = self._sequencer.delivered
         self._gate = gate
         self._admin = Admin(counts, self._gauges)
 
@@ -117,6 +118,10 @@ class Shipper:
             log.info("spool_empty", extra=done)
         return calls_left
 
+    def _stored(self, stored: list[records.Record]) -> None:
+        self._intake.stored(stored)
+        self._sequencer.delivered(stored)
+
     def _room(self) -> int:
         """Return how many bytes the spool may still take."""
         used = self._spool.size + self._parked.segments.size + self._letters.segments.size
@@ -131,6 +136,6 @@ class Shipper:
             "oldest_seconds": ("Age of the oldest call that is not delivered", self._delivery.oldest_s),
             "parked_calls": ("Calls that the store refuses", self._parked.calls),
             "dead_letter_bytes": ("Bytes of calls that were given up", self._letters.segments.size),
-            "begun_calls": ("Calls that have begun and not ended", len(self._journal.begun)),
+            "begun_calls": ("Calls that have begun and not ended", self._journal.open_calls),
             "store_up": ("Whether the last request to the store worked", float(self._gate.healthy)),
         }

@@ -43,23 +43,14 @@ class UnitMaker:
     async def make(self, place: Place, record: records.Record) -> Unit:
         """Return the unit of *record*, once the store has given an id."""
         if not record.sequence_id:
-            number = await self._number(record)
-            record = records.Record(
-                record.gateway,
-                number,
-                record.call,
-                record.tries,
-                record.since_ns,
-                record.reason,
-                record.delivered,
-            )
+            record = await self._sequenced(record)
         return Unit(place, record, self._encoder.encode(record), set(record.delivered))
 
-    async def _number(self, record: records.Record) -> int:
+    async def _sequenced(self, record: records.Record) -> records.Record:
         while True:
             async with self._gate.passing():
                 try:
-                    return await self._sequencer.sequence_id(record)
+                    return await self._sequencer.sequenced(record)
                 except StoreError as exc:
                     self._counts.store_failures[str(exc)] += 1
                     self._gate.failed(str(exc))
@@ -80,6 +71,7 @@ class Delivery:
         self._under_way: dict[Place, int] = {}
         """When each of these calls ended."""
         self.on_stored: Callable[[list[records.Record]], None] = lambda _: None
+        self.on_parked: Callable[[list[records.Record]], None] = lambda _: None
 
     @property
     def idle(self) -> bool:
@@ -191,6 +183,7 @@ class Delivery:
             else:
                 break
         self._settle([refusal.unit for refusal in refusals])
+        self.on_parked([refusal.unit.record for refusal in refusals])
 
     def _settle(self, units: list[Unit]) -> None:
         for unit in units:

@@ -107,7 +107,7 @@ class Intake:
         gone = [
             begun
             for begun in self._journal.begun.values()
-            if begun.gateway not in self._connections and gateway in {None, begun.gateway}
+            if not begun.ended and begun.gateway not in self._connections and gateway in {None, begun.gateway}
         ]
         for begun in gone:
             self._counts.abandoned += 1
@@ -179,7 +179,10 @@ class Intake:
 
     def _kept(self, kept: list[_Waiting]) -> None:
         self._counts.durable += len(kept)
-        self._journal.end([(item.record.gateway, item.record.call.call_id) for item in kept])
+        for item in kept:
+            if not item.record.sequence_id:
+                self._journal.ended((item.record.gateway, item.record.call.call_id))
+        self._journal.end([(i.record.gateway, i.record.call.call_id) for i in kept if i.record.sequence_id])
         for connection, call_ids in _by_connection(kept):
             connection.tell(calls.Durable(call_ids))
         self.on_durable()

@@ -28,6 +28,8 @@ class Begun(msgspec.Struct, array_like=True, frozen=True):
     attempt_id: str
     arrived_ns: int
     sequence_id: int
+    ended: bool = False
+    """It has ended and is on disk, but its record does not have the id."""
 
     @property
     def key(self) -> Key:
@@ -51,13 +53,24 @@ class Journal:
         self._load()
         self._rewrite()
 
+    @property
+    def open_calls(self) -> int:
+        """How many have begun and not ended."""
+        return sum(not begun.ended for begun in self.begun.values())
+
     def begin(self, call: Begun) -> None:
         """Remember a call that has begun, with what is known of it; again when more is known."""
         self.begun[call.key] = call
         self._write(b"+" + _encode(call) + b"\n")
 
+    def ended(self, key: Key) -> None:
+        """Note that a call is on disk whose id is still needed."""
+        begun = self.begun.get(key)
+        if begun is not None:
+            self.begin(msgspec.structs.replace(begun, ended=True))
+
     def end(self, keys: list[Key]) -> None:
-        """Forget calls that have ended."""
+        """Forget calls that are on disk with their id, or delivered."""
         ended = [key for key in keys if self.begun.pop(key, None) is not None]
         if ended:
             self._write(b"".join(b"-" + _encode(key) + b"\n" for key in ended))

@@ -129,9 +129,9 @@ class Replay:
 
     async def run(self) -> None:
         """Send everything."""
-        for segments, cursor in self._parts.values():
-            for number in sorted(segments.sizes):
-                await self._segment(segments, number, cursor)
+        there = [(part, number) for part in self._parts.values() for number in sorted(part[0].sizes)]
+        for (segments, cursor), number in there:
+            await self._segment(segments, number, cursor)
 
     async def _segment(self, segments: Segments, number: int, cursor: tuple[int, int]) -> None:
         refusals: list[Refusal] = []

@@ -11,6 +11,8 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from llmproxy.shipper import records
 from llmproxy.shipper.counts import Counts
 from llmproxy.shipper.gate import backoff_s
@@ -247,9 +249,7 @@ class Parked:
         except (OSError, records.DecodeError):
             self._counts.damaged_bytes += place.length
             return None
-        return records.Record(
-            record.gateway, record.sequence_id, record.call, lot.tries, lot.since_ns, lot.why, record.delivered
-        )
+        return msgspec.structs.replace(record, tries=lot.tries, since_ns=lot.since_ns, reason=lot.why)
 
     def _keep(self, lot: Lot, place: Place) -> None:
         lot.places.append(place)
@@ -265,13 +265,11 @@ class Parked:
 
 def noted(refusal: Refusal, now_ns: int) -> records.Record:
     """Return the record of a refused call with what is known of it."""
-    old, unit = refusal.unit.record, refusal.unit
-    return records.Record(
-        old.gateway,
-        old.sequence_id,
-        old.call,
-        old.tries + 1,
-        old.since_ns or now_ns,
-        refusal.why,
-        tuple(sorted(unit.delivered)),
+    old = refusal.unit.record
+    return msgspec.structs.replace(
+        old,
+        tries=old.tries + 1,
+        since_ns=old.since_ns or now_ns,
+        reason=refusal.why,
+        delivered=tuple(sorted(refusal.unit.delivered)),
     )

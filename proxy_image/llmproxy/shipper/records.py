@@ -20,6 +20,8 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
     """Why it was refused last."""
     delivered: tuple[int, ...] = ()
     """Numbers of those of its spans that are in the store already."""
+    late: bool = False
+    """Whether the sequence id was taken after the call had ended, so that it says nothing of its order."""
 
     @property
     def group(self) -> tuple[str, str]:

@@ -8,6 +8,8 @@ import asyncio
 import logging
 from collections import deque
 
+import msgspec
+
 from llmproxy import calls
 from llmproxy.shipper.counts import Counts
 from llmproxy.shipper.journal import Begun, Journal, Key
@@ -16,8 +18,11 @@ from llmproxy.shipper.store import Store, StoreError
 
 log = logging.getLogger("llmproxy.shipper")
 
+TRIES = 4
+FIRST_RETRY_S = 0.02
+"""Between the first two tries; doubled for each after."""
 PAUSE_S = 0.5
-"""After a failure arrivals ask the store for nothing so long: most of them would fail as well."""
+"""After so many failures arrivals ask the store for nothing so long: most of them would fail as well."""
 MAX_BEGUN = 100_000
 """Calls that have begun and are remembered; far above what one gateway has in flight."""
 
@@ -65,19 +70,25 @@ class Sequencer:
             self.forget(gateway, call.call_id)
         return number
 
-    async def sequence_id(self, record: Record) -> int:
-        """Return the id of a record that is to be delivered now; raise StoreError when the store gives none."""
+    async def sequenced(self, record: Record) -> Record:
+        """Return a record that is to be delivered now with its id; raise StoreError when the store gives none."""
         if record.sequence_id:
-            return record.sequence_id
-        answer = self._answers.get((record.gateway, record.call.call_id))
+            return record
+        key = record.gateway, record.call.call_id
+        answer = self._answers.get(key)
         if answer is not None:
-            number = await asyncio.shield(answer)
-            self.forget(record.gateway, record.call.call_id)
-            if number:
-                return number
+            await asyncio.shield(answer)
+            self.forget(*key)
+        begun = self._journal.begun.get(key)
+        if begun is not None and begun.sequence_id:
+            return msgspec.structs.replace(record, sequence_id=begun.sequence_id)
         number = await self._store.next_id(*record.group)
         self._counts.sequenced_late += 1
-        return number
+        return msgspec.structs.replace(record, sequence_id=number, late=True)
+
+    def delivered(self, stored: list[Record]) -> None:
+        """Note records that are in the store, or kept elsewhere with their ids."""
+        self._journal.end([(record.gateway, record.call.call_id) for record in stored])
 
     def forget(self, gateway: str, call_id: int) -> None:
         """Note that nobody will ask for the id of a call again."""
@@ -100,19 +111,24 @@ class Sequencer:
         finally:
             del self._waiting[rollout_id]
 
-    async def _take(self, begun: Begun) -> None:
-        number = 0
+    async def _ask(self, begun: Begun) -> int:
+        """Return an id, 0 if the store gives none in a few tries: the call goes on meanwhile, nobody waits."""
         loop = asyncio.get_running_loop()
-        if loop.time() >= self._not_before_s:
+        for tried in range(TRIES):
+            if loop.time() < self._not_before_s:
+                return 0
             try:
-                number = await self._store.next_id(begun.rollout_id, begun.attempt_id)
+                return await self._store.next_id(begun.rollout_id, begun.attempt_id)
             except StoreError as exc:
-                self._not_before_s = loop.time() + PAUSE_S
                 self._counts.store_failures[str(exc)] += 1
+                await asyncio.sleep(FIRST_RETRY_S * 2**tried)
+        self._not_before_s = loop.time() + PAUSE_S
+        return 0
+
+    async def _take(self, begun: Begun) -> None:
+        number = await self._ask(begun)
         if number and begun.key in self._journal.begun:
-            self._journal.begin(
-                Begun(begun.gateway, begun.call_id, begun.rollout_id, begun.attempt_id, begun.arrived_ns, number)
-            )
+            self._journal.begin(msgspec.structs.replace(self._journal.begun[begun.key], sequence_id=number))
         answer = self._answers.get(begun.key)
         if answer is not None and not answer.done():
             answer.set_result(number)

@@ -154,6 +154,8 @@ def _facts(record: Record) -> Attributes:
         "llmproxy.tries": len(call.tries),
         "http.response.status_code": call.status,
     }
+    if record.late:
+        facts["llmproxy.sequenced_late"] = True
     if call.error:
         facts["llmproxy.error"] = call.error
     if call.tries:

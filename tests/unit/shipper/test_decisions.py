@@ -301,7 +301,7 @@ async def test_ids_of_a_rollout_are_taken_in_the_order_of_arrival(tmp_path: Path
     for i in range(30):
         sequencer.arrived("gw", an_arrival(i, f"ro-{i % 2}"))
     found = [
-        await sequencer.sequence_id(records.Record("gw", 0, spanrig.a_call(i, f"ro-{i % 2}")))
+        (await sequencer.sequenced(records.Record("gw", 0, spanrig.a_call(i, f"ro-{i % 2}")))).sequence_id
         for i in reversed(range(30))
     ]
     found.reverse()
@@ -320,9 +320,9 @@ async def test_a_store_that_is_away_means_a_late_id_and_a_count(tmp_path: Path) 
     call = spanrig.a_call(1, "ro")
     assert sequencer.known("gw", call) == 0
     with pytest.raises(StoreError):
-        await sequencer.sequence_id(records.Record("gw", 0, call))
+        await sequencer.sequenced(records.Record("gw", 0, call))
     store.down = False
-    assert await sequencer.sequence_id(records.Record("gw", 0, call)) == 1
+    assert (await sequencer.sequenced(records.Record("gw", 0, call))).late
     assert counts.sequenced_late == 1
 
 

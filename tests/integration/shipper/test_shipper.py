@@ -1,0 +1,344 @@
+"""A real shipper process, the gateway's real end of the socket, and a store that breaks on demand."""
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import procs
+import spanrig
+from llmproxy import calls
+from llmproxy.shipper.segments import Segments
+from spanrig import Gateway, ShipperProcess, StoreDouble, until
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+async def end(process: ShipperProcess) -> int:
+    return await asyncio.to_thread(process.end)
+
+
+async def delivered(store: StoreDouble, count: int, timeout_s: float = 20.0) -> spanrig.Json:
+    """Wait until the spans of so many calls are stored, and return the ledger."""
+    await until(lambda: len(store.ledger()["calls"]) >= count, timeout_s)
+    return store.ledger()
+
+
+def names(gateway: Gateway) -> set[str]:
+    return {f"{gateway.handover._gateway}/{call_id}" for call_id in gateway.sent}
+
+
+async def test_calls_are_stored_before_the_gateway_is_told_so(folder: Path) -> None:
+    with spanrig.store_double() as store, spanrig.shipper(folder, store):
+        async with spanrig.gateway(folder) as gateway:
+            for i in range(20):
+                assert await gateway.call(f"ro-{i}", wait_s=10.0)
+                assert len(store.spans(f"ro-{i}")) == 3
+
+
+async def test_a_store_that_is_away_holds_nobody_up_and_loses_nothing(folder: Path) -> None:
+    with spanrig.store_double() as store, spanrig.shipper(folder, store) as process:
+        store.kill()
+        async with spanrig.gateway(folder) as gateway:
+            began = time.monotonic()
+            for i in range(200):
+                await gateway.call(f"ro-{i % 7}")
+            await gateway.all_durable()
+            assert time.monotonic() - began < 10  # nothing waited for the store, whose connection alone takes longer
+            assert process.metrics()["store_up"] == 0
+            store.restart()
+            ledger = await delivered(store, 200)
+            assert {call[0] for call in ledger["calls"]} == names(gateway)
+            assert process.metrics()["sequenced_late_total"] == 200
+
+
+async def test_the_end_of_a_pod_empties_the_spool(folder: Path) -> None:
+    with spanrig.store_double() as store, spanrig.shipper(folder, store) as process:
+        store.faults(unavailable=1.0)
+        async with spanrig.gateway(folder) as gateway:
+            for i in range(100):
+                await gateway.call(f"ro-{i % 7}")
+            await gateway.all_durable()
+        ending = asyncio.ensure_future(end(process))
+        await asyncio.sleep(0.5)
+        store.faults(unavailable=0.0)
+        assert await ending == 0
+        assert len(store.ledger()["calls"]) == 100
+        assert [e["delivered"] for e in process.events("spool_empty")] == [100]
+
+
+async def test_what_is_left_at_the_end_is_said_and_sent_by_the_next(folder: Path) -> None:
+    with spanrig.store_double() as store, spanrig.shipper(folder, store, flush_s=0.5) as process:
+        store.faults(unavailable=1.0)
+        async with spanrig.gateway(folder) as gateway:
+            for i in range(100):
+                await gateway.call(f"ro-{i % 7}")
+            await gateway.all_durable()
+        assert await end(process) == 0
+        (left,) = process.events("spool_not_empty")
+        assert left["waiting"] == 100
+        store.faults(unavailable=0.0)
+        process.start()
+        await delivered(store, 100)
+
+
+async def test_an_unknown_rollout_delays_nobody_and_ends_as_dead_letters_that_can_be_replayed(folder: Path) -> None:
+    with (
+        spanrig.store_double(open_house=False) as store,
+        spanrig.shipper(folder, store, flush_s=1.0) as process,
+    ):
+        store.post("/fake/start", [[f"ro-{i}", "at-1"] for i in range(20)])
+        async with spanrig.gateway(folder) as gateway:
+            await gateway.call("ro-nobody-knows")
+            for i in range(60):
+                assert await gateway.call(f"ro-{i % 20}", wait_s=10.0)
+                if i % 10 == 0:
+                    await gateway.call("ro-nobody-knows")
+            await until(lambda: process.metrics()["parked_calls"] == 7)
+            assert len(store.ledger()["calls"]) == 60
+        (parked,) = process.events("calls_parked")
+        assert (parked["rollout"], parked["reason"]) == ("ro-nobody-knows", "rollout_unknown")
+        await end(process)
+
+        listed = run("inspect", str(folder / "spool"))
+        assert "parked   ro-nobody-knows at-1 7 rollout_unknown" in listed.stdout
+        assert listed.stdout.splitlines()[-1].startswith("0 waiting, 7 parked, 0 dead;")
+        refused = run("replay", "--store", store.url, str(folder / "spool"))
+        assert (refused.returncode, refused.stdout.splitlines()[-1]) == (1, "0 delivered, 7 refused")
+        assert "0 waiting, 0 parked, 7 dead;" in run("inspect", "--calls", str(folder / "spool")).stdout
+        store.post("/fake/start", [["ro-nobody-knows", "at-1"]])
+        replayed = run("replay", "--config", str(folder / "config.json"), str(folder / "spool"))
+        assert (replayed.returncode, replayed.stdout) == (0, "7 delivered, 0 refused\n")
+        assert len(store.ledger()["calls"]) == 67
+        assert "0 waiting, 0 parked, 0 dead;" in run("inspect", str(folder / "spool")).stdout
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    line = [sys.executable, "-m", "llmproxy.shipper", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+
+
+async def test_a_store_without_its_database_parks_nothing(folder: Path) -> None:
+    with spanrig.store_double() as store, spanrig.shipper(folder, store) as process:
+        store.faults(broken=True)
+        async with spanrig.gateway(folder) as gateway:
+            for i in range(50):
+                await gateway.call(f"ro-{i % 7}")
+            await gateway.all_durable()
+            await asyncio.sleep(1.0)
+            assert process.metrics()["parked_total"] == 0
+            store.faults(broken=False)
+            await delivered(store, 50)
+            assert process.metrics()["parked_total"] == 0
+
+
+async def test_a_store_that_comes_back_empty_costs_what_it_forgot_alone(folder: Path) -> None:
+    with spanrig.store_double(open_house=False) as store, spanrig.shipper(folder, store) as process:
+        store.post("/fake/start", [["ro-old", "at-1"], ["ro-new", "at-1"]])
+        async with spanrig.gateway(folder) as gateway:
+            store.faults(unavailable=1.0)
+            for _ in range(30):
+                await gateway.call("ro-old")
+            await gateway.all_durable()
+            store.restart()
+            store.post("/fake/start", [["ro-new", "at-1"]])
+            for _ in range(10):
+                assert await gateway.call("ro-new", wait_s=10.0)
+            await until(lambda: process.metrics()["parked_calls"] == 30)
+            assert {call[1] for call in store.ledger()["calls"]} == {"ro-new"}
+
+
+async def test_a_full_spool_refuses_and_counts_and_keeps_what_it_has(folder: Path) -> None:
+    with spanrig.store_double() as store, spanrig.shipper(folder, store, spool_bytes=1 << 20) as process:
+        store.faults(unavailable=1.0)
+        async with spanrig.gateway(folder) as gateway:
+            for i in range(40):
+                await gateway.call(f"ro-{i}", response=spanrig.chat_response(f"c-{i}", size=50_000))
+            await until(lambda: gateway.handover.durable + gateway.handover.refused == 40)
+            kept = gateway.handover.durable
+            assert 10 < kept < 21
+            assert spanrig.disk_bytes(folder / "spool") <= 1 << 20
+            assert process.metrics()['refused_total{reason="spool_full"}'] == 40 - kept
+            store.faults(unavailable=0.0)
+            await delivered(store, kept)
+            # With room again it takes calls again.
+            await until(lambda: process.metrics()["spool_bytes"] < 200_000)
+            assert await gateway.call("ro-after", wait_s=10.0)
+
+
+async def test_a_disk_without_room_is_survived(folder: Path) -> None:
+    """The limit on the size of a file stands for a disk that is full: writes fail in the middle."""
+    command = (
+        f"ulimit -f 200; exec {sys.executable} -m llmproxy.shipper --config config.json --run-dir . --spool-dir spool"
+    )
+    with spanrig.store_double() as store:
+        spanrig.write_config(folder, store.url)
+        store.faults(unavailable=1.0)
+        with procs.running("/bin/bash", "-c", command, ready="shipper_ready", cwd=folder) as process:
+            async with spanrig.gateway(folder) as gateway:
+                for i in range(12):
+                    await gateway.call(f"ro-{i}", response=spanrig.chat_response(f"c-{i}", size=30_000))
+                    await gateway.all_durable()
+                assert gateway.handover.durable + gateway.handover.refused == 12
+                assert gateway.handover.durable >= 5
+                assert gateway.handover.refused >= 1
+                store.faults(unavailable=0.0)
+                await delivered(store, gateway.handover.durable)
+                assert await gateway.call("ro-small", wait_s=10.0)
+            assert "File too large" in process.output
+
+
+async def test_a_damaged_segment_costs_what_is_damaged_and_is_counted(folder: Path) -> None:
+    with spanrig.store_double() as store, spanrig.shipper(folder, store, flush_s=0.2) as process:
+        store.faults(unavailable=1.0)
+        async with spanrig.gateway(folder) as gateway:
+            for i in range(50):
+                await gateway.call(f"ro-{i % 7}")
+            await gateway.all_durable()
+        await end(process)
+        waiting = Segments(folder / "spool/waiting")
+        places = [place for place, _ in waiting.walk(min(waiting.sizes))]
+        path = waiting.path(places[0].segment)
+        data = bytearray(path.read_bytes())
+        data[places[20].offset + 30] ^= 0xFF
+        path.write_bytes(data)
+        store.faults(unavailable=0.0)
+        process.start()
+        ledger = await delivered(store, 49)
+        assert len(ledger["calls"]) == 49
+        assert process.metrics()["damaged_bytes_total"] == places[20].end - places[20].offset
+        assert len(process.events("segment_damaged")) == 1
+
+
+async def test_ids_follow_arrival_over_a_kill_of_the_shipper(folder: Path) -> None:
+    with spanrig.store_double() as store, spanrig.shipper(folder, store) as process:
+        async with spanrig.gateway(folder) as gateway:
+            first = asyncio.ensure_future(gateway.call("ro", pause_s=2.0))
+            await until(lambda: process.metrics()["begun_calls"] == 1)
+            second = asyncio.ensure_future(gateway.call("ro", pause_s=1.8))
+            await until(lambda: process.metrics()["begun_calls"] == 2)
+            await asyncio.sleep(0.2)
+            await asyncio.to_thread(process.kill)
+            await asyncio.to_thread(process.start)
+            await second
+            await first
+            ledger = await delivered(store, 2)
+        assert sorted((name.split("/")[1], number) for name, _, number, *_ in ledger["calls"]) == [("2", 1), ("3", 2)]
+        assert process.metrics()["sequenced_late_total"] == 0
+
+
+async def test_a_call_whose_gateway_died_is_an_error_without_an_end(folder: Path) -> None:
+    with spanrig.store_double() as store, spanrig.shipper(folder, store) as process:
+        async with spanrig.gateway(folder) as gateway:
+            gateway.handover.arrived(calls.Arrival(9, "ro", "at-1", time.time_ns()))
+            await until(lambda: process.metrics()["begun_calls"] == 1)
+            await asyncio.sleep(0.2)
+        await end(process)
+        (span,) = store.spans("ro")
+        assert (span["name"], span["status"]) == (
+            "litellm_request",
+            {"status_code": "ERROR", "description": "gateway_gone"},
+        )
+        assert span["sequence_id"] == 1
+        assert not [name for name in span["attributes"] if name.startswith("gen_ai")]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff\xff\xff\xff",
+        b"\x03\x00\x00\x00abc",
+        calls.frame([calls.Arrival(1, "ro", "at", 1)]),
+        calls.frame([calls.Hello(calls.PROTOCOL + 1, "gw")]),
+    ],
+    ids=["a frame too large", "no msgpack", "no hello", "another protocol"],
+)
+async def test_a_stranger_on_the_socket_is_hung_up_on_and_hurts_nobody(folder: Path, data: bytes) -> None:
+    with spanrig.store_double() as store, spanrig.shipper(folder, store) as process:
+        async with spanrig.gateway(folder) as gateway:
+            with socket.socket(socket.AF_UNIX) as stranger:
+                stranger.settimeout(5)
+                stranger.connect(str(folder / "shipper.sock"))
+                stranger.sendall(data)
+                assert await asyncio.to_thread(closed, stranger)
+            assert await gateway.call("ro", wait_s=10.0)
+        assert process.events("gateway_not_understood")
+
+
+def closed(stranger: socket.socket) -> bool:
+    try:
+        return stranger.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+async def test_memory_does_not_grow_with_what_is_spooled(folder: Path) -> None:
+    with spanrig.store_double() as store, spanrig.shipper(folder, store) as process:
+        assert process.process is not None
+        store.faults(unavailable=1.0)
+        async with spanrig.gateway(folder) as gateway:
+            for i in range(2000):
+                await gateway.call(f"ro-{i}", response=spanrig.chat_response(f"c-{i}", size=60_000))
+                if gateway.handover.backlog > 200:
+                    await until(lambda: gateway.handover.backlog < 100)
+            await gateway.all_durable()
+        assert spanrig.disk_bytes(folder / "spool") > 110 << 20
+        assert process.process.rss_bytes < 140 << 20
+        await asyncio.to_thread(process.kill)
+
+
+async def test_nothing_of_a_call_is_ever_logged(folder: Path) -> None:
+    with spanrig.store_double() as store, spanrig.shipper(folder, store, flush_s=0.5) as process:
+        store.faults(poison="the-secret", unavailable=0.2)
+        async with spanrig.gateway(folder) as gateway:
+            await gateway.call("ro", request=spanrig.chat_request("the-secret"))
+            await gateway.call("ro", request=b"the-secret", response=b"the-secret {")
+            await gateway.call("ro", status=500, error="http_500", response=b"the-secret")
+            await gateway.call("ro-2", wait_s=5.0)
+        await end(process)
+    assert "the-secret" not in "".join(process.outputs)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("{", "not JSON"), (json.dumps({"version": 1}), "proxy"), (None, "No such file")],
+)
+def test_a_document_that_cannot_be_used_ends_it_with_2(folder: Path, text: str | None, said: str) -> None:
+    if text is not None:
+        (folder / "config.json").write_text(text)
+    done = start_directly(folder)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_a_document_without_a_store_ends_it_with_2(folder: Path) -> None:
+    spanrig.write_config(folder, "http://127.0.0.1:1")
+    document = json.loads((folder / "config.json").read_text())
+    del document["spans"]
+    (folder / "config.json").write_text(json.dumps(document))
+    done = start_directly(folder)
+    assert done.returncode == 2
+    assert "no store" in done.stderr
+
+
+def start_directly(folder: Path) -> "subprocess.CompletedProcess[str]":
+    return run("--config", f"{folder}/config.json", "--run-dir", str(folder), "--spool-dir", f"{folder}/spool")
+
+
+async def test_a_folder_has_one_shipper(folder: Path) -> None:
+    with spanrig.store_double() as store, spanrig.shipper(folder, store):
+        done = await asyncio.to_thread(start_directly, folder)
+        assert done.returncode == 1
+        assert "in use by another process" in done.stderr
+        replay: Any = await asyncio.to_thread(run, "replay", "--store", store.url, str(folder / "spool"))
+        assert replay.returncode == 1
+        assert "in use" in replay.stderr
