@@ -9,13 +9,13 @@ import json
 import os
 import subprocess
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx2
 import yaml
 
 Object = dict[str, Any]
@@ -80,10 +80,9 @@ class Kube:
         if post is None:
             return self.run("get", "--raw", path)
         # `kubectl create --raw` says no content type, and not every server guesses JSON.
-        url = _proxy(self.kubectl, self.kubeconfig) + path
-        request = urllib.request.Request(url, json.dumps(post).encode(), {"content-type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            text: str = answer.read().decode()
+        answer = httpx2.post(_proxy(self.kubectl, self.kubeconfig) + path, json=post, timeout=30)
+        assert answer.is_success, f"POST {path}: {answer.status_code} {answer.text}"
+        text: str = answer.text
         return text
 
     def service(self, name: str, port: int, path: str, *, post: Object | None = None) -> Any:
