@@ -30,6 +30,7 @@ PORT = 4000
 MANAGER = "llmproxy-agl"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 _INTERVAL_S = 0.5
+_ACCESS_S = 20.0
 _FORBIDDEN, _NOT_FOUND = 403, 404
 _RIGHTS = (
     "allow the trainer's service account get, create, patch and delete of llmproxies.llmproxy.dev and secrets, and get "
@@ -65,10 +66,11 @@ class ClusterBackend:
         self._ready_timeout_s = ready_timeout_s
         self._owner = 0
         self._namespace = reach.namespace
+        self._last_access: tuple[float, Access | None] = (0.0, None)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to one process; the namespace is settled, as another machine has another."""
-        return {**self.__dict__, "_owner": 0, "_namespace": self.namespace}
+        return {**self.__dict__, "_owner": 0, "_namespace": self.namespace, "_last_access": (0.0, None)}
 
     @property
     def namespace(self) -> str:
@@ -100,7 +102,7 @@ class ClusterBackend:
         deadline_s = time.monotonic() + self._ready_timeout_s
         before = self._get()
         self._check_ours(before)
-        new_secret = self._apply_secret(wanted, None)
+        new_secret = self._apply_secret(wanted, before)
         try:
             live = self._apply(self._path(), _complete(wanted.proxy, self._owners() if before is None else None))
         except KubeError:
@@ -108,7 +110,8 @@ class ClusterBackend:
                 self._drop(self._path("secrets", wanted.secret["metadata"]["name"]))
             raise
         self._owner = os.getpid()
-        self._apply_secret(wanted, live)
+        if before is None:
+            self._apply_secret(wanted, live)
         generation = live["metadata"]["generation"]
         old_hash = (before or {}).get("status", {}).get("configHash") if new_secret and before is not None else None
         self._wait_ready(generation, old_hash, deadline_s, cancelled)
@@ -138,8 +141,12 @@ class ClusterBackend:
         return f"{group}/namespaces/{self.namespace}/{kind}/{self.name if name is None else name}"
 
     def _access(self) -> Access:
-        reach = self._reach
-        return kube.of_kubeconfig(reach.kubeconfig, reach.context) if reach.kubeconfig else kube.of_pod()
+        """Return how to get there, read anew every few seconds: tokens are replaced, and certificates take a while."""
+        reach, (made_s, access) = self._reach, self._last_access
+        if access is None or time.monotonic() - made_s > _ACCESS_S:
+            access = kube.of_kubeconfig(reach.kubeconfig, reach.context) if reach.kubeconfig else kube.of_pod()
+            self._last_access = time.monotonic(), access
+        return access
 
     def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
         try:
