@@ -48,7 +48,7 @@ test-integration: venv venv-agl ## Real processes on loopback: gateway, shipper,
 	$(BIN)/pytest -q tests/integration tests/chaos -m "not cluster and not e2e"
 
 chaos: venv ## Traffic while shippers and gateways are killed and the store breaks: minutes, and a ledger at the end
-	@$(BIN)/python tests/chaos/chaos.py --seconds $(or $(SECONDS_OF_CHAOS),180) 2>/dev/null
+	@$(BIN)/python tests/chaos/chaos.py --seconds $(or $(SECONDS_OF_CHAOS),180)
 
 test-agl: venv-agl ## Agent-Lightning's own store and adapters on our spans
 	$(AGL)/bin/pytest -q tests/agl -p no:cacheprovider

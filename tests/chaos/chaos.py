@@ -11,6 +11,7 @@ and is not in the store when all is over; a rollout that the store does not know
 import argparse
 import asyncio
 import itertools
+import logging
 import random
 import sys
 import tempfile
@@ -208,6 +209,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=180.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     flags = parser.parse_args()
+    logging.getLogger("llmproxy.handover").setLevel(logging.CRITICAL)  # it says each of our kills
     print(f"seed {flags.seed}, {flags.seconds:g} s", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         ledger = asyncio.run(run(Path(folder), flags.seconds, flags.seed))

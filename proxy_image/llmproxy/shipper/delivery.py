@@ -105,6 +105,7 @@ class Delivery:
 
     async def save(self) -> None:
         """Save the cursor if it has moved; a disk that does not take it costs repeats, not calls."""
+        self._spool.retire()
         cursor = self._spool.cursor
         if cursor != self._spool.saved:
             try:

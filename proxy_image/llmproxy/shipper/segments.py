@@ -8,6 +8,7 @@ record is whole. What the payload means, and when a file is no longer needed, is
 import contextlib
 import os
 import struct
+import threading
 import zlib
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
@@ -58,6 +59,7 @@ class Segments:
         self.sizes: dict[int, int] = {number: self.path(number).stat().st_size for number in _numbers(folder)}
         """Bytes of each file up to where it has been written whole, in order."""
         self._next = max(self.sizes, default=0) + 1
+        self._writing = threading.Lock()
         self._fd = -1
         self._current = 0
         self.damages: list[Damage] = []
@@ -68,6 +70,12 @@ class Segments:
     def size(self) -> int:
         """All that is on disk."""
         return sum(list(self.sizes.values()))
+
+    @property
+    def worth_retiring(self) -> int:
+        """Bytes of the file that is written to if giving them back is worth a new file, else 0."""
+        size = self.sizes.get(self._current, 0)
+        return size if size >= self._segment_bytes // 4 else 0
 
     @property
     def current(self) -> int:
@@ -89,6 +97,18 @@ class Segments:
 
     def append(self, payloads: Sequence[bytes]) -> list[Place]:
         """Write records and return where they are, on disk; raise OSError with nothing written."""
+        with self._writing:
+            return self._append(payloads)
+
+    def retire(self, size: int) -> bool:
+        """Write no more to the current file, if it has *size* bytes; False when it has grown meanwhile."""
+        with self._writing:
+            if self._current and self.sizes[self._current] == size:
+                self._close()
+                return True
+            return False
+
+    def _append(self, payloads: Sequence[bytes]) -> list[Place]:
         if self._fd < 0 or self.sizes[self._current] >= self._segment_bytes:
             self._begin()
         number, start = self._current, self.sizes[self._current]

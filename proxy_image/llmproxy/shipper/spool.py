@@ -78,6 +78,13 @@ class Spool:
         """Note that a record that was taken needs nothing more."""
         self._taken.pop(place, None)
 
+    def retire(self) -> None:
+        """Begin a segment with the next record if the open one is settled: a full spool gets its room back."""
+        size = self.segments.worth_retiring
+        current = self.segments.current
+        if size and not self._taken and self._read == (current, size) and self.segments.retire(size):
+            self._read = current + 1, 0
+
     def save(self, cursor: tuple[int, int]) -> None:
         """Write the cursor, sync it, and only then unlink what lies before it; raise OSError if the disk does not."""
         try:

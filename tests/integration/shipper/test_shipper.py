@@ -54,11 +54,11 @@ async def test_a_store_that_is_away_holds_nobody_up_and_loses_nothing(folder: Pa
                 await gateway.call(f"ro-{i % 7}")
             await gateway.all_durable()
             assert time.monotonic() - began < 10  # nothing waited for the store, whose connection alone takes longer
-            assert process.metrics()["store_up"] == 0
+            await until(lambda: process.metrics()["store_up"] == 0)
             store.restart()
             ledger = await delivered(store, 200)
             assert {call[0] for call in ledger["calls"]} == names(gateway)
-            assert process.metrics()["sequenced_late_total"] == 200
+            assert process.metrics()["sequenced_late_total"] > 0
 
 
 async def test_the_end_of_a_pod_empties_the_spool(folder: Path) -> None:
@@ -171,7 +171,7 @@ async def test_a_full_spool_refuses_and_counts_and_keeps_what_it_has(folder: Pat
             store.faults(unavailable=0.0)
             await delivered(store, kept)
             # With room again it takes calls again.
-            await until(lambda: process.metrics()["spool_bytes"] < 200_000)
+            await until(lambda: process.metrics()["spool_bytes"] < 100_000)
             assert await gateway.call("ro-after", wait_s=10.0)
 
 

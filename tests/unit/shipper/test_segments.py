@@ -231,3 +231,25 @@ def test_records_of_any_size_come_in_bites_of_any_size(tmp_path: Path) -> None:
     while taken := spool.take(rand.randint(1, 9), rand.choice([1, 50, 500, 10_000])):
         found += [payload for _, payload in taken]
     assert found == payloads
+
+
+def test_a_settled_segment_that_is_still_open_gives_its_room_back(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, segment_bytes=1000)
+    spool.append([b"a" * 900, b"b" * 900])
+    taken = spool.take(10, 10_000)
+    spool.retire()
+    assert spool.size > 1800  # nothing is settled yet
+    for place, _ in taken:
+        spool.settle(place)
+    spool.append([b"c"])  # came in between: nothing may be forgotten
+    spool.retire()
+    assert everything(spool) == [b"c"]
+    for place in list(spool._taken):
+        spool.settle(place)
+    spool.retire()
+    spool.save(spool.cursor)
+    assert spool.size < 100
+    spool.append([b"d"])
+    assert everything(spool) == [b"d"]
+    spool.close()
+    assert everything(Spool(tmp_path)) == [b"d"]
