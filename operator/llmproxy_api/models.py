@@ -246,6 +246,9 @@ class Spans(Part):
     ack_wait: Duration | None = None
     """How long the last byte of a rollout's call is held for its spans to be in the store, because trainers read them
     once, the moment a rollout succeeds. Default: 50ms; at most 10s. With 0s nothing is held."""
+    content: Literal["Full", "TokensOnly"] | None = None
+    """What of a call is recorded. `Full`: everything. `TokensOnly`: token ids, log-probabilities, usage, times and
+    models; no prompt, answer, tool or error text gets into a span. Default: Full."""
     spool: Spool | None = None
     """Disk for records that are not delivered yet."""
     resources: Resources | None = None

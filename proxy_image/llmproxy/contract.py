@@ -99,6 +99,8 @@ class Spans(_Part):
     """Base URL of a LightningStore, without `/v1/...`."""
     ack_wait_s: Seconds = 0.05
     """How long the last byte of a rollout's call is held for its spans to be stored; 0 never holds."""
+    content: Literal["Full", "TokensOnly"] = "Full"
+    """TokensOnly: token ids, log-probabilities, usage, times and models; no text of a call gets into a span."""
     spool_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 40)] = 1 << 30
     """Records that are not delivered yet, on disk; above it new ones are refused and counted."""
 

@@ -143,5 +143,6 @@ def _spans(spans: models.Spans) -> contract.Spans:
     return contract.Spans(
         store=spans.store,
         ack_wait_s=seconds(spans.ack_wait or models.DEFAULT_ACK_WAIT),
+        content=spans.content or "Full",
         spool_bytes=spool_bytes(spans),
     )

@@ -46,7 +46,7 @@ class Shipper:
             Segments(where.dead, segment_bytes=size), folders.letters_bytes(spans.spool_bytes), counts
         )
         self._sequencer = Sequencer(self._store, self._journal, counts)
-        encoder = Encoder(name=document.proxy.name, namespace=document.proxy.namespace)
+        encoder = Encoder(name=document.proxy.name, namespace=document.proxy.namespace, content=spans.content)
         maker = UnitMaker(self._sequencer, gate, encoder, counts)
         self._parked = Parked(Segments(where.parked, segment_bytes=size), self._letters, sender, maker.make, counts)
         self._delivery = Delivery(self._spool, sender, self._parked, maker, counts)

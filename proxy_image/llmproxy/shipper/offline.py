@@ -22,7 +22,7 @@ from llmproxy.shipper.parked import noted
 from llmproxy.shipper.segments import Place, Segments
 from llmproxy.shipper.sender import Refusal, Sender
 from llmproxy.shipper.sequence import Sequencer
-from llmproxy.shipper.spans import Encoder, call_name
+from llmproxy.shipper.spans import Content, Encoder, call_name
 from llmproxy.shipper.spool import load_cursor
 from llmproxy.shipper.store import Store
 from llmproxy.shipper.units import MAX_BATCH_CALLS, Unit
@@ -96,15 +96,17 @@ def _line(state: str, record: records.Record) -> str:
 
 async def _replay(flags: argparse.Namespace) -> int:
     url, name, namespace = flags.store, "replay", "-"
+    content: Content = flags.content
     if flags.config is not None:
         document = contract.load(flags.config)
         name, namespace = document.proxy.name, document.proxy.namespace
-        url = url or (document.spans.store if document.spans is not None else None)
+        if document.spans is not None:
+            url, content = url or document.spans.store, document.spans.content
     if url is None:
         _say("replay: say where to: --store URL, or --config FILE", to=sys.stderr)
         return 2
     async with Store(url) as store:
-        replay = Replay(flags.folder, store, Encoder(name=name, namespace=namespace))
+        replay = Replay(flags.folder, store, Encoder(name=name, namespace=namespace, content=content))
         try:
             async with asyncio.timeout(flags.timeout_s):
                 await replay.run()
@@ -162,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--calls", action="store_true", help="each call on a line of its own")
     sending = commands.add_parser("replay", help="send the calls in a spool, and remove those that the store takes")
     sending.add_argument("--store", help="base URL of the LightningStore")
+    sending.add_argument("--content", choices=("Full", "TokensOnly"), default="Full", help="what of a call is recorded")
     sending.add_argument("--config", type=Path, help="contract document that names the store")
     sending.add_argument(
         "--timeout-s", type=float, default=TIMEOUT_S, help=f"give up after that (default {TIMEOUT_S:g})"
