@@ -4,7 +4,7 @@ import yaml
 
 from llmproxy_api import SpecError
 from llmproxy_cli.manifests import Bundle, FileError
-from llmproxy_operator.render import Inputs, render, secret_references
+from llmproxy_operator.render import Inputs, render, revision, secret_references
 
 IMAGE = "localhost/llmproxy:dev"
 """Stands for the image that an operator was installed with."""
@@ -14,9 +14,11 @@ def render_text(bundle: Bundle) -> str:
     """Return the child objects as YAML documents; raise FileError."""
     digests = dict.fromkeys(secret_references(bundle.proxy), "unknown")
     try:
-        objects = render(bundle.proxy, Inputs(image=IMAGE, secret_digests=digests))
+        rendered = render(bundle.proxy, revision(bundle.proxy, Inputs(image=IMAGE, secret_digests=digests)))
     except SpecError as exc:
         raise FileError("\n".join(str(problem) for problem in exc.problems)) from exc
+    # What a cluster keeps of the template and the document says the same once more.
+    objects = [item for item in rendered if item["kind"] != "ControllerRevision"]
     for item in objects:
         item["metadata"].pop("ownerReferences", None)  # the owner is in no cluster
     return yaml.dump_all(objects, Dumper=_Readable, sort_keys=False, allow_unicode=True, explicit_start=True)

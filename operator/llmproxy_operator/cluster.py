@@ -23,6 +23,7 @@ from llmproxy_operator.manifest import Manifest, Ref, ref
 
 PLURALS = {
     (API_VERSION, KIND): PLURAL,
+    ("apps/v1", "ControllerRevision"): "controllerrevisions",
     ("apps/v1", "Deployment"): "deployments",
     ("apps/v1", "ReplicaSet"): "replicasets",
     ("coordination.k8s.io/v1", "Lease"): "leases",

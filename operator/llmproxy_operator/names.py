@@ -20,6 +20,7 @@ CONFIG = "config"
 ENDPOINT = "endpoint"
 PEERS = "peers"
 POLICY = "policy"
+REVISION = "revision"
 MONITOR = "monitor"
 """Components: the first three are containers too."""
 
@@ -49,6 +50,11 @@ def config(proxy: str, document_hash: str) -> str:
 def endpoint(proxy: str) -> str:
     """Name of the ConfigMap that trainers' pods take their environment from."""
     return f"{proxy}-endpoint"
+
+
+def revision(proxy: str, asked: str) -> str:
+    """Name of the ControllerRevision that keeps what the pods are made from."""
+    return f"{proxy}-{asked}"
 
 
 def policy(proxy: str) -> str:

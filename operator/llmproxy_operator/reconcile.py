@@ -28,8 +28,8 @@ from llmproxy_operator.render import (
     Inputs,
     monitoring,
     peers_secret,
-    pod_config_hash,
     render,
+    revision,
     secret_references,
     stale_configs,
 )
@@ -133,8 +133,10 @@ class Reconciler:
 
     async def _converge(self, key: Key, proxy: LLMProxy, credentials: Credentials) -> View:
         inputs = replace(self._around.inputs, secret_digests=credentials.digests)
-        config_hash = pod_config_hash(proxy, inputs)
-        rendered = render(proxy, inputs)
+        place = (key.namespace, names.selector({names.LABEL_NAME: key.name}))
+        kept = await self._cluster.list("apps/v1", "ControllerRevision", *place)
+        pods = revision(proxy, inputs, kept)
+        rendered = render(proxy, pods)
         lacks = await self._lacking(rendered)
         if lacks is not None:
             rendered = tuple(item for item in rendered if item["kind"] != monitoring.KIND)
@@ -152,7 +154,7 @@ class Reconciler:
         seen = await self._observe(deployment, credentials.contents)
         if any(child.live is not None for child in found):
             await self._tidy(key, proxy, [child.wanted for child in found], deployment, complete=seen.complete)
-        return View(generation, proxy, config_hash, seen, lacks=lacks)
+        return View(generation, proxy, pods.config_hash, seen, lacks=lacks)
 
     async def _lacking(self, rendered: Sequence[Manifest]) -> Trouble | None:
         """Return what is wanted of a kind that the cluster does not know."""
@@ -223,19 +225,20 @@ class Reconciler:
         if last == mark and self._around.clock() - at_s < TIDY_AGAIN_S:
             return
         place = (key.namespace, names.selector({names.LABEL_NAME: key.name}))
-        maps, services, deployments, sets, policies, monitors = await asyncio.gather(
+        maps, services, deployments, sets, policies, monitors, kept = await asyncio.gather(
             self._cluster.list("v1", "ConfigMap", *place),
             self._cluster.list("v1", "Service", *place),
             self._cluster.list("apps/v1", "Deployment", *place),
             self._cluster.list("apps/v1", "ReplicaSet", *place),
             self._cluster.list("networking.k8s.io/v1", "NetworkPolicy", *place),
             self._cluster.list(monitoring.API_VERSION, monitoring.KIND, *place),
+            self._cluster.list("apps/v1", "ControllerRevision", *place),
         )
         ours = [item for item in maps if children.standing(item, proxy) is Standing.OURS]
         keep = [item["metadata"]["name"] for item in wanted if children.is_document(item)]
         stale = set(stale_configs(ours, [*sets, deployment], keep=keep))
         gone = [item for item in ours if item["metadata"]["name"] in stale]
-        gone += children.unwanted([*maps, *services, *deployments, *policies, *monitors], proxy, wanted)
+        gone += children.unwanted([*maps, *services, *deployments, *policies, *monitors, *kept], proxy, wanted)
         for item in gone:
             await self._cluster.delete(ref(item), uid=item["metadata"]["uid"])
             log.info("object_deleted", extra={"object": str(ref(item))})

@@ -8,36 +8,39 @@ from llmproxy_api import LLMProxy
 from llmproxy_operator.manifest import Manifest
 from llmproxy_operator.render.config import SecretRef, config_hash, document, secret_digest, secret_references
 from llmproxy_operator.render.configmaps import config_map, endpoint_config_map, stale_configs
-from llmproxy_operator.render.deployment import deployment, pod_config_hash
+from llmproxy_operator.render.deployment import deployment
 from llmproxy_operator.render.inputs import Inputs
 from llmproxy_operator.render.monitoring import pod_monitor
 from llmproxy_operator.render.network import network_policy
+from llmproxy_operator.render.revisions import Revision, controller_revision, revision
 from llmproxy_operator.render.secrets import peers_secret
 from llmproxy_operator.render.services import peers_service, service
 
 __all__ = [
     "Inputs",
+    "Revision",
     "SecretRef",
     "config_hash",
     "document",
     "peers_secret",
-    "pod_config_hash",
     "render",
+    "revision",
     "secret_digest",
     "secret_references",
     "stale_configs",
 ]
 
 
-def render(proxy: LLMProxy, inputs: Inputs) -> tuple[Manifest, ...]:
-    """Return every child of *proxy*, in the order to apply them."""
+def render(proxy: LLMProxy, pods: Revision) -> tuple[Manifest, ...]:
+    """Return every child of *proxy* whose pods are made from *pods*, in the order to apply them."""
     wanted = (
-        config_map(proxy),
+        controller_revision(proxy, pods),
+        config_map(proxy, pods.document),
         endpoint_config_map(proxy),
         network_policy(proxy),  # before the pods, so that none is open for a moment
         service(proxy),
         peers_service(proxy),
-        deployment(proxy, inputs),
+        deployment(proxy, pods.template),
         pod_monitor(proxy),
     )
     return tuple(item for item in wanted if item is not None)

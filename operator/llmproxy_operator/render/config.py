@@ -40,9 +40,9 @@ def document(proxy: LLMProxy) -> contract.Document:
     return made
 
 
-def document_hash(made: contract.Document) -> str:
-    """Return what stands for *made* in the name of its ConfigMap."""
-    return hashlib.sha256(made.to_json().encode()).hexdigest()[:_DOCUMENT_HASH_CHARS]
+def document_hash(text: str) -> str:
+    """Return what stands for a document in the name of its ConfigMap."""
+    return hashlib.sha256(text.encode()).hexdigest()[:_DOCUMENT_HASH_CHARS]
 
 
 def config_hash(made: contract.Document, secret_digests: Mapping[SecretRef, str]) -> str:

@@ -5,25 +5,26 @@ from collections.abc import Iterable
 from llmproxy_api import LLMProxy
 from llmproxy_operator import names
 from llmproxy_operator.manifest import Manifest, owned
-from llmproxy_operator.render.config import document, document_hash
+from llmproxy_operator.render.config import document_hash
 
 CONFIG_FILE = "config.json"
 NO_KEY = "none-needed"
 """SDKs refuse to start without a key; the proxy asks for none."""
 
 
-def config_map(proxy: LLMProxy) -> Manifest:
-    """Return the ConfigMap with the contract document.
+def config_map(proxy: LLMProxy, document: str) -> Manifest:
+    """Return the ConfigMap with the contract *document*.
 
     Its name has the document's hash and it never changes, so a pod of an older template that starts again in the
     middle of a failing roll reads the document that it was made for.
     """
     name = proxy.metadata.name
-    made = document(proxy)
     return {
-        **owned(proxy, "v1", "ConfigMap", names.config(name, document_hash(made)), names.labels(name, names.CONFIG)),
+        **owned(
+            proxy, "v1", "ConfigMap", names.config(name, document_hash(document)), names.labels(name, names.CONFIG)
+        ),
         "immutable": True,
-        "data": {CONFIG_FILE: made.to_json()},
+        "data": {CONFIG_FILE: document},
     }
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from llmproxy_api import LLMProxy, quantities
@@ -33,8 +34,8 @@ REVISIONS = 3
 """Old ReplicaSets that are kept, and with them their ConfigMaps."""
 
 
-def deployment(proxy: LLMProxy, inputs: Inputs) -> Manifest:
-    """Return the Deployment."""
+def deployment(proxy: LLMProxy, pods: Mapping[str, Any]) -> Manifest:
+    """Return the Deployment; *pods* is their template."""
     name = proxy.metadata.name
     replicas = proxy.spec.replicas
     return {
@@ -45,7 +46,7 @@ def deployment(proxy: LLMProxy, inputs: Inputs) -> Manifest:
             "progressDeadlineSeconds": PROGRESS_DEADLINE_S,
             "selector": {"matchLabels": names.selector_labels(name)},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
-            "template": _template(proxy, inputs),
+            "template": pods,
         },
     }
 
@@ -61,28 +62,28 @@ def pod_config_hash(proxy: LLMProxy, inputs: Inputs) -> str:
     return config_hash(document(proxy), digests)
 
 
-def _template(proxy: LLMProxy, inputs: Inputs) -> dict[str, Any]:
+def template(proxy: LLMProxy, inputs: Inputs) -> dict[str, Any]:
+    """Return what the pods of *proxy* are made from, as this release makes it."""
     made = {"metadata": _metadata(proxy, inputs), "spec": _pod(proxy, inputs)}
     made["metadata"]["annotations"][names.ANNOTATION_TEMPLATE_HASH] = template_hash(made)
     return made
 
 
-def template_hash(template: dict[str, Any]) -> str:
-    """Return what stands for *template*; its pods carry it."""
-    text = json.dumps(template, sort_keys=True, separators=(",", ":"))
+def template_hash(made: dict[str, Any]) -> str:
+    """Return what stands for a template; its pods carry it."""
+    text = json.dumps(made, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _metadata(proxy: LLMProxy, inputs: Inputs) -> dict[str, Any]:
     pod = proxy.spec.pod or Pod()
-    restart = proxy.metadata.annotations.get(names.ANNOTATION_RESTART)
     return {
         "labels": {**(pod.labels or {}), **names.labels(proxy.metadata.name, names.GATEWAY)},
         "annotations": {
             **(pod.annotations or {}),
             names.ANNOTATION_CONFIG_HASH: pod_config_hash(proxy, inputs),
             "kubectl.kubernetes.io/default-container": names.GATEWAY,
-            **({names.ANNOTATION_RESTART: restart} if restart else {}),
+            **({names.ANNOTATION_RESTART: inputs.restart} if inputs.restart else {}),
         },
     }
 
@@ -122,7 +123,7 @@ def _placement(pod: Pod) -> dict[str, Any]:
 
 
 def _volumes(proxy: LLMProxy) -> list[dict[str, Any]]:
-    config = names.config(proxy.metadata.name, document_hash(document(proxy)))
+    config = names.config(proxy.metadata.name, document_hash(document(proxy).to_json()))
     made: list[dict[str, Any]] = [
         {"name": "config", "configMap": {"name": config}},
         {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}},

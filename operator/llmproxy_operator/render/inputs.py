@@ -16,3 +16,5 @@ class Inputs:
     """`config.secret_digest` of the content of every one of `secret_references`; never the content."""
     image_pull_policy: str | None = None
     """None leaves it to Kubernetes, which goes by the tag."""
+    restart: str | None = None
+    """Rolls the pods when it changes."""

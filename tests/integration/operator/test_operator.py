@@ -453,3 +453,22 @@ def test_a_pause_holds_an_edit_back(team: Kube, operator: Operator) -> None:
 
     team.run("annotate", "llmproxy", "held", "llmproxy.dev/paused-")
     eventually(lambda: template(team, "held"), lambda t: t != before, 15, "the edit applied")
+
+
+def test_an_upgrade_of_the_operator_alone_rolls_nothing(team: Kube) -> None:
+    with an_operator(team.namespace, "--no-leader-elect"):
+        team.apply(an_llmproxy("pinned", replicas=0, rateLimits={"rpm": 5}))
+        wait_condition(team, "pinned", "Ready", "ScaledToZero")
+    before, unchanged = template(team, "pinned"), versions(team)
+
+    newer = {"OPERATOR_PROXY_IMAGE": "localhost/llmproxy-of-tests:2"}
+    with an_operator(team.namespace, "--no-leader-elect", env=newer) as operator:
+        eventually(lambda: operator.counted("llmproxy_operator_passes_total"), lambda n: n > 0, 30, "a pass")
+        settled(lambda: operator.counted("llmproxy_operator_passes_total"))
+        assert operator.counted("llmproxy_operator_writes_total") == 0
+        assert (template(team, "pinned"), versions(team)) == (before, unchanged)
+
+        team.patch("llmproxy", "pinned", {"spec": {"rateLimits": {"rpm": 6}}})
+        after = eventually(lambda: template(team, "pinned"), lambda t: t != before, 15, "another template")
+        assert after["spec"]["containers"][0]["image"] == "localhost/llmproxy-of-tests:2"
+        eventually(lambda: team.list("controllerrevisions", MINE), lambda found: len(found) == 1, 15, "one revision")

@@ -14,7 +14,7 @@ from llmproxy_api import LLMProxy, parse
 from llmproxy_api.crd import crd
 from llmproxy_api.params import DENIED
 from llmproxy_operator.policy import Policy
-from llmproxy_operator.render import Inputs, peers_secret, render, secret_references
+from llmproxy_operator.render import Inputs, peers_secret, render, revision, secret_references
 from llmproxy_operator.rollout import Rollout
 from llmproxy_operator.status import View, status
 
@@ -140,7 +140,7 @@ def outcome(spec: Object) -> str:
     proxy: LLMProxy = parse({**raw, "metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 1}})
     assert Policy("img:1", images=("*",)).problems(proxy) == ()
     digests = {ref: f"digest of {ref}" for ref in secret_references(proxy)}
-    wanted = [peers_secret(proxy, "t"), *render(proxy, Inputs("img:1", digests))]
+    wanted = [peers_secret(proxy, "t"), *render(proxy, revision(proxy, Inputs("img:1", digests)))]
     done = status(View(1, proxy, "h", Rollout(1, 1, 1, 1, 1, current=True)), {}, now="2026-01-01T00:00:00Z")
     return json.dumps([wanted, done], sort_keys=True)
 
