@@ -32,7 +32,11 @@ def operator(kubeconfig: str) -> Kube:
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return Kube(OPERATOR_NAMESPACE)
+    kube = Kube(OPERATOR_NAMESPACE)
+    # An image made anew has the same name here: on a cluster of an earlier run the old one would go on.
+    kube.run("rollout", "restart", "deployment/llmproxy-operator")
+    kube.run("rollout", "status", "deployment/llmproxy-operator", "--timeout=90s")
+    return kube
 
 
 @pytest.fixture(scope="session")

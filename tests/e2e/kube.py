@@ -91,6 +91,13 @@ class Kube:
             self.raw(f"/api/v1/namespaces/{self.namespace}/services/{name}:{port}/proxy{path}", post=post)
         )
 
+    def answer(self, name: str, port: int, path: str, body: bytes) -> tuple[int, Any]:
+        """Post to a Service through the API server, whatever it answers; return the status and the JSON."""
+        where = f"/api/v1/namespaces/{self.namespace}/services/{name}:{port}/proxy{path}"
+        headers = {"content-type": "application/json"}
+        answer = httpx2.post(_proxy(self.kubectl, self.kubeconfig) + where, content=body, headers=headers, timeout=60)
+        return answer.status_code, answer.json()
+
     def pod(self, name: str, port: int, path: str) -> str:
         """Ask one pod through the API server and return the text."""
         return self.raw(f"/api/v1/namespaces/{self.namespace}/pods/{name}:{port}/proxy{path}")

@@ -1,11 +1,22 @@
 """Bad input and faults: each gets a message that names the thing, and nobody else is disturbed."""
 
+import json
+from typing import Any
+
 import pytest
 
 from e2e.kube import Kube, Object, eventually, trainer_job
 from e2e.proxies import STORE, an_llmproxy, gateway_pods, running, wait_rolled
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+
+def model(**more: Any) -> Object:
+    """Return a model on the echo server; *more* goes into its deployment."""
+    return {
+        "name": "echo",
+        "deployments": [{"model": "hosted_vllm/echo", "apiBase": "http://echo:8000/v1", **more}],
+    }
 
 
 def keyed(name: str, secret: str, key: str = "api-key") -> Object:
@@ -40,6 +51,46 @@ def test_a_missing_secret_is_named_and_heals_by_itself(team: Kube) -> None:
     finally:
         team.run("delete", "llmproxy", "keyless")
         team.run("delete", "secret", "provider", "--ignore-not-found")
+
+
+WRONG: list[tuple[str, Object, str]] = [
+    ("unknown field", {"rateLimit": {"rpm": 5}}, 'unknown field "spec.rateLimit"'),
+    ("no models", {"models": []}, "spec.models"),
+    ("a limit of 0", {"rateLimits": {"rpm": 0}}, "spec.rateLimits.rpm"),
+    ("two replicas", {"replicas": 2}, "spec.replicas"),
+    ("replicas and autoscaling", {"replicas": 1, "autoscaling": {"maxReplicas": 3}}, "spec.autoscaling"),
+    ("a literal key", {"models": [model(apiKey="sk-literal")]}, "spec.models[0].deployments[0].apiKey"),
+    ("a duplicate model", {"models": [model(), model()]}, "spec.models[1]"),
+]
+
+
+@pytest.mark.parametrize(("spec", "field"), [(spec, field) for _, spec, field in WRONG], ids=[w[0] for w in WRONG])
+def test_a_wrong_proxy_is_refused_with_the_name_of_the_field(team: Kube, spec: Object, field: str) -> None:
+    assert field in team.refused(an_llmproxy("wrong", **spec))
+
+
+def test_a_bad_request_gets_an_error_in_the_shape_of_openai(team: Kube) -> None:
+    dead = {"model": "hosted_vllm/echo", "apiBase": "http://no-such-server.e2e:8000/v1"}
+    models = [model(), {"name": "dead", "deployments": [dead]}]
+    retries = {"max": 1, "baseDelay": "50ms", "maxDelay": "100ms"}
+    with running(team, an_llmproxy("faulty", models=models, retries=retries)):
+
+        def answer(body: bytes) -> tuple[int, Object]:
+            status, said = team.answer("faulty", 4000, "/v1/chat/completions", body)
+            assert set(said["error"]) >= {"message", "type", "code", "param"}, said
+            return status, said["error"]
+
+        def asked(name: str) -> bytes:
+            return json.dumps({"model": name, "messages": [{"role": "user", "content": "hello"}]}).encode()
+
+        assert answer(b"{not json")[0] == 400
+        assert answer(b"[]")[0] == 400
+        status, error = answer(asked("nobody"))
+        assert (status, error["code"]) == (404, "model_not_found")
+        assert "echo" in error["message"]
+        status, error = answer(asked("dead"))
+        assert status in {502, 504}, error
+        assert "dead" in error["message"] or "no-such-server" in error["message"]
 
 
 def test_an_edited_secret_rolls_the_pods(team: Kube) -> None:

@@ -136,9 +136,8 @@ def test_a_settled_proxy_is_not_written_to(team: Kube, operator: Kube) -> None:
             return {f"{o['kind']}/{o['metadata']['name']}": o["metadata"]["resourceVersion"] for o in found}
 
         eventually(lambda: (operator_writes(operator), versions()), _Settled(), 60, "writes come to rest")
-        before, written = versions(), operator_writes(operator)
+        before, written, passes = versions(), operator_writes(operator), operator_passes(operator)
         team.run("label", "llmproxy", "settled", "touched=1")  # wakes the operator; changes nothing that it renders
-        passes = operator_passes(operator)
         eventually(lambda: operator_passes(operator), lambda n: n > passes, 60, "another pass")
 
         after = versions()
