@@ -72,7 +72,7 @@ def test_a_wrong_proxy_is_refused_with_the_name_of_the_field(team: Kube, spec: O
 def test_a_bad_request_gets_an_error_in_the_shape_of_openai(team: Kube) -> None:
     dead = {"model": "hosted_vllm/echo", "apiBase": "http://no-such-server.e2e:8000/v1"}
     models = [model(), {"name": "dead", "deployments": [dead]}]
-    retries = {"max": 1, "baseDelay": "50ms", "maxDelay": "100ms"}
+    retries = {"max": 1, "initialDelay": "50ms", "maxDelay": "100ms"}
     with running(team, an_llmproxy("faulty", models=models, retries=retries)):
 
         def answer(body: bytes) -> tuple[int, Object]:
