@@ -1,6 +1,7 @@
 """`llmproxy`: reads the command line and says what came of it."""
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -8,8 +9,8 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from llmproxy_cli import converted, manifests
 from llmproxy_cli import local as running
-from llmproxy_cli import manifests
 from llmproxy_cli.manifests import FileError, SecretRef
 from llmproxy_cli.pod import PodError
 from llmproxy_cli.rendered import render_text
@@ -122,6 +123,41 @@ def render(file: File, name: Name = None) -> None:
         typer.echo(render_text(manifests.load(file, name=name)), nl=False)
     except FileError as exc:
         _fail(str(exc))
+
+
+@app.command()
+def convert(
+    file: Annotated[
+        Path,
+        typer.Option(
+            "--file", "-f", help="A config.yaml of LiteLLM, or model_list beside litellm_config.", show_default=False
+        ),
+    ],
+    name: Annotated[str, typer.Option(help="Name of the LLMProxy; its Secret is NAME-keys.", show_default=False)],
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Written into the objects.")] = None,
+    store: Annotated[str | None, typer.Option(help="LightningStore that calls are recorded in.")] = None,
+    for_local: Annotated[
+        bool, typer.Option("--for-local", help="For `llmproxy local`: addresses of this machine are right.")
+    ] = False,
+) -> None:
+    """Print the LLMProxy that does what a file of LiteLLM or Agent-Lightning says, and a Secret to fill in.
+
+    Keys are never printed. What is not carried over is said on standard error, each with its line; if it would change
+    what the proxy does, nothing is made.
+
+    [bold]Examples[/bold]
+
+      llmproxy convert -f config.yaml --name qwen > proxy.yaml
+      llmproxy convert -f config.yaml --name qwen -n training --store http://lightning-store:4747
+    """
+    options = converted.Options(file, name, namespace, store, in_cluster=not for_local)
+    try:
+        made = converted.convert_file(options, os.environ)
+    except FileError as exc:
+        _fail(str(exc))
+    typer.echo(made.manifests, nl=False)
+    for remark in made.remarks:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold]llmproxy:[/bold] {_plain(remark)}")
 
 
 def _pairs(given: list[str] | None, flag: str, form: str) -> dict[str, str]:
