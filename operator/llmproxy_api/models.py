@@ -87,8 +87,8 @@ class Deployment(Part):
     Servers that speak the client's protocol, OpenAI's or Anthropic's, get its bytes; between the two the gateway maps;
     gemini and cohere are translated by LiteLLM."""
     api_base: Annotated[str, Field(max_length=256)] | None = None
-    """URL of the server, up to where `/chat/completions` begins: `http://vllm:8000/v1`. Default: the provider's own
-    address. Needed by hosted_vllm, vllm, sglang and openai_like, which have none."""
+    """URL of the server, up to where `/chat/completions` or `/messages` begins: `http://vllm:8000/v1`. Default: the
+    provider's own address. Needed by hosted_vllm, vllm, sglang and openai_like, which have none."""
     api_key: SecretSource | None = None
     """The key to call the server with. Default: none is sent."""
     weight: Weight | None = None

@@ -63,7 +63,7 @@ class Deployment(_Part):
     model: Name
     """LiteLLM's `provider/model`; `providers` says how the provider is reached."""
     api_base: Annotated[str, Field(max_length=2048)] | None = None
-    """URL up to where `/chat/completions` begins; None is the provider's own address."""
+    """URL up to where `/chat/completions` or `/messages` begins; None is the provider's own address."""
     api_key_env: Annotated[str, Field(max_length=128, pattern="^[A-Z][A-Z0-9_]*$")] | None = None
     """Environment variable that holds the key; None sends none."""
     weight: Annotated[int, Field(ge=0, le=1_000_000)] = 1

@@ -31,7 +31,8 @@ class Provider:
     name: str
     way: Way
     api_base: str | None = None
-    """The provider's own address, up to where `/chat/completions` begins; None: a deployment must say its apiBase."""
+    """The provider's own address, up to where `/chat/completions` or `/messages` begins; None: a deployment must say
+    its apiBase."""
     token_ids: bool = False
     """Whether its server understands `return_token_ids`; asked for by default then."""
     key_optional: bool = False
