@@ -1,5 +1,5 @@
 # Speed, side by side with other gateways. See docs/performance.md.
-.PHONY: bench bench-quick
+.PHONY: bench bench-quick bench-spans
 
 BENCH = PYTHONPATH=tests $(BIN)/python -m bench
 
@@ -8,3 +8,6 @@ bench: venv venv-agl ## Speed and cost next to nginx, Envoy, LiteLLM and others:
 
 bench-quick: venv venv-agl ## The same with nginx and LiteLLM only: about 1 minute
 	@$(BENCH) --quick $(BENCH_ARGS)
+
+bench-spans: venv venv-agl ## What the shipper takes and delivers a second, next to OpenTelemetry's batch exporter: half a minute
+	@$(BIN)/python tests/bench/spans.py

@@ -7,13 +7,17 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
+from opentelemetry.proto.trace.v1 import trace_pb2
 
 import spanrig
 from llmproxy import calls
 from llmproxy.shipper import attributes
 from llmproxy.shipper.attributes import MAX_TEXT, cut, flatten, render_json, render_python
-from llmproxy.shipper.otlp import Span
+from llmproxy.shipper.otlp import Span, attributes_field
 from llmproxy.shipper.records import Record
 from llmproxy.shipper.spans import Content, Encoder, spans_of
 
@@ -120,6 +124,36 @@ def test_the_resource_carries_the_three_ids_and_any_selection_of_spans_is_a_batc
         assert found["agentlightning.attempt_id"].string_value == "at-1"
         assert found["agentlightning.span_sequence_id"].int_value == 7
     assert len(ExportTraceServiceRequest.FromString(parts[2]).resource_spans) == 1
+
+
+@given(
+    st.dictionaries(
+        st.text(),
+        st.one_of(
+            st.text(),
+            st.booleans(),
+            st.integers(-(2**63), 2**63 - 1),
+            st.floats(allow_nan=False),
+            st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1),
+            st.lists(st.text(), min_size=1),
+            st.lists(st.booleans(), min_size=1),
+            st.lists(st.floats(allow_nan=False), min_size=1),
+        ),
+    )
+)
+def test_attributes_are_written_as_the_library_writes_them(wanted: attributes.Attributes) -> None:
+    span = trace_pb2.Span.FromString(attributes_field(b"\x4a", wanted))
+    assert span == trace_pb2.Span(attributes=[KeyValue(key=k, value=by_library(v)) for k, v in wanted.items()])
+
+
+def by_library(value: attributes.Value) -> AnyValue:
+    if isinstance(value, list):
+        return AnyValue(array_value=ArrayValue(values=[by_library(item) for item in value]))
+    if isinstance(value, str):
+        return AnyValue(string_value=value)
+    if isinstance(value, bool):
+        return AnyValue(bool_value=value)
+    return AnyValue(int_value=value) if isinstance(value, int) else AnyValue(double_value=value)
 
 
 def test_a_long_text_is_cut_with_a_marker_and_the_json_around_it_stays_whole() -> None:

@@ -1,0 +1,256 @@
+#!/usr/bin/env python3
+"""What the shipper does a second, beside OpenTelemetry's own batch exporter: `make bench-spans`.
+
+    durable intake   calls of 2 KB over the socket, acknowledged after fdatasync, while the store is away
+    delivery         the same calls as spans in a store that takes everything
+    end to end       both at once, with a sequence id taken for each
+
+The sink answers as the store does and looks at nothing, so that the rows say what the sender costs. OpenTelemetry's
+exporter keeps spans in memory only: it has no intake that is durable, and loses what it holds when it is killed.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import uvloop
+
+import procs
+import spanrig
+from llmproxy import calls
+
+WINDOW = 4000
+"""Calls that are sent and not acknowledged, at most."""
+BATCH = 64
+BODY = 900
+"""Characters of a question and of an answer: about 2 KB a call in all."""
+
+
+class Sink(asyncio.Protocol):
+    """Answers every request as a store does; with `away`, with 503."""
+
+    away = False
+    batches = 0
+    taken = 0
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while (head := self._buffer.find(b"\r\n\r\n")) >= 0:
+            start = self._buffer[:head].lower()
+            length = int(start.split(b"content-length:")[1].split(b"\r\n")[0]) if b"content-length:" in start else 0
+            end = head + 4 + length
+            if len(self._buffer) < end:
+                return
+            asks = b"/spans/next" in start
+            del self._buffer[:end]
+            self._answer(asks=asks, length=length)
+
+    def _answer(self, *, asks: bool, length: int) -> None:
+        assert self._transport is not None
+        if Sink.away:
+            self._transport.write(b"HTTP/1.1 503 Away\r\ncontent-length: 0\r\n\r\n")
+            return
+        if not asks:
+            Sink.batches += 1
+            Sink.taken += length
+        body = b'{"sequence_id": 1}' if asks else b""
+        kind = b"application/json" if asks else b"application/x-protobuf"
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: " + kind + b"\r\ncontent-length: " + str(len(body)).encode()
+        self._transport.write(head + b"\r\n\r\n" + body)
+
+
+@dataclass
+class Driver(asyncio.Protocol):
+    """A gateway that sends as fast as it is acknowledged."""
+
+    total: int
+    arrivals: bool
+    confirmed: int = 0
+    stored: int = 0
+    sent: int = 0
+    refused: int = 0
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+    all_stored: asyncio.Event = field(default_factory=asyncio.Event)
+    transport: asyncio.Transport | None = None
+    buffer: bytearray = field(default_factory=bytearray)
+
+    def __post_init__(self) -> None:
+        text = "word " * (BODY // 5)
+        self._request = spanrig.chat_request(text)
+        self._response = spanrig.chat_response("chatcmpl-1", text)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.write(calls.frame([calls.Hello(calls.PROTOCOL, f"bench{os.getpid()}")]))
+        self._more()
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        while len(self.buffer) >= 4:
+            (length,) = calls.HEADER.unpack_from(self.buffer)
+            if len(self.buffer) < 4 + length:
+                break
+            for message in calls.decode_to_gateway(bytes(self.buffer[4 : 4 + length])):
+                if isinstance(message, calls.Stored):
+                    self.stored += len(message.call_ids)
+                else:
+                    self.refused += len(message.call_ids) * isinstance(message, calls.Refused)
+                    self.confirmed += len(message.call_ids)
+            del self.buffer[: 4 + length]
+        if self.confirmed >= self.total:
+            self.done.set()
+        if self.stored >= self.total:
+            self.all_stored.set()
+        self._more()
+
+    def _more(self) -> None:
+        assert self.transport is not None
+        while self.sent < self.total and self.sent - self.confirmed < WINDOW:
+            batch: list[Any] = []
+            for _ in range(min(BATCH, self.total - self.sent)):
+                self.sent += 1
+                rollout = f"ro-{self.sent % 500}"
+                if self.arrivals:
+                    batch.append(calls.Arrival(self.sent, rollout, "at-1", time.time_ns()))
+                number = 0 if self.arrivals else self.sent
+                same: dict[str, Any] = {"request": self._request, "response": self._response, "sequence_id": number}
+                batch.append(spanrig.a_call(self.sent, rollout, **same))
+            self.transport.write(calls.frame(batch))
+
+
+def cpu_s(pid: int) -> float:
+    """Return the processor time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def measured(folder: Path, url: str, total: int) -> list[dict[str, Any]]:
+    """Return the rows of the shipper."""
+    rows = []
+    store = type("Address", (), {"url": url})()
+    loop = asyncio.get_running_loop()
+    with spanrig.shipper(folder, store) as shipper:
+        assert shipper.process is not None
+        pid = shipper.process.pid
+        Sink.away = True
+        driver = Driver(total, arrivals=False)
+        await loop.create_unix_connection(lambda: driver, str(folder / "shipper.sock"))
+        cpu, began = cpu_s(pid), time.perf_counter()
+        await driver.done.wait()
+        rows.append(row("durable intake", total, began, cpu_s(pid) - cpu, shipper))
+        assert driver.refused == 0
+        Sink.away = False
+        cpu, began = cpu_s(pid), time.perf_counter()
+        await driver.all_stored.wait()
+        rows.append(row("delivery", total, began, cpu_s(pid) - cpu, shipper))
+        some = total // 4
+        driver = Driver(some, arrivals=True)
+        await loop.create_unix_connection(lambda: driver, str(folder / "shipper.sock"))
+        cpu, began = cpu_s(pid), time.perf_counter()
+        await driver.all_stored.wait()
+        rows.append(row("end to end, with sequence ids", some, began, cpu_s(pid) - cpu, shipper))
+    return rows
+
+
+def row(name: str, total: int, began: float, cpu: float, shipper: spanrig.ShipperProcess) -> dict[str, Any]:
+    assert shipper.process is not None
+    took = time.perf_counter() - began
+    return {
+        "what": name,
+        "calls_per_s": round(total / took),
+        "cpu_us_per_call": round(cpu / total * 1e6),
+        "rss_mb": round(shipper.process.rss_bytes / 2**20),
+    }
+
+
+OTEL = """
+import json, resource, sys, time
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+url, total, text = sys.argv[1], int(sys.argv[2]), "word " * (int(sys.argv[3]) // 5)
+provider = TracerProvider(resource=Resource.create({"agentlightning.rollout_id": "ro-1"}))
+exporter = OTLPSpanExporter(endpoint=url + "/v1/traces")
+sizes = {"max_queue_size": total * 3 + 1, "max_export_batch_size": 512, "schedule_delay_millis": 50}
+processor = BatchSpanProcessor(exporter, **sizes)
+provider.add_span_processor(processor)
+tracer = provider.get_tracer("bench")
+attributes = {f"llmproxy.a{i}": "value" for i in range(10)} | {
+    "gen_ai.prompt.0.content": text, "gen_ai.completion.0.content": text, "prompt_token_ids": [1, 2, 3],
+    "response_token_ids": [4, 5], "gen_ai.request.model": "phi", "gen_ai.response.id": "x"}
+began = time.perf_counter()
+for i in range(total):
+    root = tracer.start_span("litellm_request", attributes=attributes)
+    for name in ("raw_gen_ai_request", "openai.chat.completion"):
+        tracer.start_span(name, attributes=attributes).end()
+    root.end()
+processor.force_flush(600000)
+took = time.perf_counter() - began
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps({"what": "OpenTelemetry SDK, BatchSpanProcessor (not durable)", "calls_per_s": round(total / took),
+  "cpu_us_per_call": round((used.ru_utime + used.ru_stime) / total * 1e6), "rss_mb": round(used.ru_maxrss / 1024)}))
+"""
+
+
+async def otel(url: str, total: int) -> dict[str, Any] | None:
+    """Return the row of OpenTelemetry's exporter, None where it is not installed."""
+    python = procs.AGL_PYTHON
+    if not python.exists():
+        return None
+    line = (str(python), "-c", OTEL, url, str(total), str(BODY))
+    process = await asyncio.create_subprocess_exec(*line, stdout=subprocess.PIPE)
+    text, _ = await process.communicate()
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+async def run(total: int) -> list[dict[str, Any]]:
+    server = await asyncio.get_running_loop().create_server(Sink, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    with tempfile.TemporaryDirectory() as folder:
+        rows = await measured(Path(folder), url, total)
+    Sink.away = False
+    peer = await otel(url, total // 4)
+    server.close()
+    return rows if peer is None else [*rows, peer]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Measures the shipper, and OpenTelemetry's batch exporter beside it.")
+    parser.add_argument("--calls", type=int, default=40_000)
+    parser.add_argument("--json", action="store_true")
+    flags = parser.parse_args()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        rows = runner.run(run(flags.calls))
+    if flags.json:
+        print(json.dumps(rows))
+        return 0
+    print(f"{'three spans a call, 2 KB':52} {'calls/s':>9} {'CPU us/call':>12} {'memory MB':>10}")
+    for item in rows:
+        print(f"{item['what']:52} {item['calls_per_s']:9} {item['cpu_us_per_call']:12} {item['rss_mb']:10}")
+    mine = resource.getrusage(resource.RUSAGE_SELF)
+    print(f"driver and sink used {mine.ru_utime + mine.ru_stime:.1f} s of processor time on the same machine")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
