@@ -1,0 +1,55 @@
+"""What the operator says of an LLMProxy in each state that Argo CD tells apart, in the words of the operator itself."""
+
+from typing import Any
+
+from llmproxy_api import LLMProxy, parse
+from llmproxy_operator import status as reporting
+from llmproxy_operator.rollout import Failure, Rollout
+from llmproxy_operator.status import Trouble, View
+
+NOW = "2026-01-01T00:00:00Z"
+DONE = Rollout(1, 1, 1, 1, 1, current=True)
+ROLLING = Rollout(1, 2, 1, 1, 1, current=True)
+STUCK = Rollout(
+    1, 2, 1, 1, 1, current=True, failure=Failure("CrashLoop", "container gateway ends with code 2", final=True)
+)
+
+State = tuple[dict[str, Any], str]
+
+
+def _raw(generation: int, **annotations: str) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"name": "qwen", "namespace": "training", "uid": "u", "generation": generation}
+    deployments = [{"model": "hosted_vllm/Qwen2.5-7B", "apiBase": "http://vllm:8000/v1"}]
+    return {
+        "apiVersion": "llmproxy.dev/v1alpha1",
+        "kind": "LLMProxy",
+        "metadata": metadata | ({"annotations": annotations} if annotations else {}),
+        "spec": {"models": [{"name": "qwen", "deployments": deployments}], "rateLimits": {"rpm": 60}},
+    }
+
+
+def _seen(view: View, *, generation: int = 2, before: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {**_raw(generation), "status": reporting.status(view, before or {}, now=NOW)}
+
+
+def states() -> dict[str, State]:
+    """Return each state by name: the object, and the health that it must have."""
+    proxy: LLMProxy = parse(_raw(2))
+    ready = _seen(View(2, proxy, "abc", DONE))
+    marks = {"llmproxy.dev/paused": "true"}
+    paused = reporting.status(reporting.paused(ready["status"], DONE, marks), ready["status"], now=NOW)
+    created = Trouble("Created", "the operator has seen it and makes its objects", final=False)
+    waiting = Trouble("SecretNotFound", "Secret 'openai' is not in namespace 'training': create it", final=False)
+    missing = Trouble("SecretNotFound", "Secret 'openai' is not in namespace 'training': create it", final=True)
+    return {
+        "new": (_raw(1), "Progressing"),
+        "created": (_seen(View(1, None, trouble=created), generation=1), "Progressing"),
+        "rolling": (_seen(View(2, proxy, "abc", ROLLING)), "Progressing"),
+        "waiting_for_secret": (_seen(View(2, proxy, rollout=DONE, trouble=waiting)), "Progressing"),
+        "edited": ({**_raw(3), "status": ready["status"]}, "Progressing"),
+        "ready": (ready, "Healthy"),
+        "stopped": (_seen(View(2, proxy, "abc", Rollout(current=True))), "Healthy"),
+        "missing_secret": (_seen(View(2, proxy, rollout=DONE, trouble=missing)), "Degraded"),
+        "failing_roll": (_seen(View(2, proxy, "abc", STUCK)), "Degraded"),
+        "paused": ({**_raw(3, **marks), "status": paused}, "Suspended"),
+    }

@@ -1,0 +1,67 @@
+"""The base for kustomize says what the chart says, and holds together."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[3]
+BASE = ROOT / "gitops/kustomize"
+HELM_ONLY = {"helm.sh/chart", "app.kubernetes.io/managed-by"}
+"""Labels that say who installs."""
+
+
+def program(name: str, variable: str) -> str:
+    found = os.environ.get(variable) or shutil.which(name)
+    if not found:
+        pytest.skip(f"there is no {name}")
+    return found
+
+
+def ran(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def without_helms_labels(item: Any) -> Any:
+    if isinstance(item, dict):
+        return {key: without_helms_labels(value) for key, value in item.items() if key not in HELM_ONLY}
+    if isinstance(item, list):
+        return [without_helms_labels(value) for value in item]
+    return item
+
+
+def from_chart(helm: str) -> list[dict[str, Any]]:
+    chart = str(ROOT / "charts/llmproxy-operator")
+    flags = ("--namespace", "llmproxy-system", "--set", "crds.install=false")
+    return [
+        without_helms_labels(item)
+        for item in yaml.safe_load_all(ran(helm, "template", "llmproxy-operator", chart, *flags))
+        if item and "helm.sh/hook" not in item["metadata"].get("annotations", {})
+    ]
+
+
+def test_the_operator_is_what_the_chart_renders() -> None:
+    wanted = from_chart(program("helm", "LLMPROXY_E2E_HELM"))
+
+    assert list(yaml.safe_load_all((BASE / "operator.yaml").read_text())) == wanted
+
+
+def test_every_file_that_is_named_is_there_and_none_is_forgotten() -> None:
+    named = yaml.safe_load((BASE / "kustomization.yaml").read_text())["resources"]
+
+    assert all((BASE / name).exists() for name in named)
+    assert {path.name for path in BASE.iterdir()} == {name for name in named if "/" not in name} | {
+        "kustomization.yaml"
+    }
+
+
+def test_kustomize_builds_it() -> None:
+    kubectl = program("kubectl", "LLMPROXY_E2E_KUBECTL")
+
+    kinds = [item["kind"] for item in yaml.safe_load_all(ran(kubectl, "kustomize", str(BASE)))]
+
+    assert {"CustomResourceDefinition", "Namespace", "Deployment", "ClusterRole", "ServiceAccount"} <= set(kinds)
