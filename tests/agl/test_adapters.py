@@ -266,6 +266,21 @@ async def test_a_reward_after_the_call_belongs_to_it_in_both_adapters(road: Road
     assert [t.reward for t in tracer] == [0.25, 0.75]
 
 
+async def test_what_a_trainer_reads_the_instant_a_rollout_succeeds_is_complete(road: Road) -> None:
+    question = {"messages": [{"role": "user", "content": "q"}]}
+
+    async def rollout(number: int) -> int:
+        ids = await road.rollout()
+        fields = exchange(f"chatcmpl-r{number}", text("a"), question, streamed=number % 2 == 0)
+        await road.call(ids, **fields)
+        await asyncio.to_thread(road.store.ask, "POST", f"/rollouts/{ids[0]}/attempts/latest", {"status": "succeeded"})
+        proxy, _, _ = adapted(await road.spans(ids))
+        return len(proxy)
+
+    found = [n for start in range(0, 60, 6) for n in await asyncio.gather(*(rollout(start + i) for i in range(6)))]
+    assert found == [1] * 60
+
+
 async def test_calls_at_the_same_time_are_in_the_order_of_their_arrival(road: Road) -> None:
     ids = await road.rollout()
     question = {"messages": [{"role": "user", "content": "q"}]}

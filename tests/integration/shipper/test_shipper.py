@@ -45,6 +45,28 @@ async def test_calls_are_stored_before_the_gateway_is_told_so(folder: Path) -> N
                 assert len(store.spans(f"ro-{i}")) == 3
 
 
+async def test_a_thousand_rollouts_are_complete_the_instant_their_call_is_let_go(folder: Path) -> None:
+    """Trainers read a rollout's spans once, when it succeeds. How often that took longer than ackWait is printed."""
+    with spanrig.store_double() as store, spanrig.shipper(folder, store) as process:
+        async with spanrig.gateway(folder) as gateway:
+            missing, waits = 0, []
+
+            async def rollout(number: int) -> int:
+                began = time.monotonic()
+                stored = await gateway.call(f"ro-{number}", wait_s=30.0)
+                waits.append(time.monotonic() - began)
+                assert stored
+                return 3 - len(await asyncio.to_thread(store.spans, f"ro-{number}"))
+
+            for start in range(0, 1000, 20):
+                missing += sum(await asyncio.gather(*(rollout(i) for i in range(start, start + 20))))
+            assert missing == 0
+            assert process.metrics()["sequenced_late_total"] == 0
+            waits.sort()
+            over = sum(wait > 0.05 for wait in waits)
+            print(f"1000 rollouts, 0 missing, p50 {waits[500] * 1e3:.1f} ms, {over} over 50 ms")
+
+
 async def test_a_store_that_is_away_holds_nobody_up_and_loses_nothing(folder: Path) -> None:
     with spanrig.store_double() as store, spanrig.shipper(folder, store) as process:
         store.kill()
