@@ -1,0 +1,140 @@
+"""Limits as callers meet them. What they promise is tested in unit/limits and integration/limits."""
+
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from integration.gateway.conftest import PATH, Echo, deployment, document, gateway
+
+SLOW = json.dumps({"echo": {"delay_ms": 700}})
+LONG = json.dumps({"echo": {"chunks": 200, "chunk_ms": 100}})
+
+
+def test_of_twenty_requests_at_five_a_minute_five_are_served(echo: Echo, tmp_path: Path) -> None:
+    told = document(deployment(echo.port), rate_limits={"rpm": 5})
+    with gateway(tmp_path, told) as here:
+        with ThreadPoolExecutor(20) as pool:
+            answers = list(pool.map(lambda _: here.chat(), range(20)))
+        rejected = here.metric("llmproxy_rejected_total", kind="rpm", scope="proxy")
+        requests = here.metric("llmproxy_requests_total", status="429")
+
+    refused = [a for a in answers if a.status_code == 429]
+    assert [a.status_code for a in answers].count(200) == 5
+    assert len(refused) == 15
+    assert echo.stats()["calls"] == 5
+    assert (rejected, requests) == (15, 15)
+    for answer in refused:
+        error = answer.json()["error"]
+        assert (error["type"], error["code"]) == ("requests", "rate_limit_exceeded")
+        assert "5 requests in any 60 s" in error["message"]
+        assert 55 <= int(answer.headers["retry-after"]) <= 61
+        assert 55_000 <= int(answer.headers["retry-after-ms"]) <= 61_000
+        assert answer.headers["x-ratelimit-limit-requests"] == "5"
+        assert answer.headers["x-ratelimit-remaining-requests"] == "0"
+
+
+def test_retry_after_is_true(echo: Echo, tmp_path: Path) -> None:
+    with gateway(tmp_path, document(deployment(echo.port), rate_limits={"rps": 2})) as here:
+        answers = [here.chat() for _ in range(3)]
+        refused = next(a for a in answers if a.status_code == 429)
+        time.sleep(int(refused.headers["retry-after-ms"]) / 1000)
+        assert here.chat().status_code == 200
+
+
+def test_the_sdk_backs_off_by_itself(echo: Echo, tmp_path: Path) -> None:
+    with gateway(tmp_path, document(deployment(echo.port), rate_limits={"rps": 1})) as here:
+        sdk = here.sdk(max_retries=3)
+        for _ in range(3):
+            sdk.chat.completions.create(model="echo", messages=[{"role": "user", "content": "hi"}])
+        assert here.metric("llmproxy_rejected_total", kind="rps") >= 1
+
+
+def test_a_limit_of_one_model_leaves_others_alone(echo: Echo, tmp_path: Path) -> None:
+    told = document(deployment(echo.port))
+    told["models"].append(
+        {"name": "small", "rate_limits": {"rpm": 1}, "deployments": [deployment(echo.port, "small/0")]}
+    )
+    with gateway(tmp_path, told) as here:
+        assert [here.chat(model="small").status_code for _ in range(2)] == [200, 429]
+        answer = here.chat()
+    assert answer.status_code == 200
+    assert "x-ratelimit-limit-requests" not in answer.headers
+
+
+def test_what_was_charged_is_settled_by_what_was_used(echo: Echo, tmp_path: Path) -> None:
+    with gateway(tmp_path, document(deployment(echo.port), rate_limits={"tpm": 2000})) as here:
+        plain = here.chat(max_tokens=1500)
+        streamed = here.chat(max_tokens=1500, stream=True)
+        after = here.chat(max_tokens=1500)
+        used = here.metric("llmproxy_limit_used", kind="tpm")
+        tokens = here.metric("llmproxy_tokens_total")
+        too_many = here.chat(max_tokens=1990)
+        failed = here.chat('{"echo": {"status": 400}}', max_tokens=100)
+        still_used = here.metric("llmproxy_limit_used", kind="tpm")
+
+    assert [plain.status_code, streamed.status_code, after.status_code] == [200] * 3
+    assert b'"usage":{' not in streamed.content
+    assert used == tokens == 3 * plain.json()["usage"]["total_tokens"]
+    assert too_many.status_code == 429
+    assert "tpm" in too_many.json()["error"]["message"]
+    assert failed.status_code == 400
+    assert still_used == used
+
+
+def test_a_call_over_maxparallel_waits_its_turn_when_it_may(echo: Echo, tmp_path: Path) -> None:
+    told = document(
+        deployment(echo.port),
+        rate_limits={"max_parallel": 1},
+        overflow={"mode": "Queue", "max_queue_time_s": 20},
+    )
+    with gateway(tmp_path, told) as here, ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(lambda _: here.chat(SLOW), range(3)))
+    assert [a.status_code for a in answers] == [200] * 3
+    assert echo.stats()["max_in_flight"] == 1
+
+
+def test_a_wait_has_an_end(echo: Echo, tmp_path: Path) -> None:
+    told = document(
+        deployment(echo.port), rate_limits={"max_parallel": 1}, overflow={"mode": "Queue", "max_queue_time_s": 0.2}
+    )
+    with gateway(tmp_path, told) as here, ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(lambda _: here.chat(SLOW), range(2)))
+    assert sorted(a.status_code for a in answers) == [200, 429]
+
+
+def test_who_leaves_the_line_frees_the_place(echo: Echo, tmp_path: Path) -> None:
+    told = document(
+        deployment(echo.port), rate_limits={"max_parallel": 1}, overflow={"mode": "Queue", "max_queue_time_s": 30}
+    )
+    with gateway(tmp_path, told) as here:
+        first = threading.Thread(target=here.chat, args=(json.dumps({"echo": {"delay_ms": 2500}}),))
+        first.start()
+        time.sleep(0.3)
+        with pytest.raises(httpx2.TimeoutException):
+            here.post({"model": "echo", "messages": []}, timeout_s=0.5)
+        time.sleep(0.5)
+        waiting = here.metric("llmproxy_limit_waiting")
+        last = here.chat()
+        first.join()
+    assert waiting == 0
+    assert last.status_code == 200
+    assert echo.stats()["calls"] == 2
+
+
+def test_who_leaves_a_stream_frees_the_slot(echo: Echo, tmp_path: Path) -> None:
+    with gateway(tmp_path, document(deployment(echo.port), rate_limits={"max_parallel": 1})) as here:
+        body = {"model": "echo", "stream": True, "messages": [{"role": "user", "content": LONG}]}
+        with httpx2.stream("POST", here.url + PATH, json=body, timeout=20) as answer:
+            next(answer.iter_raw())
+            held = here.metric("llmproxy_limit_used", kind="maxParallel")
+        time.sleep(1)
+        assert held == 1
+        assert here.metric("llmproxy_limit_used", kind="maxParallel") == 0
+        assert here.metric("llmproxy_in_flight") == 0
+        assert here.chat().status_code == 200
+        assert here.metric("llmproxy_client_gone_total") == 1

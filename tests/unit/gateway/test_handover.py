@@ -1,0 +1,219 @@
+"""Calls on their way to the shipper: kept until they are on disk, sent again, bounded, and nobody waits for long."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from llmproxy import calls
+from llmproxy.gateway import handover
+from llmproxy.gateway.handover import Handover
+
+
+class Shipper:
+    """The other end of the socket; it confirms what a test says."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.heard: list[calls.ToShipper] = []
+        self._server: asyncio.Server | None = None
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def start(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._server = await asyncio.start_unix_server(self._serve, self.path)
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for writer in self._writers:
+            writer.close()
+        self._writers.clear()
+        await self._server.wait_closed()
+
+    def say(self, *messages: calls.ToGateway) -> None:
+        self.write(calls.frame(messages))
+
+    def write(self, data: bytes) -> None:
+        self._writers[-1].write(data)
+
+    def calls(self) -> list[int]:
+        return [m.call_id for m in self.heard if isinstance(m, calls.Call)]
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
+        try:
+            while True:
+                (length,) = calls.HEADER.unpack(await reader.readexactly(calls.HEADER.size))
+                assert length <= calls.MAX_FRAME
+                self.heard += calls.decode_to_shipper(await reader.readexactly(length))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+
+def a_call(ident: int, response: bytes = b"{}") -> calls.Call:
+    return calls.Call(
+        call_id=ident, rollout_id="ro", attempt_id="at", sequence_id=0, route="chat.completions", model="m",
+        provider="p", upstream_model="u", started_ns=1, first_byte_ns=2, ended_ns=3, status=200, error="",
+        streamed=False, request=b"{}", response=response, tries=[],
+    )  # fmt: skip
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def socket_path(tmp_path: Path) -> Path:
+    return tmp_path / "shipper.sock"
+
+
+@pytest.fixture
+async def shipper(socket_path: Path) -> AsyncIterator[Shipper]:
+    there = Shipper(socket_path)
+    await there.start()
+    yield there
+    await there.stop()
+
+
+@pytest.fixture
+async def ours(shipper: Shipper, socket_path: Path) -> AsyncIterator[Handover]:
+    made = Handover(socket_path)
+    await until(lambda: made.connected)
+    yield made
+    await made.close(0)
+
+
+async def test_it_says_who_it_is_and_tells_of_both_ends_of_a_call(shipper: Shipper, ours: Handover) -> None:
+    ident = ours.new_id()
+    ours.arrived(calls.Arrival(ident, "ro", "at", 1))
+    ours.ended(a_call(ident))
+    await until(lambda: len(shipper.heard) == 3)
+    hello, arrival, call = shipper.heard
+    assert isinstance(hello, calls.Hello)
+    assert hello.protocol == calls.PROTOCOL
+    assert arrival == calls.Arrival(ident, "ro", "at", 1)
+    assert call == a_call(ident)
+
+
+async def test_a_call_is_forgotten_when_it_is_durable(shipper: Shipper, ours: Handover) -> None:
+    ours.ended(a_call(7))
+    assert ours.backlog == 1
+    await until(lambda: shipper.calls() == [7])
+    shipper.say(calls.Durable([7]))
+    await until(lambda: ours.backlog == 0)
+    assert (ours.durable, ours._kept_bytes) == (1, 0)
+
+
+async def test_a_refused_call_is_forgotten_and_counted(shipper: Shipper, ours: Handover) -> None:
+    ours.ended(a_call(7))
+    await until(lambda: shipper.calls() == [7])
+    shipper.say(calls.Refused([7], "full"))
+    await until(lambda: ours.backlog == 0)
+    assert (ours.refused, ours.durable) == (1, 0)
+
+
+async def test_what_is_not_confirmed_is_told_again_on_a_new_connection(shipper: Shipper, ours: Handover) -> None:
+    for ident in (1, 2, 3):
+        ours.ended(a_call(ident))
+    await until(lambda: len(shipper.calls()) == 3)
+    shipper.say(calls.Durable([2]))
+    await until(lambda: ours.backlog == 2)
+    await shipper.stop()
+    await until(lambda: not ours.connected)
+    ours.ended(a_call(4))
+    shipper.heard.clear()
+    await shipper.start()
+    await until(lambda: shipper.calls() == [1, 3, 4])
+    assert len([m for m in shipper.heard if isinstance(m, calls.Hello)]) == 1
+
+
+async def test_what_finds_no_room_is_dropped_and_counted(ours: Handover, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handover, "MAX_KEPT_BYTES", 3000)
+    for ident in range(5):
+        ours.ended(a_call(ident, b"x" * 1000))
+    assert (ours.told, ours.dropped, ours.backlog) == (1, 4, 1)
+
+
+async def test_a_caller_waits_until_its_call_is_stored(shipper: Shipper, ours: Handover) -> None:
+    ours.ended(a_call(7))
+    waiting = asyncio.ensure_future(ours.stored(7, 30))
+    await until(lambda: shipper.calls() == [7])
+    shipper.say(calls.Durable([7]))
+    await until(lambda: ours.backlog == 0)
+    assert not waiting.done()
+    shipper.say(calls.Stored([7]))
+    await asyncio.wait_for(waiting, 10)
+    assert ours.released_unstored == 0
+
+
+@pytest.mark.parametrize("why", ["time", "refused", "connection"])
+async def test_nobody_waits_longer_than_that(shipper: Shipper, ours: Handover, why: str) -> None:
+    ours.ended(a_call(7))
+    waiting = asyncio.ensure_future(ours.stored(7, 0.05 if why == "time" else 30))
+    await until(lambda: shipper.calls() == [7])
+    if why == "refused":
+        shipper.say(calls.Refused([7], "full"))
+    elif why == "connection":
+        await shipper.stop()
+    await asyncio.wait_for(waiting, 10)
+    assert ours.released_unstored == 1
+    assert ours._stored == {}
+    if why == "connection":
+        await shipper.start()
+
+
+async def test_without_a_shipper_nobody_waits_at_all(socket_path: Path) -> None:
+    alone = Handover(socket_path)
+    alone.ended(a_call(7))
+    await asyncio.wait_for(alone.stored(7, 30), 5)
+    assert (alone.connected, alone.backlog) == (False, 1)
+    await alone.close(0)
+
+
+async def test_its_end_waits_until_everything_is_durable(shipper: Shipper, ours: Handover) -> None:
+    ours.ended(a_call(7))
+    ending = asyncio.ensure_future(ours.close(30))
+    await until(lambda: shipper.calls() == [7])
+    assert not ending.done()
+    shipper.say(calls.Durable([7]))
+    await asyncio.wait_for(ending, 10)
+
+
+async def test_a_large_backlog_goes_in_batches(shipper: Shipper, ours: Handover) -> None:
+    for ident in range(40):
+        ours.ended(a_call(ident, b"x" * (100 << 10)))
+    await until(lambda: len(shipper.calls()) == 40)
+    assert shipper.calls() == list(range(40))
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        calls.HEADER.pack(calls.MAX_FRAME + 1),
+        calls.HEADER.pack(3) + b"abc",
+        calls.HEADER.pack(1) + msgspec.msgpack.encode(1),
+    ],
+    ids=["too long", "no msgpack", "no list"],
+)
+async def test_a_shipper_that_speaks_nonsense_is_left_and_met_again(
+    shipper: Shipper, ours: Handover, nonsense: bytes
+) -> None:
+    ours.ended(a_call(7))
+    await until(lambda: shipper.calls() == [7])
+    shipper.write(nonsense)
+    await until(lambda: shipper.calls() == [7, 7])
+    assert ours.backlog == 1
+
+
+async def test_confirmations_in_parts_are_understood(shipper: Shipper, ours: Handover) -> None:
+    ours.ended(a_call(7))
+    await until(lambda: shipper.calls() == [7])
+    for byte in calls.frame([calls.Durable([7])]) + calls.frame([calls.Stored([7])]):
+        shipper.write(bytes([byte]))
+        await asyncio.sleep(0)
+    await until(lambda: ours.backlog == 0)
