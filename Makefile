@@ -32,8 +32,9 @@ venv-agl: $(AGL)/.ready ## Python environment for the translator and Agent-Light
 lock: ## Write requirements/*.txt anew from pyproject.toml
 	@tests/tools/lock
 
-crds: venv ## Write crds/ and the chart's copy anew from the API models
+crds: venv ## Write crds/, the chart's copy and docs/api.md anew from the API models
 	@$(BIN)/python -m llmproxy_api.crd --write
+	@$(BIN)/python -m llmproxy_api.reference --write
 
 check: venv ## Format, lint, types and layers
 	@$(SAY) "ruff format" $(BIN)/ruff format --check .

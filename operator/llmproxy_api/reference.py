@@ -1,0 +1,112 @@
+"""Writes docs/api.md from the CRD: every field with its type, bounds and description, and the rules between fields.
+
+`python -m llmproxy_api.reference --write` writes it below the current folder, which a test holds equal to what is
+committed.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llmproxy_api.crd import SHORT_NAME, crd
+from llmproxy_api.models import API_VERSION, KIND
+
+FILE = Path("docs/api.md")
+
+HEAD = f"""# API reference: {KIND} ({API_VERSION}, short {SHORT_NAME})
+
+Made from the models by `make crds`. `kubectl explain {KIND.lower()}.spec --recursive` says the same. No field has a
+default in the schema; defaults stand in the descriptions. Unknown fields are refused by `llmproxy check` and by strict
+writers such as `kubectl`; the API server drops them, with a warning, for others.
+
+Annotations on the object: `llmproxy.dev/paused: "true"` applies nothing until it is gone; another text in
+`llmproxy.dev/restart` rolls the pods once. See [status.md](status.md).
+"""
+
+_BOUNDS = (
+    ("minimum", "at least {}"),
+    ("maximum", "at most {}"),
+    ("minLength", "at least {} characters"),
+    ("maxLength", "at most {} characters"),
+    ("minItems", "at least {} items"),
+    ("maxItems", "at most {} items"),
+    ("maxProperties", "at most {} keys"),
+)
+_PLAIN = {("minimum", 0), ("minLength", 1), ("minItems", 1)}
+"""Go without saying."""
+
+
+def markdown() -> str:
+    """Return the page."""
+    schema = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    parts = [HEAD, *_rules(schema, KIND)]
+    for name in ("spec", "status"):
+        parts += _section(schema["properties"][name], name)
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _section(schema: dict[str, Any], path: str) -> Iterator[str]:
+    """Yield the table of one object, its rules, and then the objects in it."""
+    inner = [(name, child) for name, child in schema["properties"].items() if _object(child) is not None]
+    yield f"## {path}\n\n{schema.get('description', '')}\n"
+    yield "| field | type | what it is |\n|---|---|---|"
+    required = schema.get("required", ())
+    for name, child in schema["properties"].items():
+        need = " (required)" if name in required else ""
+        yield f"| `{name}`{need} | {_type(child)} | {_cell(child)} |"
+    yield ""
+    yield from _rules(schema, path)
+    for name, child in inner:
+        part = _object(child)
+        if part is not None:
+            yield from _section(part, f"{path}.{name}{'[]' if child.get('type') == 'array' else ''}")
+
+
+def _rules(schema: dict[str, Any], path: str) -> Iterator[str]:
+    shown = [rule for rule in schema.get("x-kubernetes-validations", ()) if ".params." not in rule.get("fieldPath", "")]
+    if shown:
+        yield f"Rules of `{path}`:\n"
+        for rule in shown:
+            field = rule.get("fieldPath", "").removeprefix(".")
+            yield f"- {f'`{field}`: ' if field else ''}{rule['message']}"
+        yield ""
+
+
+def _object(schema: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the object that a field is or lists, None if it holds plain values."""
+    found: dict[str, Any] = schema.get("items", schema)
+    free = found.get("x-kubernetes-preserve-unknown-fields")
+    return found if found.get("properties") and not free else None
+
+
+def _type(schema: dict[str, Any]) -> str:
+    if schema.get("x-kubernetes-int-or-string"):
+        return "quantity"
+    if "enum" in schema:
+        return " or ".join(f"`{value}`" for value in schema["enum"])
+    if schema["type"] == "array":
+        return f"list of {_type(schema['items'])}s"
+    if schema["type"] == "object" and isinstance(schema.get("additionalProperties"), dict):
+        return f"map of {_type(schema['additionalProperties'])}s"
+    return {"integer": "integer", "boolean": "boolean", "string": "string"}.get(schema["type"], "object")
+
+
+def _cell(schema: dict[str, Any]) -> str:
+    bounds = [text.format(schema[key]) for key, text in _BOUNDS if key in schema and (key, schema[key]) not in _PLAIN]
+    said = str(schema.get("description", "")).replace("|", "\\|")
+    return f"{said} *{', '.join(bounds)}*".strip() if bounds else said
+
+
+def main(arguments: list[str]) -> None:
+    """Print the page; with --write, write it."""
+    if arguments == ["--write"]:
+        FILE.write_text(markdown(), encoding="utf-8")
+        return
+    if arguments:
+        raise SystemExit(f"unknown arguments {' '.join(arguments)}: there is only --write")
+    sys.stdout.write(markdown())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
