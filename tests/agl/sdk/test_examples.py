@@ -54,8 +54,15 @@ def check_rollouts(found: list[dict[str, Any]], count: int) -> None:
         assert line["rewards"][1] > 0
 
 
-@pytest.mark.parametrize("agent", ["openai", "anthropic"])
-@pytest.mark.parametrize("tracer", ["otel", "agentops"])
+@pytest.mark.parametrize(
+    ("tracer", "agent"),
+    [
+        ("otel", "openai"),
+        ("agentops", "anthropic"),
+        pytest.param("otel", "anthropic", marks=pytest.mark.long),
+        pytest.param("agentops", "openai", marks=pytest.mark.long),
+    ],
+)
 def test_every_call_of_four_runners_is_an_example_when_its_rollout_succeeds(
     agent: str, tracer: str, echo: str, short_tmp: Path
 ) -> None:
