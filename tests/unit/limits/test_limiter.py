@@ -30,7 +30,7 @@ gaps = st.one_of(
     st.floats(0, 0.02),
     st.floats(0, 2),
     st.floats(0, 90),
-    st.sampled_from([60 / 128, 1 / 128, 1.0, 60.0, 130 / 128, 130 * 60 / 128]),
+    st.sampled_from([60 / 128, 1 / 128, 1.0, 60.0, 130 / 128, 130 * 60 / 128, 60 / 256, 259 / 256]),
 )
 endings = st.sampled_from(["settle", "overrun", "refund", "refund_tokens", "none"])
 steps = st.lists(
@@ -101,7 +101,7 @@ def finish(grant: Grant, ending: str, used: int, bound: int) -> tuple[int, int]:
 def test_a_few_requests_at_the_worst_moments_hold_the_limit(limit: int, kind: str, gaps: list[float]) -> None:
     clock = Clock()
     limiter = Limiter(document({kind: limit}), clock=clock)
-    bucket_s = SECONDS[kind] / 128
+    bucket_s = SECONDS[kind] / 256
     admitted, wait_s = [], 0.0
     for gap in gaps:  # in buckets: whole ones, parts of one, or exactly until there is room
         clock.now += wait_s if gap == UNTIL_FREE else gap * bucket_s
@@ -197,7 +197,7 @@ def test_nearly_the_whole_limit_is_usable_under_continuous_backlog(kind: str, li
     # Whole cycles of 130 buckets, wherever they begin: a window of a small limit cannot hold 98 % of one admission.
     usable = rate(admitted, begin, begin + 13 * window_s * 130 / 128) * window_s / limit
     assert worst_window(admitted, window_s) <= limit
-    assert usable >= USABLE, f"{kind}={limit}: {usable:.4f} >= {USABLE} = floor of 128/130"
+    assert usable >= USABLE, f"{kind}={limit}: {usable:.4f} >= {USABLE} = floor of 256/260"
 
 
 @pytest.mark.parametrize("spread", [1, 7, 1000])
@@ -256,7 +256,7 @@ def test_the_upstream_sees_no_more_when_requests_reach_it_late_within_the_guard(
             assert isinstance(decision, Denial)
             clock.now += decision.retry_after_s
 
-    assert worst_window(seen, 1.0) <= limit, "guard: one bucket of W/128"
+    assert worst_window(seen, 1.0) <= limit, "guard: three buckets of W/256"
 
 
 def test_a_request_larger_than_the_token_limit_is_charged_the_whole_limit() -> None:

@@ -81,7 +81,7 @@ def _add(
             ticker.tick(now)
         if window.at < ticker.number:
             window.advance(ticker.number)
-        left = window.shown - window.used
+        left = window.shown - window.used - window.elsewhere
         if tightest is not None and left > fewest:
             continue
         reset = ticker.begins(window.empty_from()) - now if window.used else 0.0

@@ -20,12 +20,16 @@ LEASE_S = 1.0
 class Slots:
     """Calls at one time, of one model or (empty name) of the proxy. Counted also where nothing limits them."""
 
-    __slots__ = ("held", "limit", "model")
+    __slots__ = ("elsewhere", "held", "limit", "model", "share")
 
     def __init__(self, model: str, limit: int | None) -> None:
         self.model = model
         self.limit = limit
+        self.share = limit
+        """See `Window.share`."""
         self.held = 0
+        self.elsewhere = 0
+        """Calls of other pods, as far as this one was told."""
 
 
 class Plan:
@@ -173,7 +177,7 @@ class Book:
                 if worst is None or wait_s > worst.retry_after_s:
                     worst = Blocked(window.kind, window.limit, window.model, wait_s, by_proxy)
         for slots in plan.slots:
-            if slots.limit is not None and slots.held >= slots.limit:
+            if slots.share is not None and slots.limit is not None and slots.held >= slots.share:
                 by_proxy = by_proxy or not slots.model
                 if worst is None or worst.retry_after_s < PARALLEL_RETRY_S:
                     worst = Blocked("maxParallel", slots.limit, slots.model, PARALLEL_RETRY_S, by_proxy)
@@ -183,8 +187,8 @@ class Book:
 
     def tightest(self, plan: Plan) -> Blocked:
         """Return the limit of *plan* with the fewest left, for a request that only others keep from being admitted."""
-        left = [(w.limit - w.used, w.kind, w.limit, w.model) for w in plan.windows]
-        left.extend((s.limit - s.held, "maxParallel", s.limit, s.model) for s in plan.slots if s.limit is not None)
+        left = [(w.share - w.used, w.kind, w.limit, w.model) for w in plan.windows]
+        left.extend((s.share - s.held, "maxParallel", s.limit or 0, s.model) for s in plan.slots if s.share is not None)
         _, kind, limit, model = min(left, key=lambda found: found[0])
         return Blocked(kind, limit, model, EPSILON_S, by_proxy=not model)
 
@@ -256,15 +260,15 @@ def _fits(plan: Plan, tokens: int, minute: int) -> bool:
         number = window.ticker.number
         if window.at < number:
             window.advance(number)
-        if window.used >= window.limit:
+        if window.used >= window.share:
             return False
     for window in plan.tokens:
         if window.at < minute:
             window.advance(minute)
         limit = window.limit
-        if window.used + (tokens if tokens < limit else limit) > limit:
+        if window.used + (tokens if tokens < limit else limit) > window.share:
             return False
     for slots in plan.slots:  # noqa: SIM110 - all() with a generator costs as much as the rest
-        if slots.limit is not None and slots.held >= slots.limit:
+        if slots.share is not None and slots.held >= slots.share:
             return False
     return True

@@ -8,7 +8,7 @@ import msgspec
 
 from llmproxy.gateway.limits.kinds import KindName, Scope
 
-PROTOCOL = b"llmproxy-peers/1"
+PROTOCOL = b"llmproxy-peers/2"
 MAX_FRAME = 8 << 20
 """Bytes. 64 models with every limit are about 0.4 MB; a frame above this is a broken peer: the connection is closed."""
 MAX_BATCH = 500

@@ -2,9 +2,9 @@
 
 A window of W seconds is cut into `BUCKETS` parts. A request is admitted while the whole current bucket, the `BUCKETS`
 before it and `GUARD` more sum to at most L with it. The edge of any window of W lies in a bucket that counts in full,
-so no window can hold more than L; the guard keeps this true at the upstream, where a request arrives up to W/128 later
+so no window can hold more than L; the guard keeps this true at the upstream, where a request arrives 3/256 of W later
 than another that was admitted with it. Under continuous backlog a place is used again every `BUCKETS + 1 + GUARD`
-buckets, so BUCKETS / (BUCKETS + 1 + GUARD) = 128/130 = 98.46 % of L is usable, for every L from 1.
+buckets, so BUCKETS / (BUCKETS + 1 + GUARD) = 256/260 = 98.46 % of L is usable, for every L from 1.
 
 An admission for another pod may be used a little later than it was granted. It is booked in a bucket up to `AHEAD` in
 the future, counts from now on, and leaves as late as if it were used at the last permitted moment.
@@ -12,9 +12,9 @@ the future, counts from now on, and leaves as late as if it were used at the las
 
 from llmproxy.gateway.limits.kinds import KindName
 
-BUCKETS = 128
-GUARD = 1
-AHEAD = 4
+BUCKETS = 256
+GUARD = 3
+AHEAD = 8
 SPAN = BUCKETS + GUARD
 """Buckets before the current one that count."""
 RING = SPAN + 1 + AHEAD
@@ -72,11 +72,13 @@ class Window:
         "by_token",
         "cap",
         "cap_until",
+        "elsewhere",
         "frees",
         "kind",
         "limit",
         "model",
         "ring",
+        "share",
         "shown",
         "ticker",
         "used",
@@ -87,6 +89,10 @@ class Window:
         self.kind = kind
         self.model = model
         self.limit = limit
+        self.share = limit
+        """What this pod may admit by its own counters: less than the limit while pods that share it cannot ask."""
+        self.elsewhere = 0
+        """What others have admitted, as far as this pod was told: shown to clients, not counted here."""
         self.shown = limit
         """What clients are told: the limit of the pod that decides."""
         self.cap = 0
@@ -145,9 +151,11 @@ class Window:
 
     def fits_from(self, cost: int) -> int:
         """Return the bucket number from whose beginning *cost* fits, if nothing else came; the current one if now."""
-        need = self.used + cost - self.limit
+        need = self.used + cost - self.share
         if need <= 0:
             return self.at
+        if cost > self.share:  # never by this share; by then there may be another
+            return self.at + SPAN + 1
         if self.frees and need == 1:
             return self.frees
         freed = 0
@@ -157,7 +165,7 @@ class Window:
                 if need == 1:
                     self.frees = number + SPAN + 1
                 return number + SPAN + 1
-        raise ValueError(f"{cost} never fits a limit of {self.limit}")
+        raise ValueError(f"{self.used} is more than the buckets of {self.kind} hold")
 
     def empty_from(self) -> int:
         """Return the bucket number from whose beginning nothing counts any more; the current one if so now."""
