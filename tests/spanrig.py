@@ -20,6 +20,7 @@ from llmproxy.gateway.handover import Handover
 
 STORE = str(procs.ROOT / "tests/fakes/store.py")
 Json = dict[str, Any]
+NOWHERE = "http://127.0.0.1:9/v1"
 
 
 def chat_request(text: str = "hi") -> bytes:
@@ -188,7 +189,7 @@ def metrics(path: Path) -> dict[str, float]:
 def write_config(run_dir: Path, store_url: str, **spans: Any) -> None:
     document = Document(
         proxy=Proxy(name="phi", namespace="test"),
-        models=(Model(name="phi", deployments=(Deployment(id="phi/0", model="hosted_vllm/phi-2"),)),),
+        models=(Model(name="phi", deployments=(Deployment(id="phi/0", model="hosted_vllm/phi-2", api_base=NOWHERE),)),),
         spans=Spans(store=store_url, **spans),
     )
     run_dir.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """The admin port: health, readiness and metrics. It only tells, so it asks for no token."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
@@ -11,8 +11,16 @@ from prometheus_client.registry import Collector
 Readiness = tuple[bool, dict[str, object]]
 
 
-def make_admin(readiness: Callable[[], Readiness], collectors: Iterable[Collector]) -> FastAPI:
-    """Return the app. *readiness* says whether this pod should get calls, and in what state it is."""
+def make_admin(
+    readiness: Callable[[], Readiness],
+    collectors: Iterable[Collector],
+    beside: Callable[[], Awaitable[bytes]] | None = None,
+) -> FastAPI:
+    """Return the app.
+
+    *readiness* says whether this pod should get calls, and in what state it is; *beside*, what another process of the
+    pod tells Prometheus.
+    """
     app = FastAPI(title="llmproxy gateway", openapi_url=None)
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
@@ -33,6 +41,7 @@ def make_admin(readiness: Callable[[], Readiness], collectors: Iterable[Collecto
     @app.get("/metrics")
     async def metrics() -> Response:
         """Return everything that is counted, for Prometheus."""
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+        more = await beside() if beside is not None else b""
+        return Response(generate_latest(registry) + more, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     return app

@@ -15,12 +15,14 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from llmproxy.contract import Document, Model
 from llmproxy.gateway.admin import Readiness, make_admin
 from llmproxy.gateway.app import App
 from llmproxy.gateway.balance import Balancer
+from llmproxy.gateway.beside import shipper_metrics
 from llmproxy.gateway.call import Parts
 from llmproxy.gateway.collectors import HandoverCollector, LimitsCollector, UpstreamCollector
 from llmproxy.gateway.handover import Handover
@@ -83,7 +85,8 @@ class Gateway:
             )
         )
         self._server = Server(self._app, grace_s=document.drain_timeout_s)
-        self._admin = Server(make_admin(self._readiness, self._collectors()))
+        beside = partial(shipper_metrics, setting.run_dir) if spans else None
+        self._admin = Server(make_admin(self._readiness, self._collectors(), beside))
         self._snapshot = Snapshot(self._limiter, setting.run_dir / SNAPSHOT)
         self._peers: peer.Peers | None = None
         self._serving = False

@@ -179,10 +179,7 @@ class Intake:
 
     def _kept(self, kept: list[_Waiting]) -> None:
         self._counts.durable += len(kept)
-        for item in kept:
-            if not item.record.sequence_id:
-                self._journal.ended((item.record.gateway, item.record.call.call_id))
-        self._journal.end([(i.record.gateway, i.record.call.call_id) for i in kept if i.record.sequence_id])
+        self._sequencer.durable([item.record for item in kept])
         for connection, call_ids in _by_connection(kept):
             connection.tell(calls.Durable(call_ids))
         self.on_durable()

@@ -86,6 +86,15 @@ class Sequencer:
         self._counts.sequenced_late += 1
         return msgspec.structs.replace(record, sequence_id=number, late=True)
 
+    def durable(self, kept: list[Record]) -> None:
+        """Note records that are on disk: what is known of them besides is needed only while an id is on its way."""
+        for record in kept:
+            key = record.gateway, record.call.call_id
+            if record.sequence_id or key not in self._answers:
+                self._journal.end([key])
+            else:
+                self._journal.ended(key)
+
     def delivered(self, stored: list[Record]) -> None:
         """Note records that are in the store, or kept elsewhere with their ids."""
         self._journal.end([(record.gateway, record.call.call_id) for record in stored])
@@ -129,6 +138,10 @@ class Sequencer:
         number = await self._ask(begun)
         if number and begun.key in self._journal.begun:
             self._journal.begin(msgspec.structs.replace(self._journal.begun[begun.key], sequence_id=number))
+        elif begun.key in self._journal.begun and self._journal.begun[begun.key].ended:
+            self._journal.end([begun.key])
         answer = self._answers.get(begun.key)
         if answer is not None and not answer.done():
             answer.set_result(number)
+        if not number:
+            self.forget(*begun.key)

@@ -1,6 +1,7 @@
 """A real shipper process, the gateway's real end of the socket, and a store that breaks on demand."""
 
 import asyncio
+import http.client
 import json
 import socket
 import subprocess
@@ -354,6 +355,40 @@ def test_a_document_without_a_store_ends_it_with_2(folder: Path) -> None:
 
 def start_directly(folder: Path) -> "subprocess.CompletedProcess[str]":
     return run("--config", f"{folder}/config.json", "--run-dir", str(folder), "--spool-dir", f"{folder}/spool")
+
+
+async def test_the_gateway_tells_the_shippers_metrics_as_its_own(folder: Path) -> None:
+    with spanrig.store_double() as store, spanrig.shipper(folder, store) as process:
+        port, admin = procs.free_port(), procs.free_port()
+        flags = (
+            "--config",
+            f"{folder}/config.json",
+            "--run-dir",
+            str(folder),
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        )
+        at = ("--admin-host", "127.0.0.1", "--admin-port", str(admin), "--peer-port", str(procs.free_port()))
+        with procs.running("llmproxy.gateway", *flags, *at, port=admin):
+            async with spanrig.gateway(folder) as gateway:
+                assert await gateway.call("ro", wait_s=10.0)
+            told = await asyncio.to_thread(scrape, admin)
+            assert "llmproxy_shipper_delivered_total 1.0" in told
+            assert "llmproxy_shipper_connected 1.0" in told
+            names = [line.split(" ")[2] for line in told.splitlines() if line.startswith("# TYPE")]
+            assert len(names) == len(set(names))
+            await asyncio.to_thread(process.kill)
+            assert "llmproxy_shipper_delivered_total" not in await asyncio.to_thread(scrape, admin)
+
+
+def scrape(port: int) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    return text
 
 
 async def test_a_folder_has_one_shipper(folder: Path) -> None:
