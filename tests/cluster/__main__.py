@@ -144,9 +144,9 @@ def tool(places: Places, words: list[str]) -> int:
     return 0
 
 
-def place(places: Places, _: list[str]) -> int:
-    """Print the folder that holds the state of clusters made here."""
-    print(places.state)
+def place(places: Places, words: list[str]) -> int:
+    """Print the folder that holds the state of clusters made here; with the word kubeconfig, where that is."""
+    print(providers.choose(places).kubeconfig if words == ["kubeconfig"] else places.state)
     return 0
 
 

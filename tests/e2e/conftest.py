@@ -46,7 +46,7 @@ def team(operator: Kube, kubeconfig: str) -> Iterator[Kube]:
     kube.run("delete", "namespace", "e2e", "--ignore-not-found", "--timeout=120s", timeout_s=130)
     kube.run("create", "namespace", "e2e")
     kube.run("label", "namespace", "e2e", "pod-security.kubernetes.io/enforce=restricted")
-    kube.apply(HERE / "manifests/echo.yaml", HERE / "manifests/store.yaml")
+    kube.apply(ROOT / "examples/quickstart/echo.yaml", ROOT / "examples/quickstart/lightning-store.yaml")
     kube.wait("deployment/echo", "condition=Available")
     kube.wait("deployment/lightning-store", "condition=Available", timeout_s=120)
     yield kube
