@@ -9,7 +9,7 @@ from llmproxy import calls
 from llmproxy.contract import Document
 from llmproxy.gateway.balance import Balancer
 from llmproxy.gateway.body import Asked
-from llmproxy.gateway.caller import Caller
+from llmproxy.gateway.caller import Caller, Watch
 from llmproxy.gateway.handover import Handover
 from llmproxy.gateway.limits import Limiter
 from llmproxy.gateway.metrics import Counts
@@ -34,6 +34,7 @@ class Parts:
     handover: Handover | None
     counts: Counts
     rand: random.Random = field(default_factory=random.Random)
+    watch: Watch = field(default_factory=Watch)
 
 
 class Call:

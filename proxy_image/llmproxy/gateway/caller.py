@@ -18,10 +18,34 @@ class CallerGoneError(Exception):
     """The caller closed its connection before the answer's end."""
 
 
+class Watch:
+    """Looks now and then at all calls in flight: one that has not ended is listened to from then on."""
+
+    def __init__(self) -> None:
+        self._callers: set[Caller] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, caller: "Caller") -> None:
+        """Look at *caller* in a moment, unless it is removed before."""
+        self._callers.add(caller)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._look)
+
+    def remove(self, caller: "Caller") -> None:
+        """Forget *caller*."""
+        self._callers.discard(caller)
+
+    def _look(self) -> None:
+        self._timer = None
+        for caller in self._callers:
+            caller.listen()
+        self._callers.clear()
+
+
 class Caller:
     """ASGI's receive and send for one request."""
 
-    __slots__ = ("_call", "_closing", "_listener", "_receive", "_send", "_timer", "dialect", "gone", "started")
+    __slots__ = ("_call", "_closing", "_listener", "_receive", "_send", "_watch", "dialect", "gone", "started")
 
     def __init__(
         self,
@@ -34,7 +58,7 @@ class Caller:
         self._receive = receive
         self._send = send
         self._closing = closing
-        self._timer: asyncio.TimerHandle | None = None
+        self._watch: Watch | None = None
         self._listener: asyncio.Task[None] | None = None
         self._call: asyncio.Task[Any] | None = None
         self.dialect = dialect
@@ -69,20 +93,22 @@ class Caller:
             more = message.get("more_body", False)
         return b"".join(parts)
 
-    def watch(self) -> None:
+    def watch(self, watch: Watch) -> None:
         """Cancel the running task from now on when the caller leaves; `gone` says that this is why."""
         self._call = asyncio.current_task()
-        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._begin)
+        self._watch = watch
+        watch.add(self)
 
     def unwatch(self) -> None:
         """Stop noticing."""
         self._call = None
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._watch is not None:
+            self._watch.remove(self)
         if self._listener is not None:
             self._listener.cancel()
 
-    def _begin(self) -> None:
+    def listen(self) -> None:
+        """Wait for the caller to leave; for Watch."""
         self._listener = asyncio.ensure_future(self._listen())
 
     async def _listen(self) -> None:

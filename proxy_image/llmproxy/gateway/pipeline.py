@@ -29,7 +29,7 @@ async def serve(parts: Parts, route: Route, caller: Caller) -> None:
         body = await caller.body(MAX_BODY)
         asked = call.asked = caller.dialect.read(body, route.model)
         balancer = find(parts, asked.model)
-        caller.watch()
+        caller.watch(parts.watch)
         grant = await _admit(parts, route, asked, len(body))
         _arrived(parts, call)
         await _forward(parts, call, asked, balancer)
