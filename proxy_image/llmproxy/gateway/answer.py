@@ -30,17 +30,20 @@ async def forward(parts: Parts, call: Call, opened: Opened) -> None:
     if kind.startswith(b"text/event-stream"):
         await _stream(parts, call, opened)
         return
-    try:
-        body = await opened.connection.read_all(MAX_ANSWER)
-    except UpstreamFailure as failure:
-        raise _broken(call, opened, failure) from failure
+    body = opened.connection.whole()
+    if body is None:
+        try:
+            body = await opened.connection.read_all(MAX_ANSWER)
+        except UpstreamFailure as failure:
+            raise _broken(call, opened, failure) from failure
     call.first_byte_ns = time.time_ns()
     call.response.append(body)
     answered = opened.exchange.answer(opened.status, body)
     call.tokens = answered.tokens
     if opened.status >= 300:  # noqa: PLR2004 - an error of the upstream
         call.error = f"http_{opened.status}"
-    await hold(parts, call)
+    if call.call_id:
+        await hold(parts, call)
     headers = _headers(parts, call, opened)
     headers.append((b"content-type", kind) if kind and not answered.mapped else JSON)
     await call.caller.answer(opened.status, answered.body, headers)

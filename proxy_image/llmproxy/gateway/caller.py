@@ -139,8 +139,11 @@ class Caller:
     async def answer(self, status: int, body: bytes, headers: list[Header]) -> None:
         """Send a whole answer."""
         headers.append((b"content-length", b"%d" % len(body)))
-        await self.start(status, headers)
-        await self.end(body)
+        headers.extend(self._closing)
+        self.started = True
+        self._call = None  # as in `end`
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body})
 
     async def refuse(self, error: CallError, headers: Sequence[Header] = ()) -> None:
         """Send an error."""

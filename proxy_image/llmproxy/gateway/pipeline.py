@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable
 
 from llmproxy import calls
 from llmproxy.gateway.answer import forward, hold, tell
@@ -30,7 +31,10 @@ async def serve(parts: Parts, route: Route, caller: Caller) -> None:
         asked = call.asked = caller.dialect.read(body, route.model)
         balancer = find(parts, asked.model)
         caller.watch(parts.watch)
-        grant = await _admit(parts, route, asked, len(body))
+        decision = _ask(parts, route, asked, len(body))
+        if not isinstance(decision, (Grant, Denial)):
+            decision = await decision
+        grant = _granted(parts, asked.model, decision)
         _arrived(parts, call)
         await _forward(parts, call, asked, balancer)
     except CallError as error:
@@ -60,18 +64,19 @@ def find(parts: Parts, model: str) -> Balancer:
     return balancer
 
 
-async def _admit(parts: Parts, route: Route, asked: Asked, body_bytes: int) -> Grant:
+def _ask(parts: Parts, route: Route, asked: Asked, body_bytes: int) -> Grant | Denial | Awaitable[Grant | Denial]:
     tokens = 0 if route.endpoint == COUNT_TOKENS else body_bytes
     if route.endpoint not in _WITHOUT_OUTPUT:
         per_choice = asked.max_tokens if asked.max_tokens is not None else parts.output_tokens[asked.model]
         tokens += asked.choices * per_choice
-    decision = parts.limiter.admit(asked.model, tokens)
-    if not isinstance(decision, (Grant, Denial)):
-        decision = await decision
-    if isinstance(decision, Denial):
-        parts.counts.rejected[asked.model, decision.kind, decision.scope] += 1
-        raise OverLimitError(decision.message, headers=retry_after(decision.retry_after_s))
-    return decision
+    return parts.limiter.admit(asked.model, tokens)
+
+
+def _granted(parts: Parts, model: str, decision: Grant | Denial) -> Grant:
+    if isinstance(decision, Grant):
+        return decision
+    parts.counts.rejected[model, decision.kind, decision.scope] += 1
+    raise OverLimitError(decision.message, headers=retry_after(decision.retry_after_s))
 
 
 def _arrived(parts: Parts, call: Call) -> None:

@@ -110,7 +110,7 @@ class Trying:
             head = head[:-2] + lines + b"\r\n"
         timeout_s = target.deployment.timeout_s
         while True:
-            connection = await target.pool.acquire(min(CONNECT_TIMEOUT_S, timeout_s))
+            connection = target.pool.idle() or await target.pool.acquire(min(CONNECT_TIMEOUT_S, timeout_s))
             try:
                 connection.send(head, body, timeout_s)
                 status, headers = await connection.head()

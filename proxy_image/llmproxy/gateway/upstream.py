@@ -103,13 +103,13 @@ class Connection(asyncio.Protocol):
             if self._complete:
                 return b""
             await self._wait()
-        data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
-        self._buffer = []
-        self._buffered = 0
-        if self._paused and self._transport is not None:
-            self._paused = False
-            self._transport.resume_reading()
-        return data
+        return self._take()
+
+    def whole(self) -> bytes | None:
+        """Return the whole body if it is here and nothing of it has been read, else None."""
+        if not self._complete or self._error is not None:
+            return None
+        return self._take()
 
     async def read_all(self, limit: int) -> bytes:
         """Return the whole body; raise UpstreamFailure, also when it is larger than *limit* bytes."""
@@ -150,6 +150,15 @@ class Connection(asyncio.Protocol):
         """Close a connection that nobody uses."""
         if self._transport is not None:
             self._transport.abort()
+
+    def _take(self) -> bytes:
+        data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
+        self._buffer = []
+        self._buffered = 0
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
 
     async def _wait(self) -> None:
         self._waiter = self._pool.loop.create_future()
@@ -272,6 +281,15 @@ class Pool:
 
     async def acquire(self, timeout_s: float) -> Connection:
         """Return a connection that is open; raise UpstreamFailure("connect") if there is none within *timeout_s*."""
+        kept = self.idle()
+        if kept is not None:
+            return kept
+        if len(self._all) >= self._max:
+            raise UpstreamFailure("connect", f"{self._max} calls are on their way to it already")
+        return await self._connect(timeout_s)
+
+    def idle(self) -> Connection | None:
+        """Return a kept connection, the youngest, if there is one."""
         now = self.loop.time()
         while self._idle:
             connection = self._idle.pop()
@@ -279,9 +297,7 @@ class Pool:
                 connection.close()
             elif connection in self._all:
                 return connection
-        if len(self._all) >= self._max:
-            raise UpstreamFailure("connect", f"{self._max} calls are on their way to it already")
-        return await self._connect(timeout_s)
+        return None
 
     async def _connect(self, timeout_s: float) -> Connection:
         address = self.address

@@ -294,6 +294,22 @@ def test_a_slow_reader_slows_its_upstream() -> None:
     run(test)
 
 
+def test_a_large_answer_that_came_at_once_leaves_its_connection_readable() -> None:
+    async def test(talk: Talk) -> None:
+        body = b"x" * (HIGH_WATER + 1)
+        talk.begin()
+        assert talk.connection.whole() is None
+        talk.hear(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        assert talk.wire.paused
+        await talk.connection.head()
+        assert talk.connection.whole() == body
+        assert not talk.wire.paused
+        talk.connection.release()
+        assert talk.is_kept
+
+    run(test)
+
+
 def test_an_answer_larger_than_its_bound_is_given_up() -> None:
     async def test(talk: Talk) -> None:
         talk.begin()
