@@ -73,7 +73,7 @@ class Server:
                 client = Client(self.port, self.password)
                 client("PING")
                 client.close()
-                return  # noqa: TRY300 - the loop ends here
+                return
             except OSError:
                 assert time.monotonic() < deadline, "redis-server did not start"
                 time.sleep(0.02)
