@@ -43,7 +43,7 @@ check: venv ## Format, lint, types and layers
 	@$(SAY) "layers" $(BIN)/lint-imports --no-cache
 
 test-unit: venv ## Pure parts, seconds
-	$(BIN)/pytest -q tests/unit tests/crds -m "not cluster and not e2e"
+	$(BIN)/pytest -q tests/unit tests/crds tests/cluster -m "not cluster and not e2e"
 
 test-integration: venv venv-agl ## Real processes on loopback: gateway, shipper, translator, a real LightningStore
 	$(BIN)/pytest -q tests/integration tests/chaos -m "not cluster and not e2e"
