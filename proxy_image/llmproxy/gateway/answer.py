@@ -46,7 +46,7 @@ async def forward(parts: Parts, call: Call, opened: Opened) -> None:
         await hold(parts, call)
     headers = _headers(parts, call, opened)
     headers.append((b"content-type", kind) if kind and not answered.mapped else JSON)
-    await call.caller.answer(opened.status, answered.body, headers)
+    call.caller.answer(opened.status, answered.body, headers)
 
 
 async def hold(parts: Parts, call: Call) -> None:
@@ -88,9 +88,9 @@ async def _stream(parts: Parts, call: Call, opened: Opened) -> None:
         parts.counts.streams_broken += 1
         held.append(caller.dialect.error_event(broken))  # never a silent end
     elif not caller.started:
-        await caller.start(opened.status, [SSE, *_headers(parts, call, opened)])
+        caller.start(opened.status, [SSE, *_headers(parts, call, opened)])
     await hold(parts, call)
-    await caller.end(b"".join(held))
+    caller.end(b"".join(held))
 
 
 async def _copy(parts: Parts, call: Call, opened: Opened, stream: Stream, held: list[bytes]) -> None:
@@ -100,15 +100,16 @@ async def _copy(parts: Parts, call: Call, opened: Opened, stream: Stream, held: 
     while data := await connection.read():
         if not call.first_byte_ns:
             call.first_byte_ns = time.time_ns()
-            await caller.start(opened.status, [SSE, *_headers(parts, call, opened)])
+            caller.start(opened.status, [SSE, *_headers(parts, call, opened)])
         if recorded < MAX_RECORDED:
             call.response.append(data)
             recorded += len(data)
         now, later = stream.feed(data)
         if later:
             held.append(later)
-        if now:
-            await caller.part(now)
+        waiting = caller.part(now) if now else None
+        if waiting is not None:
+            await waiting
 
 
 def _broken(call: Call, opened: Opened, failure: UpstreamFailure) -> CallError:

@@ -9,17 +9,15 @@ from llmproxy import calls
 from llmproxy.contract import Document
 from llmproxy.gateway.balance import Balancer
 from llmproxy.gateway.body import Asked
-from llmproxy.gateway.caller import Caller, Watch
+from llmproxy.gateway.caller import Caller
 from llmproxy.gateway.handover import Handover
 from llmproxy.gateway.limits import Limiter
 from llmproxy.gateway.metrics import Counts
 from llmproxy.gateway.routes import Route
 from llmproxy.gateway.tries import Opened, Trying
 
-MAX_BODY = 32 << 20
-"""Bytes of a request's body: images in base64 are large, gigabytes are an attack."""
 MAX_RECORDED = 24 << 20
-"""Bytes of an answer that are kept for the span; a longer one is cut there. With MAX_BODY it fits into a frame."""
+"""Bytes of an answer that are kept for the span; a longer one is cut there. With the largest body it fits a frame."""
 
 
 @dataclass
@@ -34,7 +32,6 @@ class Parts:
     handover: Handover | None
     counts: Counts
     rand: random.Random = field(default_factory=random.Random)
-    watch: Watch = field(default_factory=Watch)
 
 
 class Call:

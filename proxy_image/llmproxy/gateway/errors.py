@@ -5,12 +5,14 @@ CallerError                 the caller must change something
   UnknownModelError  404    the name of the model
   UnknownRouteError  404    the path
   MethodError        405    the method
-  SlowBodyError      408    the body did not come
+  SlowRequestError   408    the request did not come
   TooLargeError      413    the size
+  HeadTooLargeError  431    the size of the head
   OverLimitError     429    the caller must wait
 ServingError                the caller may try again
   UpstreamError      502    the model server failed or could not be reached
   UpstreamTimeoutError 504  the model server did not answer in time
+  BusyError          503    this pod has no room for a connection
   DrainingError      503    this pod is ending
 """
 
@@ -73,8 +75,8 @@ class MethodError(CallError):
     code = "method_not_allowed"
 
 
-class SlowBodyError(CallError):
-    """408: the body did not come in time."""
+class SlowRequestError(CallError):
+    """408: the request did not come in time."""
 
     status = 408
     type = "invalid_request_error"
@@ -87,6 +89,14 @@ class TooLargeError(CallError):
     status = 413
     type = "invalid_request_error"
     code = "request_too_large"
+
+
+class HeadTooLargeError(CallError):
+    """431: the head is larger than this gateway reads."""
+
+    status = 431
+    type = "invalid_request_error"
+    code = "headers_too_large"
 
 
 class OverLimitError(CallError):
@@ -111,6 +121,14 @@ class UpstreamTimeoutError(CallError):
     status = 504
     type = "upstream_error"
     code = "upstream_timeout"
+
+
+class BusyError(CallError):
+    """503: there are more connections than this pod takes."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "too_many_connections"
 
 
 class DrainingError(CallError):

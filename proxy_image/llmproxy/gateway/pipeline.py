@@ -8,8 +8,8 @@ from llmproxy import calls
 from llmproxy.gateway.answer import forward, hold, tell
 from llmproxy.gateway.balance import Balancer
 from llmproxy.gateway.body import Asked
-from llmproxy.gateway.call import MAX_BODY, Call, Parts
-from llmproxy.gateway.caller import Caller, CallerGoneError
+from llmproxy.gateway.call import Call, Parts
+from llmproxy.gateway.caller import Caller
 from llmproxy.gateway.errors import CallError, DrainingError, OverLimitError, UnknownModelError, retry_after
 from llmproxy.gateway.limits import Denial, Grant
 from llmproxy.gateway.routes import COUNT_TOKENS, Route
@@ -27,10 +27,10 @@ async def serve(parts: Parts, route: Route, caller: Caller) -> None:
     grant: Grant | None = None
     counts.in_flight += 1
     try:
-        body = await caller.body(MAX_BODY)
+        body = caller.request.body
         asked = call.asked = caller.dialect.read(body, route.model)
         balancer = find(parts, asked.model)
-        caller.watch(parts.watch)
+        caller.watch()
         decision = _ask(parts, route, asked, len(body))
         if not isinstance(decision, (Grant, Denial)):
             decision = await decision
@@ -39,8 +39,6 @@ async def serve(parts: Parts, route: Route, caller: Caller) -> None:
         await _forward(parts, call, asked, balancer)
     except CallError as error:
         await _refuse(parts, call, error)
-    except CallerGoneError:
-        call.error = "client_closed"
     except asyncio.CancelledError:
         await _cut(parts, call)
     except Exception:
@@ -115,7 +113,7 @@ async def _refuse(parts: Parts, call: Call, error: CallError) -> None:
     await hold(parts, call)
     over = isinstance(error, OverLimitError) and call.asked is not None
     limits = call.caller.dialect.limits(parts.limiter, call.asked.model) if over and call.asked else ()
-    await call.caller.refuse(error, limits)
+    call.caller.refuse(error, limits)
 
 
 async def _cut(parts: Parts, call: Call) -> None:
@@ -127,7 +125,7 @@ async def _cut(parts: Parts, call: Call) -> None:
     error = DrainingError("this gateway is ending and the call took longer than drainTimeout: send it again")
     call.error = error.code
     if caller.started:
-        await caller.end(caller.dialect.error_event(error))
+        caller.end(caller.dialect.error_event(error))
     else:
         await _refuse(parts, call, error)
 

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import logging
 import random
+import resource
 import signal
 import socket
 import time
@@ -19,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from llmproxy.contract import Document, Model
+from llmproxy.gateway import http1
 from llmproxy.gateway.admin import Readiness, make_admin
 from llmproxy.gateway.app import App
 from llmproxy.gateway.balance import Balancer
@@ -29,7 +31,7 @@ from llmproxy.gateway.handover import Handover
 from llmproxy.gateway.limits import Limiter, peer
 from llmproxy.gateway.limits.snapshot import Snapshot
 from llmproxy.gateway.metrics import Counts, Exporter
-from llmproxy.gateway.server import Server
+from llmproxy.gateway.server import BACKLOG, AdminServer
 from llmproxy.gateway.targets import Pools, make_target
 
 SHIPPER_SOCKET = "shipper.sock"
@@ -38,8 +40,8 @@ LINGER_S = 1.0
 """After the end began, kept connections stay open so long: a request that is on its way on one is answered."""
 HANDOVER_S = 5.0
 """How long the end waits for the shipper to have the last calls on disk."""
-CUT_S = 1.0
-"""How long calls that were cut may take to say so to their callers."""
+MAX_CONNECTIONS = 20_000
+"""Of callers; a stream that waits costs about 20 KB."""
 DEFAULT_OUTPUT_TOKENS = 4096
 """Charged against tpm per choice when neither the request nor the deployment's params bound the answer."""
 log = logging.getLogger("llmproxy.gateway")
@@ -74,7 +76,7 @@ class Gateway:
         spans = document.spans is not None
         self._handover = Handover(setting.run_dir / SHIPPER_SOCKET) if spans else None
         self._counts = Counts()
-        self._app = App(
+        app = App(
             Parts(
                 document=document,
                 balancers=self._balancers,
@@ -84,9 +86,9 @@ class Gateway:
                 counts=self._counts,
             )
         )
-        self._server = Server(self._app, grace_s=document.drain_timeout_s)
+        self._server = http1.Server(app.handle, max_connections=max_connections())
         beside = partial(shipper_metrics, setting.run_dir) if spans else None
-        self._admin = Server(make_admin(self._readiness, self._collectors(), beside))
+        self._admin = AdminServer(make_admin(self._readiness, self._collectors(), beside))
         self._snapshot = Snapshot(self._limiter, setting.run_dir / SNAPSHOT)
         self._peers: peer.Peers | None = None
         self._serving = False
@@ -100,15 +102,14 @@ class Gateway:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         admin = asyncio.create_task(self._admin.serve(sockets=[self._setting.admin_listener]))
         await self._take_counters()
-        data = asyncio.create_task(self._server.serve(sockets=[self._setting.listener]))
+        await self._server.start(self._setting.listener, BACKLOG)
         ended = asyncio.create_task(stop.wait())
-        await self._server.until_up()
         self._serving = True
         gc.collect()
         gc.freeze()  # what is here now stays: no collection has to walk it again
         log.info("gateway_ready", extra=self._ready_fields(time.monotonic() - began_s))
-        await asyncio.wait({ended, data, admin}, return_when=asyncio.FIRST_COMPLETED)
-        await self._drain(data)
+        await asyncio.wait({ended, admin}, return_when=asyncio.FIRST_COMPLETED)
+        await self._drain()
         self._admin.should_exit = True
         await admin
         ended.cancel()
@@ -123,19 +124,12 @@ class Gateway:
             await self._peers.take_over(setting.peers)
         self._snapshot.start()
 
-    async def _drain(self, data: asyncio.Task[None]) -> None:
+    async def _drain(self) -> None:
         began_s = time.monotonic()
         self._serving = False
-        self._app.close_connections()
         self._draining = True
         log.info("drain_began", extra={"in_flight": self._counts.in_flight})
-        self._server.stop_accepting()
-        await self._server.emptied(LINGER_S)
-        self._server.should_exit = True
-        await data
-        cut = self._server.server_state.tasks
-        if cut:
-            await asyncio.wait(cut, timeout=CUT_S)
+        await self._server.drain(LINGER_S, self._setting.document.drain_timeout_s)
         await self._snapshot.stop()
         if self._peers is not None:
             await self._peers.close()
@@ -175,6 +169,15 @@ class Gateway:
             "limiter": self._limiter.mode,
             "seconds": round(seconds, 3),
         }
+
+
+def max_connections() -> int:
+    """Return how many callers this process has files for: each may need another to an upstream."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        soft = min(hard, 1 << 20)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(16, min(MAX_CONNECTIONS, (soft - 64) // 2))
 
 
 def output_bound(model: Model) -> int:

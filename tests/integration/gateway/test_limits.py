@@ -130,7 +130,8 @@ def test_who_leaves_a_stream_frees_the_slot(echo: Echo, tmp_path: Path) -> None:
     with gateway(tmp_path, document(deployment(echo.port), rate_limits={"max_parallel": 1})) as here:
         body = {"model": "echo", "stream": True, "messages": [{"role": "user", "content": LONG}]}
         with httpx2.stream("POST", here.url + PATH, json=body, timeout=20) as answer:
-            next(answer.iter_raw())
+            parts = answer.iter_raw()
+            next(parts)
             held = here.metric("llmproxy_limit_used", kind="maxParallel")
         time.sleep(1)
         assert held == 1
