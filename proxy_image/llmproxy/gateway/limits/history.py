@@ -103,3 +103,14 @@ def merge(book: Book, history: History) -> None:
             for number, amount in enumerate(counts.amounts, counts.first + shift):
                 if amount:
                     window.charge(number, amount)
+
+
+def renumber(book: Book, lineage: str, zero: float) -> None:
+    """Count on in the buckets of another numbering, whose bucket 0 began at *zero* of the book's clock."""
+    history = tell(book)
+    for ticker in (book.minute, book.second):
+        ticker.restart(zero, book.clock())
+    book.lineage = lineage
+    for window in book.windows():
+        window.clear(window.ticker.number)
+    merge(book, history)

@@ -17,16 +17,35 @@ from llmproxy.gateway.limits.local import Blocked, Book, Charge, Plan
 
 
 class Away(Protocol):
-    """The authority is another pod."""
+    """The authority is another: a pod (`asker`), or a store that all pods ask (`shared`)."""
 
-    def ask(self, plan: Plan, tokens: int, wait_s: float) -> "Waiter[Grant | Denial]":
-        """Ask it; *wait_s* is how long the request may stand in its line, 0 for not at all."""
+    def ask(self, plan: Plan, tokens: int, wait_s: float) -> "Grant | Denial | Waiter[Grant | Denial]":
+        """Ask it, if that is needed; *wait_s* is how long the request may stand in its line, 0 for not at all."""
 
     def settle(self, plan: Plan, lineage: str, charge: Charge, tokens: int, requests: int) -> None:
         """Tell what was used; with *requests* 1 the request itself is taken back too."""
 
     def release(self, plan: Plan) -> None:
         """Tell that a call has ended."""
+
+
+class Keeper(Away, Protocol):
+    """Shares limits with other pods, also while it is not the authority."""
+
+    @property
+    def joined(self) -> bool:
+        """Whether it is the authority now."""
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for its answer."""
+
+    @property
+    def reason(self) -> str:
+        """Why it is not."""
+
+    def note_settle(self, plan: Plan, lineage: str, charge: Charge, tokens: int, requests: int) -> None:
+        """A charge was changed in this pod's own counters."""
 
 
 class Grant:
@@ -109,7 +128,9 @@ class Limiter:
         self.book = Book(document, clock)
         self.decisions = Decisions()
         self.away: Away | None = None
-        """Set while another pod decides; by `peer` only."""
+        """Set while another decides; by `peer` or `shared` only."""
+        self.shared: Keeper | None = None
+        """Set if limits are shared with other pods; by `shared` only."""
         self._queue_s = document.overflow.max_queue_time_s if document.overflow.mode == "Queue" else 0.0
         self.line = Line(self.book)
 
@@ -120,7 +141,13 @@ class Limiter:
 
     @property
     def mode(self) -> str:
-        """`local`: this pod's counters decide; `successor`: those of the pod that took them over."""
+        """Whose counters decide.
+
+        `local`: this pod's. `successor`: those of the pod that took them over. `shared`: the store's, for all pods.
+        `shares`: this pod's, up to its share of each limit, because the store is away.
+        """
+        if self.shared is not None:
+            return "shared" if self.shared.joined else "shares"
         return "local" if self.away is None else "successor"
 
     def admit(self, model_name: str, tokens: int) -> "Grant | Denial | Awaitable[Grant | Denial]":
@@ -157,9 +184,12 @@ class Limiter:
 
     def usage(self) -> list[Use]:
         """Return every limit with its present use. While another pod decides, as far as it has told."""
-        found = [Use(w.kind, "model" if w.model else "proxy", w.model, w.limit, w.used) for w in self.book.windows()]
+        found = [
+            Use(w.kind, "model" if w.model else "proxy", w.model, w.limit, w.used + w.elsewhere)
+            for w in self.book.windows()
+        ]
         found.extend(
-            Use("maxParallel", "model" if s.model else "proxy", s.model, s.limit, s.held)
+            Use("maxParallel", "model" if s.model else "proxy", s.model, s.limit, s.held + s.elsewhere)
             for s in self.book.slots()
             if s.limit is not None
         )
@@ -168,7 +198,12 @@ class Limiter:
     @property
     def waiting(self) -> int:
         """Requests in the line of this pod."""
-        return self.line.waiting
+        return self.line.waiting + (self.shared.waiting if self.shared is not None else 0)
+
+    @property
+    def queues(self) -> bool:
+        """Whether a request over a limit waits for its turn."""
+        return self._queue_s > 0
 
     def settle(self, plan: Plan, lineage: str, charge: Charge, tokens: int, requests: int) -> None:
         """Change a charge to what was used; for Grants."""
@@ -176,6 +211,8 @@ class Limiter:
         if self.away is not None:
             self.away.settle(plan, lineage, charge, tokens, requests)
         else:
+            if self.shared is not None:
+                self.shared.note_settle(plan, lineage, charge, tokens, requests)
             self.settle_here(plan, lineage, charge, tokens, requests)
 
     def settle_here(self, plan: Plan, lineage: str, charge: Charge, tokens: int, requests: int) -> None:
@@ -240,4 +277,6 @@ class Limiter:
 
     def _deny(self, plan: Plan, tokens: int, reason: str = "") -> Denial:
         self.decisions.denied += 1
+        if not reason and self.shared is not None and not self.shared.joined:
+            reason = "the store of shared limits is away, so this pod admits only its share;"
         return self.in_way(plan, tokens).denial(reason)

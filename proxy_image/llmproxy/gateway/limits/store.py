@@ -1,0 +1,105 @@
+"""What a gateway and the store of shared limits say to each other: the arguments and the answer of `take.lua`.
+
+No connection here (`resp`), no decision (`shared`).
+"""
+
+from importlib.resources import files
+from typing import Literal, Protocol
+
+import msgspec
+
+from llmproxy.gateway.limits.local import Slots
+from llmproxy.gateway.limits.window import Window
+
+SCRIPT = files("llmproxy.gateway.limits").joinpath("take.lua").read_text()
+OK = 0
+WARMING = 1
+"""The store began anew and cannot know what was admitted before: pods go on with their shares."""
+UNKNOWN = 2
+"""The store does not count this pod among those that ask it: join first."""
+
+Flag = Literal["poll", "join", "take", "bye"]
+Change = tuple[int, int, int]
+"""Window (from 1), number of its bucket (0: the current one), amount (negative: given back)."""
+Ask = tuple[list[int], list[int], int, int, int, int]
+"""Windows and slots (from 1), requests, tokens for all and for the first of them, and for how long, in us."""
+
+
+class Reply(msgspec.Struct, array_like=True, frozen=True):
+    """The store's answer."""
+
+    status: int
+    now_us: int
+    minute: int
+    second: int
+    pods: list[str]
+    results: list[tuple[int, int, int, int]]
+    """For each ask: requests, tokens; if none, us until the first fits and what is in the way (from 1)."""
+    used: list[int]
+    others: list[int]
+
+
+class Channel(Protocol):
+    """A way to the store."""
+
+    run: str
+    """Names the process behind the connection; empty without one."""
+
+    def start(self, owner: "Owner") -> None:
+        """Connect, and again whenever the connection is lost."""
+
+    def call(self, keys: list[str], payload: bytes) -> None:
+        """Run the script; the owner hears the answer."""
+
+    def abort(self) -> None:
+        """Break the connection: it does not answer."""
+
+    async def close(self) -> None:
+        """Connect no more."""
+
+
+class Owner(Protocol):
+    """Hears from a channel."""
+
+    def connected(self) -> None:
+        """Calls can be made."""
+
+    def answered(self, data: bytes) -> None:
+        """The answer to the oldest call."""
+
+    def lost(self, reason: str) -> None:
+        """No call that is open will be answered. Called also when a connection could not be made."""
+
+
+class Part:
+    """The windows and slots that one call speaks of, in the order of their first mention."""
+
+    def __init__(self) -> None:
+        self.windows: dict[Window, int] = {}
+        self.slots: dict[Slots, int] = {}
+
+    def window(self, window: Window) -> int:
+        """Return the number of *window* in this call."""
+        return self.windows.setdefault(window, len(self.windows) + 1)
+
+    def slot(self, slots: Slots) -> int:
+        """Return the number of *slots* in this call."""
+        return self.slots.setdefault(slots, len(self.slots) + 1)
+
+
+class Keys:
+    """Names in the store: the proxy's UID, the model, the kind. Not the config: a roll counts on."""
+
+    def __init__(self, uid: str) -> None:
+        self._prefix = f"llmproxy:{{{uid}}}"
+
+    def of(self, part: Part) -> list[str]:
+        """Return all keys that a call touches."""
+        keys = [f"{self._prefix}:clock", f"{self._prefix}:pods"]
+        keys.extend(f"{self._prefix}:{window.kind}:{window.model}" for window in part.windows)
+        keys.extend(f"{self._prefix}:maxParallel:{slots.model}" for slots in part.slots)
+        return keys
+
+
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(Reply).decode

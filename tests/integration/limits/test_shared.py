@@ -1,0 +1,415 @@
+"""Limits shared by four pods, on a virtual clock: real limiters and the real script, in a real Redis.
+
+Every bound is a formula of the limit L and of the number of pods N; it is printed and asserted for every window.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from math import ceil
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llmproxy.gateway.limits import Denial, Grant
+from llmproxy.gateway.limits.session import ANSWER_S
+from llmproxy.gateway.limits.shares import share, stranger_share
+from redisd import Server, redis_server
+from storesim import Pods, Store, virtual_loop
+from windows import Clock, document, rate, worst_window
+
+SECONDS = {"rps": 1.0, "rpm": 60.0, "tpm": 60.0}
+N = 4
+LEAVES = 260 / 256
+"""After so many windows a place is free again."""
+USABLE = 0.98
+WAIT_S = 0.025
+"""No request waits longer for the store."""
+Simulation = Callable[[Callable[[Store, Clock], Awaitable[None]]], None]
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[Server]:
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture
+def simulate(redis: Server) -> Simulation:
+    def run(scene: Callable[[Store, Clock], Awaitable[None]]) -> None:
+        clock = Clock()
+        client = redis.client()
+        try:
+            with virtual_loop(clock) as runner:
+                runner.run(scene(Store(client, clock), clock))  # type: ignore[arg-type]  # scenes are coroutines
+        finally:
+            client.close()
+
+    return run
+
+
+@asynccontextmanager
+async def four(store: Store, clock: Clock, limits: dict[str, int], queue_s: float | None = None) -> AsyncIterator[Pods]:
+    """Four pods that have joined."""
+    pods = Pods(store, clock)
+    for _ in range(N):
+        await pods.add(document(limits, queue_s=queue_s))
+    await pods.joined()
+    try:
+        yield pods
+    finally:
+        await pods.close()
+
+
+async def press(pods: Pods, number: int, until: float, *, every_s: float, tokens: int = 0, batch: int = 10**9) -> None:
+    """Ask without end, as much as is admitted at a time and at most *batch*; after a denial, again in *every_s*."""
+    while pods.clock.now < until:
+        for _ in range(batch):
+            if isinstance(await pods.ask(number, tokens), Denial):
+                break
+        await asyncio.sleep(every_s * random.uniform(0.5, 1.5))
+
+
+async def press_all(pods: Pods, seconds: float, *, every_s: float, tokens: int = 0, batch: int = 10**9) -> None:
+    until = pods.clock.now + seconds
+    await asyncio.gather(*(press(pods, i, until, every_s=every_s, tokens=tokens, batch=batch) for i in range(N)))
+
+
+def check(pods: Pods, kind: str, bound: int, formula: str, *, begin: float = 0.0) -> None:
+    window_s = SECONDS[kind]
+    worst = worst_window([entry for entry in pods.admitted if entry[0] >= begin], window_s)
+    print(f"{kind}: worst window {worst} <= {bound}   [{formula}]")
+    assert worst <= bound
+
+
+SIZES = [
+    ("rps", 1, 0), ("rps", 2, 0), ("rps", 3, 0), ("rps", 10, 0), ("rps", 99, 0), ("rps", 100, 0), ("rps", 1000, 0),
+    ("rps", 30_000, 0), ("rpm", 1, 0), ("rpm", 7, 0), ("rpm", 100, 0), ("rpm", 10_000, 0),
+    ("tpm", 1, 1), ("tpm", 50, 10), ("tpm", 1000, 1), ("tpm", 100_000, 25), ("tpm", 1_000_000, 100),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "limit", "tokens"), SIZES)
+def test_four_pods_together_admit_the_limit_and_use_it(
+    simulate: Simulation, kind: str, limit: int, tokens: int
+) -> None:
+    async def scene(store: Store, clock: Clock) -> None:
+        window_s = SECONDS[kind]
+        async with four(store, clock, {kind: limit}) as pods:
+            start = clock.now
+            await press_all(pods, 3.2 * window_s * LEAVES, every_s=window_s / 1000, tokens=tokens)
+            check(pods, kind, limit, "L")
+            begin = start + window_s * LEAVES / 2  # bursts lie in the middle of what is measured, not at its edges
+            used = rate(pods.admitted, begin, begin + 2 * window_s * LEAVES) * window_s / limit
+            print(f"used {used:.4f} >= {USABLE}; {sum(s.session.calls for s in pods.shared)} calls, "
+                  f"{len(pods.waits)} asked, longest wait {max(pods.waits) * 1000:.1f} ms")  # fmt: skip
+            assert used >= USABLE
+            assert sum(s.session.cuts for s in pods.shared) == 0
+
+    simulate(scene)
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("rps", 1), ("rps", 6), ("rps", 400), ("rpm", 5), ("rpm", 1200)])
+@pytest.mark.parametrize("fault", ["killed", "hangs", "slow"])
+def test_without_the_store_pods_go_on_with_their_shares_and_join_again(
+    simulate: Simulation, kind: str, limit: int, fault: str
+) -> None:
+    async def scene(store: Store, clock: Clock) -> None:
+        window_s = SECONDS[kind]
+        async with four(store, clock, {kind: limit}) as pods:
+            await press_all(pods, 1.5 * window_s, every_s=window_s / 300, batch=max(1, limit // 40))
+            if fault == "killed":
+                store.die()
+            elif fault == "hangs":
+                store.hangs = True
+            else:
+                store.delay_s = lambda: 0.04
+            cut = clock.now
+            await press_all(pods, 3 * window_s, every_s=window_s / 300, batch=max(1, limit // 40))
+            assert [limiter.mode for limiter in pods.limiters] == ["shares"] * N
+            check(pods, kind, 2 * limit - limit // N, "2 L - floor(L / N), over the switch")
+            check(pods, kind, limit, "L, one window after the switch", begin=cut + 0.1 + window_s * LEAVES)
+            shares = [rate(mine, cut + window_s * LEAVES, cut + 3 * window_s) for mine in pods.by_pod]
+            print("admitted by each:", [f"{share * window_s:.1f}" for share in shares], "of", limit)
+
+            back = clock.now
+            if fault == "killed":
+                for channel in store.channels:
+                    channel.connect()
+            elif fault == "hangs":
+                store.go_on()
+            store.delay_s = lambda: 0.0005
+            await press_all(pods, 3 * window_s + 9, every_s=window_s / 300, batch=max(1, limit // 40))
+            assert all(shared.joined for shared in pods.shared)
+            check(
+                pods,
+                kind,
+                limit,
+                "L, from one window after the switch on, the join included",
+                begin=cut + 0.1 + window_s * LEAVES,
+            )
+            assert rate(pods.admitted, back + 8, clock.now) * window_s >= 0.9 * limit * min(1, 1 / window_s + 0.9)
+            print(f"longest wait {max(pods.waits) * 1000:.1f} ms <= {WAIT_S * 1000:.0f} ms")
+            assert max(pods.waits) <= WAIT_S
+
+    simulate(scene)
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("rps", 1), ("rps", 40), ("rpm", 7), ("rpm", 600)])
+def test_a_store_that_begins_anew_admits_nothing_before_it_can_know(
+    simulate: Simulation, kind: str, limit: int
+) -> None:
+    async def scene(store: Store, clock: Clock) -> None:
+        window_s = SECONDS[kind]
+        async with four(store, clock, {kind: limit}) as pods:
+            await press_all(pods, 1.5 * window_s, every_s=window_s / 300, batch=max(1, limit // 40))
+            store.die()
+            cut = clock.now
+            await press_all(pods, 0.2, every_s=window_s / 300, batch=max(1, limit // 40))
+            store.come_back_empty()
+            begun = clock.now
+            await press_all(pods, 0.9 * window_s, every_s=window_s / 300, batch=max(1, limit // 40))
+            assert not any(shared.joined for shared in pods.shared), "younger than a window"
+            await press_all(pods, 3 * window_s + 1, every_s=window_s / 300, batch=max(1, limit // 40))
+            assert all(shared.joined for shared in pods.shared)
+            check(pods, kind, 2 * limit - limit // N, "2 L - floor(L / N), over the switch")
+            check(pods, kind, limit, "L, one window after the switch", begin=cut + 0.1 + window_s * LEAVES)
+            assert clock.now > begun + window_s
+
+    simulate(scene)
+
+
+def test_pods_that_never_met_the_store_admit_so_little_that_all_of_them_keep_the_limit(simulate: Simulation) -> None:
+    async def scene(store: Store, clock: Clock) -> None:
+        store.hangs = True
+        pods = Pods(store, clock)
+        for _ in range(N):
+            await pods.add(document({"rps": 10}), max_pods=5)
+        await press_all(pods, 3, every_s=0.003)
+        check(pods, "rps", 10 // 5 * N, "L // (maxReplicas + surge) for each pod")
+        assert max(pods.waits) == 0
+        denied = await pods.ask(0)
+        assert isinstance(denied, Denial)
+        assert "store of shared limits is away" in denied.message
+        store.go_on()
+        await pods.joined()
+        await pods.close()
+
+    simulate(scene)
+
+
+def test_a_share_can_be_nothing_and_the_denial_says_why(simulate: Simulation) -> None:
+    async def scene(store: Store, clock: Clock) -> None:
+        async with four(store, clock, {"rpm": 2}) as pods:
+            store.die()
+            decisions = [await pods.ask(i) for i in range(N)]
+            denials = [d for d in decisions if isinstance(d, Denial)]
+            assert len(denials) == N - 2
+            assert all("this pod admits only its share" in d.message for d in denials)
+
+    simulate(scene)
+
+
+def test_calls_at_one_time_are_counted_over_all_pods_and_a_dead_pods_are_free_later(simulate: Simulation) -> None:
+    async def scene(store: Store, clock: Clock) -> None:
+        async with four(store, clock, {"max_parallel": 5}) as pods:
+            grants = [g for i in range(N) for _ in range(3) if isinstance(g := await pods.ask(i), Grant)]
+            assert len(grants) == 5
+
+            for grant in grants[3:]:
+                grant.release()
+            await asyncio.sleep(0.05)
+            more = [g for i in reversed(range(N)) for _ in range(2) if isinstance(g := await pods.ask(i), Grant)]
+            assert len(more) == 2
+
+            grants[0]._limiter.shared.session._ending = True  # type: ignore[union-attr]  # pod 0 is gone: 3 calls
+            store.channels[0].lose("gone")
+            await asyncio.sleep(1.0)
+            assert isinstance(await pods.ask(3), Denial), "it may still be working"
+            await asyncio.sleep(6.0)
+            assert [isinstance(await pods.ask(i), Grant) for i in (1, 2, 3, 1)] == [True, True, True, False]
+
+    simulate(scene)
+
+
+def test_with_queue_requests_wait_for_their_turn_at_the_store_and_nobody_is_lost(simulate: Simulation) -> None:
+    async def scene(store: Store, clock: Clock) -> None:
+        async with four(store, clock, {"rps": 10, "max_parallel": 6}, queue_s=30) as pods:
+            start = clock.now
+
+            async def call(number: int) -> None:
+                grant = await pods.ask(number)
+                assert isinstance(grant, Grant)
+                await asyncio.sleep(0.2)
+                grant.release()
+
+            await asyncio.gather(*(call(i % N) for i in range(100)))
+            check(pods, "rps", 10, "L")
+            took = clock.now - start
+            print(f"100 requests at 10/s took {took:.2f} s")
+            assert took <= 100 / 10 * LEAVES * 1.1 + 0.5
+
+    simulate(scene)
+
+
+def test_those_who_wait_for_the_store_are_decided_here_when_it_dies_and_there_when_it_is_back(
+    simulate: Simulation,
+) -> None:
+    async def scene(store: Store, clock: Clock) -> None:
+        async with four(store, clock, {"rps": 8}, queue_s=30) as pods:
+            waiting = [asyncio.ensure_future(pods.ask(i % N)) for i in range(80)]
+            await asyncio.sleep(0.5)
+            store.die()
+            await asyncio.sleep(2)
+            assert all(limiter.mode == "shares" for limiter in pods.limiters)
+            assert sum(limiter.waiting for limiter in pods.limiters) > 0
+            for channel in store.channels:
+                channel.connect()
+            await pods.joined()
+            assert sum(limiter.waiting for limiter in pods.limiters) > 0
+            assert all(isinstance(d, Grant) for d in await asyncio.gather(*waiting))
+            assert all(limiter.waiting == 0 for limiter in pods.limiters)
+
+    simulate(scene)
+
+
+def test_a_caller_that_leaves_gives_its_place_back(simulate: Simulation) -> None:
+    async def scene(store: Store, clock: Clock) -> None:
+        async with four(store, clock, {"rpm": 50, "max_parallel": 50}, queue_s=30) as pods:
+            tasks = [asyncio.ensure_future(pods.ask(i % N)) for i in range(40)]
+            for number, task in enumerate(tasks):
+                asyncio.get_running_loop().call_later(number * 0.00005, task.cancel)
+            done, _ = await asyncio.wait(tasks)
+            kept = [task.result() for task in done if not task.cancelled()]
+            await asyncio.sleep(2.0)
+            left = 0
+            while isinstance(await asyncio.wait_for(pods.ask(left % N), 0.5) if left + len(kept) < 50 else None, Grant):
+                left += 1
+            assert left + len(kept) == 50
+            assert all(limiter.waiting == 0 for limiter in pods.limiters)
+
+    simulate(scene)
+
+
+def test_tokens_that_were_not_used_are_free_for_every_pod(simulate: Simulation) -> None:
+    async def scene(store: Store, clock: Clock) -> None:
+        async with four(store, clock, {"tpm": 1000}) as pods:
+            grant = await pods.ask(0, 900)
+            assert isinstance(grant, Grant)
+            assert isinstance(await pods.ask(1, 200), Denial)
+
+            grant.settle(100)
+            await asyncio.sleep(0.1)
+
+            assert isinstance(await pods.ask(1, 900), Grant)
+            assert isinstance(await pods.ask(2, 1), Denial)
+            over = await pods.ask(3, 0)
+            assert isinstance(over, Grant)
+            over.settle(50)
+            await asyncio.sleep(60 * LEAVES)
+            assert isinstance(await pods.ask(2, 1000), Grant)
+
+    simulate(scene)
+
+
+def test_a_request_fits_all_limits_or_is_charged_to_none(simulate: Simulation) -> None:
+    async def scene(store: Store, clock: Clock) -> None:
+        pods = Pods(store, clock)
+        for _ in range(2):
+            await pods.add(document({"rpm": 3, "tpm": 100}, {"a": {"rpm": 1}, "b": {"max_parallel": 1}}))
+        await pods.joined()
+        assert isinstance(await pods.ask(0, 10, "a"), Grant)
+        denied = await pods.ask(1, 10, "a")
+        assert isinstance(denied, Denial)
+        assert (denied.kind, denied.scope) == ("rpm", "model")
+        assert 55 < denied.retry_after_s < 62
+        assert isinstance(await pods.ask(1, 10, "b"), Grant)
+        denied = await pods.ask(0, 10, "b")
+        assert isinstance(denied, Denial)
+        assert denied.kind == "maxParallel"
+        denied = await pods.ask(0, 90, "c")
+        assert isinstance(denied, Denial)
+        assert (denied.kind, denied.scope) == ("tpm", "proxy")
+        assert isinstance(await pods.ask(0, 10, "c"), Grant)
+        denied = await pods.ask(1, 10, "c")
+        assert isinstance(denied, Denial)
+        assert (denied.kind, denied.scope) == ("rpm", "proxy")
+        await pods.close()
+
+    simulate(scene)
+
+
+def test_a_pod_says_how_much_of_a_limit_is_left_for_all(simulate: Simulation) -> None:
+    async def scene(store: Store, clock: Clock) -> None:
+        async with four(store, clock, {"rpm": 20}) as pods:
+            for number in (0, 0, 1, 2):
+                await pods.ask(number)
+            assert dict(pods.limiters[2].headers("m"))[b"x-ratelimit-remaining-requests"] == b"16"
+            assert next(use.used for use in pods.limiters[2].usage()) == 4
+
+    simulate(scene)
+
+
+def test_a_host_clock_that_goes_back_frees_nothing_and_stops_nothing(simulate: Simulation) -> None:
+    async def scene(store: Store, clock: Clock) -> None:
+        async with four(store, clock, {"rps": 10}) as pods:
+            await press_all(pods, 1.3, every_s=0.003)
+            store.offset_s -= 3600
+            start = clock.now
+            await press_all(pods, 3, every_s=0.003)
+            check(pods, "rps", 10, "L")
+            assert rate(pods.admitted, start + 1, start + 3) >= 9
+
+    simulate(scene)
+
+
+delays = st.sampled_from([0.0002, 0.001, 0.003, 0.006, 0.015])
+scenes = st.lists(
+    st.tuples(
+        st.floats(0.0, 0.6), st.integers(0, N - 1), st.integers(1, 12), st.integers(0, 60), delays, st.booleans()
+    ),
+    max_size=60,
+)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(limit=st.integers(1, 40), kind=st.sampled_from(["rps", "tpm"]), steps=scenes)
+def test_no_window_over_all_pods_holds_more_than_the_limit(
+    simulate: Simulation, limit: int, kind: str, steps: list[tuple[float, int, int, int, float, bool]]
+) -> None:
+    """Bursts at any moment, tokens of any size, answers of any speed that is no outage, calls given back or not."""
+
+    async def scene(store: Store, clock: Clock) -> None:
+        charged: list[tuple[float, int]] = []
+        async with four(store, clock, {kind: limit}) as pods:
+            for gap, number, burst, tokens, delay, refund in steps:
+                await asyncio.sleep(gap * (60 if kind == "tpm" else 1))
+                store.delay_s = lambda delay=delay: delay  # type: ignore[misc]
+                for decision in await asyncio.gather(*(pods.ask(number, tokens) for _ in range(burst))):
+                    if isinstance(decision, Grant):
+                        if refund:
+                            decision.refund()
+                        else:
+                            charged.append((clock.now, min(tokens, limit) if kind == "tpm" else 1))
+                        decision.release()
+            apart = sum(shared.session.cuts for shared in pods.shared)
+            bound = limit if not apart else 2 * limit - limit // N
+            assert worst_window(charged, SECONDS[kind]) <= bound
+            assert max(pods.waits, default=0) <= ANSWER_S + 0.001
+
+    simulate(scene)
+
+
+def test_the_sum_of_all_shares_is_the_limit() -> None:
+    for limit in (0, 1, 2, 3, 10, 101, 10**6):
+        for pods in range(1, 9):
+            members = [f"pod{i}" for i in range(pods)]
+            shares = [share(limit, pod, members, f"m/{limit}") for pod in members]
+            assert sum(shares) == limit
+            assert max(shares) - min(shares) <= 1
+            assert max(shares) == ceil(limit / pods)
+            assert stranger_share(limit, pods) * pods <= limit
