@@ -196,7 +196,7 @@ def _rules(part: Part, path: str) -> Iterator[Problem]:
     for rule in part.RULES:
         if not rule.holds(part):
             where = f"{path}{rule.field}" if path else rule.field.removeprefix(".")
-            yield Problem(where, rule.message)
+            yield Problem(where, rule.message if rule.tell is None else rule.tell(part))
     for _, alias, value in _children(part):
         for child, child_path in _parts(value, f"{path}.{alias}" if path else alias):
             yield from _rules(child, child_path)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from llmproxy.providers import PROVIDERS, Way
+from llmproxy.providers import PROVIDERS, Way, unusable
 from llmproxy_api import litellm_table as table
 from llmproxy_api import params as params_of
 from llmproxy_api.litellm_notes import FROM_ENVIRONMENT, Notes
@@ -21,7 +21,6 @@ _SAME: Mapping[str, str] = {
     "vllm": "hosted_vllm",
 }
 """Providers of LiteLLM's that are another here: with an address, LiteLLM's `vllm` is a server, not a library."""
-_SERVERS = ("openai_like", "hosted_vllm")
 _OPENAI_NAMES = re.compile(r"(gpt-|chatgpt-|o[134](-|$)|text-embedding-|davinci|babbage).*")
 _IN_PROCESS = (
     "runs in the trainer's process, which a proxy cannot call: serve it over HTTP in OpenAI's protocol and name it as "
@@ -149,14 +148,9 @@ def _model(notes: Notes, path: str, raw: Mapping[str, Any], *, has_address: bool
         return None
     made = _SAME.get(provider, provider)
     if made not in PROVIDERS:
-        known = ", ".join(sorted(PROVIDERS))
-        notes.refuse(
-            here,
-            f"the provider {provider} is not one of {known}. A handler of your own {_IN_PROCESS}. Any other server "
-            "that speaks OpenAI's protocol is openai_like/NAME with api_base",
-        )
+        notes.refuse(here, f"{unusable(f'{made}/{name}')}. A handler of your own {_IN_PROCESS}")
         return None
-    if made in _SERVERS and not has_address:
+    if PROVIDERS[made].api_base is None and not has_address:
         notes.refuse(f"{path}.api_base", f"is needed by {made}, which has no address of its own")
         return None
     if made == "openai" and has_address:

@@ -5,12 +5,13 @@ the field is used, never by the API server: a default in the schema would fight 
 """
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
-from llmproxy.providers import PROVIDERS, Protocol, Way
+from llmproxy.providers import PROVIDERS, Protocol, Way, unusable
 from llmproxy_api import params as params_of
 from llmproxy_api import quantities
 from llmproxy_api.access import Access, Monitoring
@@ -44,7 +45,6 @@ _OWN_SERVER = [name for name, row in PROVIDERS.items() if row.api_base is None]
 _KEYLESS = [name for name, row in PROVIDERS.items() if row.key_optional]
 _TRANSLATED = [name for name, row in PROVIDERS.items() if row.way is Way.TRANSLATED]
 _WITHOUT_TOKEN_IDS = [*_TRANSLATED, *(n for n, row in PROVIDERS.items() if row.protocol is not Protocol.OPENAI)]
-_IS_TRANSLATED = " || ".join(f"d.model.startsWith('{name}/')" for name in sorted(_TRANSLATED))
 _URL = r'https?://[A-Za-z0-9.\-\[\]:]+(/[!"$->@-~]*)?'
 """No user, password, query or fragment: what stands in an address is readable by everybody."""
 
@@ -65,8 +65,9 @@ class SecretSource(Part):
     """A key of a Secret in this namespace."""
 
 
-def _one_of(names: list[str]) -> str:
-    return "|".join(sorted(names))
+def _provider_in(names: Iterable[str], model: str = "self.model") -> str:
+    """Return CEL for whether the provider of *model* is one of *names*: a list is cheaper than a pattern."""
+    return f"{model}.split('/')[0] in [{', '.join(repr(name) for name in sorted(names))}]"
 
 
 def _refuses(key: str, why: str) -> Rule:
@@ -85,10 +86,10 @@ class Deployment(Part):
     model: Annotated[str, Field(min_length=3, max_length=128, pattern="^[!-~]+$")]
     """Provider and its own name of the model, as LiteLLM writes it: `hosted_vllm/Qwen2.5-7B`, `openai/gpt-4o-mini`.
     Servers that speak the client's protocol, OpenAI's or Anthropic's, get its bytes; between the two the gateway maps;
-    gemini and cohere are translated by LiteLLM."""
+    LiteLLM translates for providers with a protocol of their own. docs/providers.md has them all."""
     api_base: Annotated[str, Field(max_length=256)] | None = None
     """URL of the server, up to where `/chat/completions` or `/messages` begins: `http://vllm:8000/v1`. Default: the
-    provider's own address. Needed by hosted_vllm, vllm, sglang and openai_like, which have none."""
+    provider's own address. Needed by those that have none, such as hosted_vllm, sglang, azure and openai_like."""
     api_key: SecretSource | None = None
     """The key to call the server with. Default: none is sent."""
     weight: Weight | None = None
@@ -109,11 +110,13 @@ class Deployment(Part):
     """Defaults for fields of the request body, such as `temperature` or `top_p`; what the client sends wins."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
-        optional_matches(
-            "model",
-            "model",
-            f"({_one_of(list(PROVIDERS))})/.+",
-            f"must be provider/name with one of the providers {', '.join(sorted(PROVIDERS))}",
+        Rule(
+            f"self.model.matches('^[^/]+/.') && {_provider_in(PROVIDERS)}",
+            "must be provider/name with a provider of docs/providers.md; another server that speaks OpenAI's protocol "
+            "is openai_like/NAME with apiBase",
+            lambda d: _provider_of(d) in PROVIDERS and not d.model.endswith("/"),
+            ".model",
+            lambda d: unusable(d.model),
         ),
         optional_matches(
             "apiBase",
@@ -122,24 +125,21 @@ class Deployment(Part):
             "must be a URL such as http://vllm:8000/v1, without user, password, query or fragment",
         ),
         Rule(
-            f"!self.model.matches('^({_one_of(_OWN_SERVER)})/') || has(self.apiBase)",
+            f"has(self.apiBase) || !({_provider_in(_OWN_SERVER)})",
             f"is needed by the providers {', '.join(sorted(_OWN_SERVER))}, which have no address of their own",
-            lambda d: d.model.partition("/")[0] not in _OWN_SERVER or d.api_base is not None,
+            lambda d: _provider_of(d) not in _OWN_SERVER or d.api_base is not None,
             ".apiBase",
         ),
         Rule(
-            f"has(self.apiKey) || has(self.apiBase) || self.model.matches('^({_one_of(_KEYLESS)})/')",
+            f"has(self.apiKey) || has(self.apiBase) || {_provider_in(_KEYLESS)}",
             "is needed to call the provider at its own address: name a Secret in apiKey.secretKeyRef",
-            lambda d: d.api_key is not None or d.api_base is not None or d.model.partition("/")[0] in _KEYLESS,
+            lambda d: d.api_key is not None or d.api_base is not None or _provider_of(d) in _KEYLESS,
             ".apiKey",
         ),
         Rule(
-            "!has(self.tokenIds) || !self.tokenIds || "
-            f"(has(self.apiBase) && !self.model.matches('^({_one_of(_WITHOUT_TOKEN_IDS)})/'))",
+            f"!has(self.tokenIds) || !self.tokenIds || (has(self.apiBase) && !({_provider_in(_WITHOUT_TOKEN_IDS)}))",
             "can be true only for a server at apiBase that speaks vLLM's protocol: leave it out",
-            lambda d: (
-                not d.token_ids or (d.api_base is not None and d.model.partition("/")[0] not in _WITHOUT_TOKEN_IDS)
-            ),
+            lambda d: not d.token_ids or (d.api_base is not None and _provider_of(d) not in _WITHOUT_TOKEN_IDS),
             ".tokenIds",
         ),
         longer_than_zero("timeout", "timeout"),
@@ -149,7 +149,11 @@ class Deployment(Part):
     @property
     def translated(self) -> bool:
         """Whether LiteLLM must translate for it."""
-        return self.model.partition("/")[0] in _TRANSLATED
+        return _provider_of(self) in _TRANSLATED
+
+
+def _provider_of(deployment: Deployment) -> str:
+    return deployment.model.partition("/")[0]
 
 
 class ModelRateLimits(Part):
@@ -318,8 +322,9 @@ class Spec(Part):
             ".replicas",
         ),
         Rule(
-            f"!has(self.translator) || self.models.exists(m, m.deployments.exists(d, {_IS_TRANSLATED}))",
-            f"has a meaning only with a model of one of the providers {', '.join(sorted(_TRANSLATED))}",
+            "!has(self.translator) || self.models.exists(m, m.deployments.exists(d, "
+            f"{_provider_in(_TRANSLATED, 'd.model')}))",
+            "has a meaning only with a model whose provider LiteLLM translates, such as gemini: docs/providers.md",
             lambda s: s.translator is None or any(d.translated for m in s.models for d in m.deployments),
             ".translator",
         ),

@@ -1,6 +1,8 @@
-"""Writes docs/api.md from the CRD: every field with its type, bounds and description, and the rules between fields.
+"""Writes docs/api.md from the CRD, and docs/providers.md from the table of providers.
 
-`python -m llmproxy_api.reference --write` writes it below the current folder, which a test holds equal to what is
+The first has every field with its type, bounds and description, and the rules between fields.
+
+`python -m llmproxy_api.reference --write` writes them below the current folder, which a test holds equal to what is
 committed.
 """
 
@@ -9,10 +11,43 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llmproxy.providers import PROVIDERS, REFUSED, Protocol, Provider, Way
 from llmproxy_api.crd import SHORT_NAME, crd
 from llmproxy_api.models import API_VERSION, KIND
 
 FILE = Path("docs/api.md")
+PROVIDERS_FILE = Path("docs/providers.md")
+
+PROVIDERS_HEAD = """# Providers
+
+Made from `proxy_image/llmproxy/providers.py` by `make crds`. A deployment's `model` is `provider/name`, with LiteLLM's
+name for the provider, or one of ours. Every name of the LiteLLM that is pinned stands here once; a test holds that.
+Calls go to the addresses below unless `apiBase` says another. The tests call servers of their own, not the providers.
+
+## Native: the gateway speaks to them
+
+Bytes are forwarded, or mapped between OpenAI's protocol and Anthropic's. Any other server that speaks OpenAI's protocol
+is `openai_like/NAME` with `apiBase`.
+
+| provider | address | remarks |
+|---|---|---|
+"""
+TRANSLATED_HEAD = """
+## Translated: LiteLLM speaks to them
+
+The pod then has a container with LiteLLM: [protocols.md](protocols.md#translated-providers). `apiBase` means what
+LiteLLM's `api_base` means for that provider. Those that need an environment get it by `pod.env`, and **were not
+tried**: there is no such cloud where the tests run.
+
+| provider | address | needs |
+|---|---|---|
+"""
+REFUSED_HEAD = """
+## Refused
+
+| provider | why, and the way out |
+|---|---|
+"""
 
 HEAD = f"""# API reference: {KIND} ({API_VERSION}, short {SHORT_NAME})
 
@@ -44,6 +79,33 @@ def markdown() -> str:
     for name in ("spec", "status"):
         parts += _section(schema["properties"][name], name)
     return "\n".join(parts).rstrip() + "\n"
+
+
+def providers_markdown() -> str:
+    """Return the page of providers."""
+    rows = sorted(PROVIDERS.values(), key=lambda row: row.name)
+    native = [f"| {row.name} | {_address(row)} | {_remarks(row)} |" for row in rows if row.way is Way.NATIVE]
+    made = [f"| {row.name} | {_address(row)} | {row.environment} |" for row in rows if row.way is Way.TRANSLATED]
+    refused = [f"| {name} | {why} |" for name, why in sorted(REFUSED.items())]
+    parts = (PROVIDERS_HEAD, native, TRANSLATED_HEAD, made, REFUSED_HEAD, refused)
+    return "".join(part if isinstance(part, str) else "\n".join(part) + "\n" for part in parts)
+
+
+def _address(row: Provider) -> str:
+    if row.api_base is None:
+        return f"`apiBase`, `{row.path}` is added" if row.path else "`apiBase`"
+    return row.api_base or "LiteLLM's"
+
+
+def _remarks(row: Provider) -> str:
+    told = (
+        (row.protocol is Protocol.ANTHROPIC, "Anthropic's protocol"),
+        (row.token_ids, "token ids"),
+        (row.responses, "has `/responses`"),
+        (row.key_optional, "a key is optional"),
+        (bool(row.why), row.why),
+    )
+    return "; ".join(text for holds, text in told if holds)
 
 
 def _section(schema: dict[str, Any], path: str) -> Iterator[str]:
@@ -102,6 +164,7 @@ def main(arguments: list[str]) -> None:
     """Print the page; with --write, write it."""
     if arguments == ["--write"]:
         FILE.write_text(markdown(), encoding="utf-8")
+        PROVIDERS_FILE.write_text(providers_markdown(), encoding="utf-8")
         return
     if arguments:
         raise SystemExit(f"unknown arguments {' '.join(arguments)}: there is only --write")

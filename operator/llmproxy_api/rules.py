@@ -21,6 +21,8 @@ class Rule:
     holds: Callable[[Any], bool]
     field: str = ""
     """Path from the part to the field to blame, `.params.api_key`; empty blames the part itself."""
+    tell: Callable[[Any], str] | None = None
+    """Says more of the very part than *message* can; used where Python decides."""
 
     def as_validation(self) -> dict[str, str]:
         """Return the item of `x-kubernetes-validations`."""

@@ -102,7 +102,7 @@ def make_target(deployment: contract.Deployment, pools: Pools, run_dir: Path) ->
             raise contract.ContractError(
                 f"deployment {deployment.id}: api_base is needed, {provider.name} has none of its own"
             )
-        pool, host, heads = _native(deployment, base, pools, provider.protocol)
+        pool, host, heads = _native(deployment, _with_path(base, provider.path), pools, provider.protocol)
     params = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in deployment.params.items()}
     return Target(
         deployment=deployment,
@@ -138,6 +138,12 @@ def _native(
         extra = f"authorization: Bearer {key}\r\n" if key else ""
         heads = {e: _head(url.netloc, path + p, extra) for e, p in PATHS.items()}
     return pools.at(Address(url.hostname, port, pools.tls() if tls else None)), host, heads
+
+
+def _with_path(base: str, path: str) -> str:
+    """Return *base* with the *path* that its provider serves under: `http://ollama:11434` and `.../v1` are the same."""
+    base = base.rstrip("/")
+    return base if base.endswith(path) else base + path
 
 
 def _head(host: str, path: str, extra: str) -> bytes:

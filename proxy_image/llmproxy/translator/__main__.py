@@ -73,8 +73,8 @@ def _serve(document: contract.Document, keys: dict[str, str], path: Path) -> int
     from llmproxy.translator.app import Translator  # noqa: PLC0415 - as above
     from llmproxy.translator.transport import Transport  # noqa: PLC0415 - as above
 
-    engine.prepare()
     transport = Transport()
+    engine.prepare(transport)
     backends = {d.id: engine.make_backend(d, keys.get(d.id), transport) for d in translated(document)}
     try:
         listener = _listen(path)

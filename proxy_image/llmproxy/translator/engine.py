@@ -52,8 +52,9 @@ class Backend:
         return {**asked, **base, **own, "num_retries": 0, "timeout": deployment.timeout_s}
 
 
-def prepare() -> None:
-    """Make litellm quiet."""
+def prepare(transport: Transport) -> None:
+    """Make litellm quiet, and *transport* its only way out: some of its providers make clients of their own."""
+    AsyncHTTPHandler.create_async_transport = staticmethod(lambda *_, **__: transport)
     litellm.telemetry = False
     litellm.suppress_debug_info = True
     litellm.drop_params = False

@@ -21,7 +21,8 @@ MAX_CONNECTIONS = 1000
 KEPT_CONNECTIONS = 100
 
 _BAD_REQUEST = 400
-_RECODED = {"content-encoding", "content-length", "transfer-encoding"}
+_RECODED = {"content-encoding", "content-length", "transfer-encoding", "location"}
+"""Headers that are not passed on: bodies are decoded here, and a redirect would carry the key to wherever it points."""
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Transport(httpx.AsyncBaseTransport):  # type: ignore[misc]  # httpx is in 
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send *request* once."""
-        seen = SEEN.get()
+        seen = SEEN.get(None) or Seen()  # a client of litellm's own may ask for a token in a task of its own
         request.headers["accept-encoding"] = "identity"  # bytes are cured as they come
         for name in [name for name, value in request.headers.items() if NO_KEY in value]:
             del request.headers[name]

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[3]
         pytest.param(crd.FILE, crd.crd_yaml(), id="crds"),
         pytest.param(crd.CHART_FILE, crd.chart_yaml(), id="the chart"),
         pytest.param(reference.FILE, reference.markdown(), id="the reference"),
+        pytest.param(reference.PROVIDERS_FILE, reference.providers_markdown(), id="the providers"),
     ],
 )
 def test_a_file_that_is_made_from_the_models_is_current(file: Path, made: str) -> None:

@@ -83,7 +83,7 @@ def test_settings_of_agent_lightning_stand_in_litellm_config(tmp_path: Path) -> 
     [
         pytest.param("model_list: []\n", "config.yaml:1: model_list: must list at least one model", id="no models"),
         pytest.param(
-            CONFIG.replace("hosted_vllm/", "sagemaker/"), "config.yaml:9: model_list[1]", id="an unknown provider"
+            CONFIG.replace("hosted_vllm/", "claude_like/"), "config.yaml:9: model_list[1]", id="an unknown provider"
         ),
         pytest.param(
             CONFIG.replace("http://vllm", "http://localhost"), "config.yaml:10: ", id="an address of this machine"
