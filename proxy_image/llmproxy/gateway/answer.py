@@ -19,7 +19,7 @@ from llmproxy.gateway.upstream import UpstreamFailure
 MAX_ANSWER = 256 << 20
 """Bytes of a plain answer; embeddings of many texts are large."""
 SSE: Header = (b"content-type", b"text/event-stream; charset=utf-8")
-_PASSED = (b"retry-after", b"retry-after-ms", b"x-should-retry", b"x-request-id", b"request-id")
+_PASSED = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry", b"x-request-id", b"request-id"})
 _LIMITS = (b"x-ratelimit-", b"anthropic-ratelimit-")
 
 
@@ -122,7 +122,6 @@ def _headers(parts: Parts, call: Call, opened: Opened) -> list[Header]:
     theirs = opened.headers
     if not headers:
         headers = [(name, value) for name, value in theirs.items() if name.startswith(_LIMITS)]
-    for name in _PASSED:
-        if name in theirs:
-            headers.append((name, theirs[name]))
+    if not _PASSED.isdisjoint(theirs):
+        headers.extend((name, theirs[name]) for name in _PASSED if name in theirs)
     return headers

@@ -48,12 +48,14 @@ class Line(Protocol):
 class Caller:
     """One request and its answer. Nothing is written for a caller that has left."""
 
-    __slots__ = ("_line", "_task", "dialect", "gone", "request", "started")
+    __slots__ = ("_line", "_watched", "dialect", "gone", "request", "started", "task")
 
     def __init__(self, request: Request, line: Line) -> None:
         self.request = request
         self._line = line
-        self._task: asyncio.Task[object] | None = None
+        self._watched = False
+        self.task: asyncio.Task[None] | None = None
+        """The one that makes the answer; the line sets it."""
         self.dialect: Dialect = OPENAI
         """In which errors are told."""
         self.gone = False
@@ -61,20 +63,20 @@ class Caller:
         """Whether the answer's head has been sent: after it there is no other answer."""
 
     def watch(self) -> None:
-        """Cancel the running task from now on when the caller leaves; `gone` says that this is why."""
-        self._task = asyncio.current_task()
-        if self.gone and self._task is not None:
-            self._task.cancel()
+        """Cancel its task from now on when the caller leaves; `gone` says that this is why."""
+        self._watched = True
+        if self.gone and self.task is not None:
+            self.task.cancel()
 
     def unwatch(self) -> None:
         """Stop that."""
-        self._task = None
+        self._watched = False
 
     def left(self) -> None:
         """The caller has closed its connection; for the line."""
         self.gone = True
-        if self._task is not None:
-            self._task.cancel()
+        if self._watched and self.task is not None:
+            self.task.cancel()
 
     def start(self, status: int, headers: Sequence[Header]) -> None:
         """Send status and headers."""
@@ -88,14 +90,14 @@ class Caller:
 
     def end(self, data: bytes = b"") -> None:
         """Send the last part."""
-        self._task = None  # from here on the connection may end as it likes
+        self._watched = False  # from here on the connection may end as it likes
         if not self.gone:
             self._line.end(data)
 
     def answer(self, status: int, body: bytes, headers: Sequence[Header]) -> None:
         """Send a whole answer."""
         self.started = True
-        self._task = None
+        self._watched = False
         if not self.gone:
             self._line.answer(status, headers, body)
 
@@ -105,6 +107,6 @@ class Caller:
 
     def abort(self) -> None:
         """Hang up in the middle of an answer."""
-        self._task = None
+        self._watched = False
         if not self.gone:
             self._line.abort()

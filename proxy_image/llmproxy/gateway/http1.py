@@ -185,7 +185,7 @@ class Connection(asyncio.Protocol):
         self._is_11 = is_11
         self._keep = self._keep and keep
         caller = self._caller = Caller(request, self)
-        self._task = self._server.loop.create_task(self._server.handle(caller))
+        self._task = caller.task = self._server.loop.create_task(self._server.handle(caller))
 
     def _done(self) -> None:
         """The answer is written: close, or take the next request."""

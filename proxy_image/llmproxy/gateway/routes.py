@@ -11,7 +11,8 @@ root only.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 MESSAGES = "messages"
 COUNT_TOKENS = "count_tokens"
@@ -35,8 +36,7 @@ _MAX_DIGITS = 15
 _MAX_PLAIN = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True, gc=False):
     """What a request asks for."""
 
     endpoint: str
@@ -50,7 +50,7 @@ class Route:
 
 
 _plain: dict[str, Route] = {}
-"""Paths without a rollout that have been seen; bounded, since a client chooses them."""
+"""Paths that have been seen, without their rollout; bounded, since a client chooses them."""
 
 
 def read_route(path: str, headers: Iterable[tuple[bytes, bytes]]) -> Route:
@@ -58,13 +58,8 @@ def read_route(path: str, headers: Iterable[tuple[bytes, bytes]]) -> Route:
     if "/rollout/" in path:
         rollout = _ROLLOUT.search(path)
         if rollout is not None:
-            endpoint, model = _endpoint(path[rollout.end() :])
-            return _with_ids(Route(endpoint, model), rollout.group(1), rollout.group(2), 0)
-    route = _plain.get(path)
-    if route is None:
-        route = Route(*_endpoint(path))
-        if route.endpoint and len(_plain) < _MAX_PLAIN:
-            _plain[path] = route
+            return _with_ids(_without_ids(path[rollout.end() :]), rollout.group(1), rollout.group(2), 0)
+    route = _without_ids(path)
     rollout_id = attempt_id = sequence = b""
     for name, value in headers:
         if name == b"x-rollout-id":
@@ -77,6 +72,15 @@ def read_route(path: str, headers: Iterable[tuple[bytes, bytes]]) -> Route:
         return route
     number = int(sequence) if sequence.isdigit() and len(sequence) <= _MAX_DIGITS else 0
     return _with_ids(route, _text(rollout_id), _text(attempt_id), number)
+
+
+def _without_ids(path: str) -> Route:
+    route = _plain.get(path)
+    if route is None:
+        route = Route(*_endpoint(path))
+        if route.endpoint and len(_plain) < _MAX_PLAIN:
+            _plain[path] = route
+    return route
 
 
 def _with_ids(route: Route, rollout_id: str, attempt_id: str, number: int) -> Route:

@@ -48,7 +48,7 @@ def anthropic_headers(book: Book, plan: Plan, utc_now_s: float) -> list[Header]:
 
 
 def _headers(book: Book, plan: Plan, requests: _Names, tokens: _Names, reset: Callable[[float], bytes]) -> list[Header]:
-    now = book.clock()
+    now = book.now()
     found: list[Header] = []
     if plan.requests:
         _add(found, requests, plan.requests, now, reset)
@@ -73,21 +73,14 @@ def duration(seconds: float) -> bytes:
 def _add(
     found: list[Header], names: _Names, windows: tuple[Window, ...], now: float, reset_of: Callable[[float], bytes]
 ) -> None:
-    tightest: Window | None = None
-    fewest, latest = 0, 0.0
-    for window in windows:
-        ticker = window.ticker
-        if now >= ticker.edge:
-            ticker.tick(now)
-        if window.at < ticker.number:
-            window.advance(ticker.number)
-        left = window.shown - window.used - window.elsewhere
-        if tightest is not None and left > fewest:
-            continue
-        reset = ticker.begins(window.empty_from()) - now if window.used else 0.0
-        if tightest is None or left < fewest or reset > latest:
-            tightest, fewest, latest = window, left, reset
-    if tightest is not None:
-        found.append((names[0], b"%d" % tightest.shown))
-        found.append((names[1], b"%d" % (fewest if fewest > 0 else 0)))
-        found.append((names[2], reset_of(latest)))
+    """Add the lines of the tightest of *windows*, which stand in the order of their resets, the latest first."""
+    tightest = windows[0]
+    fewest = tightest.left()
+    for window in windows[1:]:
+        left = window.left()
+        if left < fewest:
+            tightest, fewest = window, left
+    reset_s = tightest.ticker.begins(tightest.empty_from()) - now if tightest.used else 0.0
+    found.append((names[0], b"%d" % tightest.shown))
+    found.append((names[1], b"%d" % (fewest if fewest > 0 else 0)))
+    found.append((names[2], reset_of(reset_s)))

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from math import ceil
 from secrets import token_hex
 
+import msgspec
+
 from llmproxy.contract import Document, Limits
 from llmproxy.gateway.limits.kinds import MINUTE_S, PARALLEL_RETRY_S, SECOND_S, Denial, KindName, denial
 from llmproxy.gateway.limits.window import AHEAD, EPSILON_S, NEVER, RING, Ticker, Window
@@ -40,15 +42,16 @@ class Plan:
     def __init__(self, model: str, windows: list[Window], slots: tuple[Slots, ...]) -> None:
         self.model = model
         self.windows = tuple(windows)
-        self.requests = tuple(w for w in windows if not w.by_token)
-        self.tokens = tuple(w for w in windows if w.by_token)
+        # The last to be empty first: a longer window holds what a shorter one does, the proxy's what a model's does.
+        late = sorted(windows, key=lambda w: (-w.ticker.width, bool(w.model)))
+        self.requests = tuple(w for w in late if not w.by_token)
+        self.tokens = tuple(w for w in late if w.by_token)
         self.slots = slots
         self.in_flight = 0
         """Calls of this pod; `Slots.held` also counts those of pods that ask this one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(msgspec.Struct, frozen=True, gc=False):
     """Where an admission was booked: enough to change it later, also at another pod (see `history`)."""
 
     minute: int
@@ -103,7 +106,7 @@ class Book:
 
     def windows(self) -> Iterator[Window]:
         """Return every window once, brought to the current bucket."""
-        self._tick()
+        self.now()
         own = (w for plan in self.plans.values() for w in plan.windows if w.model)
         for window in (*self.other.windows, *own):
             window.advance(window.ticker.number)
@@ -124,6 +127,15 @@ class Book:
         """Bring the numbering up to the windows: those of another pod may be ahead by what its clock differs."""
         for window in (*self.other.windows, *(w for plan in self.plans.values() for w in plan.windows)):
             window.ticker.reach(window.at)
+
+    def now(self) -> float:
+        """Return the clock's reading, with the numbers of the buckets brought up to it."""
+        now = self.clock()
+        if now >= self.minute.edge:
+            self.minute.tick(now)
+        if now >= self.second.edge:
+            self.second.tick(now)
+        return now
 
     def take(self, plan: Plan, tokens: int) -> bool:
         """Charge all limits of *plan*, or none. The buckets are `minute.number` and `second.number`."""
@@ -164,8 +176,7 @@ class Book:
 
     def blocked(self, plan: Plan, tokens: int) -> Blocked | None:
         """Return what keeps a request from being admitted now, or None."""
-        self._tick()
-        now = self.clock()
+        now = self.now()
         worst: Blocked | None = None
         by_proxy = False
         for window in plan.windows:
@@ -194,18 +205,18 @@ class Book:
 
     def settle(self, plan: Plan, charge: Charge, tokens: int) -> None:
         """Replace the tokens of *charge* by those that were used; what is above is booked in the current bucket."""
-        self._tick()
         for window in plan.tokens:
-            window.advance(window.ticker.number)
             cost = window.charged(charge.minute, charge.tokens)
             if tokens < cost:
                 window.give_back(charge.minute, cost - tokens)
             elif tokens > cost:
+                self.now()
+                window.advance(window.ticker.number)
                 window.charge(window.ticker.number, tokens - cost)
 
     def refund(self, plan: Plan, charge: Charge) -> None:
         """Take one request out of the buckets of *charge*; its tokens are settled with 0 by `settle`."""
-        self._tick()
+        self.now()
         for window in plan.requests:
             window.advance(window.ticker.number)
             number = self._bucket(window, charge)
@@ -233,13 +244,6 @@ class Book:
             return charge
         minutes, seconds = self.foreign.get(lineage, (NEVER, NEVER))
         return Charge(charge.minute + minutes, charge.second + seconds, charge.tokens)
-
-    def _tick(self) -> None:
-        now = self.clock()
-        if now >= self.minute.edge:
-            self.minute.tick(now)
-        if now >= self.second.edge:
-            self.second.tick(now)
 
     def _bucket(self, window: Window, charge: Charge) -> int:
         return charge.minute if window.ticker is self.minute else charge.second

@@ -68,6 +68,7 @@ class Window:
     """What one limit has admitted. `used` is true after `advance` to the current bucket."""
 
     __slots__ = (
+        "ahead",
         "at",
         "by_token",
         "cap",
@@ -101,6 +102,8 @@ class Window:
         self.by_token = kind == "tpm"
         self.ticker = ticker
         self.at = ticker.number
+        self.ahead = NEVER
+        """The last bucket that was charged ahead of its time."""
         self.used = 0
         self.ring = [0] * RING
         self.frees = 0
@@ -135,7 +138,10 @@ class Window:
         """Book *amount* in bucket *number*, or in the nearest one that is kept; what is too old is dropped."""
         if number < self.at - SPAN:
             return
-        self.ring[min(number, self.at + AHEAD) % RING] += amount
+        number = min(number, self.at + AHEAD)
+        if number > self.at:
+            self.ahead = max(self.ahead, number)
+        self.ring[number % RING] += amount
         self.used += amount
         self.frees = 0
 
@@ -167,13 +173,23 @@ class Window:
                 return number + SPAN + 1
         raise ValueError(f"{self.used} is more than the buckets of {self.kind} hold")
 
+    def left(self) -> int:
+        """Return how much clients are told is left now; below zero if more was admitted than is allowed by now."""
+        number = self.ticker.number
+        if self.at < number:
+            self.advance(number)
+        return self.shown - self.used - self.elsewhere
+
     def empty_from(self) -> int:
         """Return the bucket number from whose beginning nothing counts any more; the current one if so now."""
+        at = self.at
         if self.used:
-            for number in range(self.at + AHEAD, self.at - SPAN - 1, -1):
+            if self.ahead <= at and self.ring[at % RING]:
+                return at + SPAN + 1
+            for number in range(max(at, self.ahead), at - SPAN - 1, -1):
                 if self.ring[number % RING]:
                     return number + SPAN + 1
-        return self.at
+        return at
 
     def clear(self, number: int) -> None:
         """Hold nothing, at bucket *number*, which may be an earlier one."""
@@ -181,6 +197,7 @@ class Window:
         self.used = 0
         self.frees = 0
         self.at = number
+        self.ahead = NEVER
 
     def since(self, number: int) -> tuple[int, list[int]]:
         """Return the amounts of all buckets from *number* on, oldest first, and the number of the first."""
@@ -191,6 +208,7 @@ class Window:
     def put(self, first: int, amounts: list[int]) -> None:
         """Replace the buckets from *first* on, and go to the one that the last of them lies ahead of."""
         self.advance(first + len(amounts) - 1 - AHEAD)
+        self.ahead = self.at + AHEAD
         for number, amount in enumerate(amounts, first):
             if number >= self.at - SPAN:
                 slot = number % RING
