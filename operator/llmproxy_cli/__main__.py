@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -11,13 +12,23 @@ from rich.console import Console
 
 from llmproxy_cli import converted, manifests
 from llmproxy_cli import local as running
+from llmproxy_cli import top as watching
+from llmproxy_cli.looks import LookError
 from llmproxy_cli.manifests import FileError, SecretRef
 from llmproxy_cli.pod import PodError
 from llmproxy_cli.rendered import render_text
 
+
+class Output(Enum):
+    """How `top` prints."""
+
+    table = "table"
+    json = "json"
+
+
 app = typer.Typer(
     name="llmproxy",
-    help="Run, check and look at LLMProxy resources without a cluster.",
+    help="Run, check, make and watch LLMProxy resources. Only `top` speaks to a cluster, and only reads.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -25,7 +36,13 @@ app = typer.Typer(
 )
 
 File = Annotated[
-    Path, typer.Option("--file", "-f", help="Manifests: an LLMProxy, and Secrets if you like.", show_default=False)
+    Path,
+    typer.Option(
+        "--file",
+        "-f",
+        help="Manifests: an LLMProxy, and Secrets if you like; - is standard input.",
+        show_default=False,
+    ),
 ]
 Name = Annotated[str | None, typer.Option("--name", help="Which LLMProxy, if the file has several.")]
 ConnectTo = Annotated[
@@ -65,8 +82,9 @@ def local(  # noqa: PLR0913, PLR0917 - a flag of the command line each
 ) -> None:
     """Run an LLMProxy here: the same file and behaviour as in a cluster, processes in place of pods.
 
-    The file is watched: an edit rolls to a new gateway on the same port, which takes the limits' counters over,
-    and no request is refused. Ctrl-C finishes the calls in flight and delivers their spans.
+    The file is watched: an edit rolls to a new gateway on the same port,
+    which takes the limits' counters over, and no request is refused.
+    Ctrl-C finishes the calls in flight and delivers their spans.
 
     [bold]Examples[/bold]
 
@@ -75,6 +93,8 @@ def local(  # noqa: PLR0913, PLR0917 - a flag of the command line each
       llmproxy local -f proxy.yaml --connect-to vllm:8000=127.0.0.1:8000
       llmproxy local -f gemini.yaml --translator-python ~/litellm/bin/python
     """
+    if file == manifests.STDIN:
+        _fail("local watches its file for edits, so it cannot be standard input: name a file")
     options = running.Options(
         file=file,
         name=name,
@@ -96,6 +116,10 @@ def local(  # noqa: PLR0913, PLR0917 - a flag of the command line each
 def check(file: File, name: Name = None) -> None:
     """Say whether a file is right, with every field that is not: the verdict of the API server, without one.
 
+    Ends with 0 if it is right, with 1 if not: for a hook before a commit.
+    What only a cluster knows is not looked at: whether Secrets and images
+    are there, and what its administrator allows.
+
     [bold]Examples[/bold]
 
       llmproxy check -f proxy.yaml
@@ -113,11 +137,13 @@ def check(file: File, name: Name = None) -> None:
 def render(file: File, name: Name = None) -> None:
     """Print the objects that the operator would make of an LLMProxy, as YAML.
 
-    They are for reading: in a cluster they have an owner, and a hash that knows the Secrets.
+    They are for reading, as a diff in a pull request: in a cluster they have
+    an owner, a hash that knows the Secrets, and the operator's own image.
 
     [bold]Examples[/bold]
 
       llmproxy render -f proxy.yaml
+      diff <(git show main:proxy.yaml | llmproxy render -f -) <(llmproxy render -f proxy.yaml)
     """
     try:
         typer.echo(render_text(manifests.load(file, name=name)), nl=False)
@@ -142,8 +168,9 @@ def convert(
 ) -> None:
     """Print the LLMProxy that does what a file of LiteLLM or Agent-Lightning says, and a Secret to fill in.
 
-    Keys are never printed. What is not carried over is said on standard error, each with its line; if it would change
-    what the proxy does, nothing is made.
+    Keys are never printed. What is not carried over is said on standard
+    error, each with its line; if it would change what the proxy does,
+    nothing is made.
 
     [bold]Examples[/bold]
 
@@ -158,6 +185,73 @@ def convert(
     typer.echo(made.manifests, nl=False)
     for remark in made.remarks:
         Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold]llmproxy:[/bold] {_plain(remark)}")
+
+
+@app.command()
+def top(  # noqa: PLR0913, PLR0917 - a flag of the command line each
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these proxies.")] = None,
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", help="Where in the cluster; default: the context's namespace.")
+    ] = None,
+    everywhere: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Proxies of all namespaces.")] = False,
+    here: Annotated[
+        bool, typer.Option("--local", help="What `llmproxy local` runs, even if flags or a context name a cluster.")
+    ] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="One table, after one interval; so is what goes into a pipe.")
+    ] = False,
+    output: Annotated[Output, typer.Option("--output", "-o", help="`json` is once, for programs.")] = Output.table,
+    interval: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.2, max=60)] = 2.0,
+    kubeconfig: Annotated[
+        Path | None, typer.Option(help="Default: KUBECONFIG, else ~/.kube/config.", show_default=False)
+    ] = None,
+    context: Annotated[str | None, typer.Option(help="Context of the kubeconfig; default: the current one.")] = None,
+) -> None:
+    """Show proxies at work: requests, 429s, latency, limits in use, and spans that are not in the store yet.
+
+    Looks at what `llmproxy local` runs, if there is any and no flag names a
+    cluster; else at a cluster, where it needs the rights to list pods and to
+    get pods/proxy. Rates and percentiles are over the last 30 s, with --once
+    over one interval.
+
+    [bold]Examples[/bold]
+
+      llmproxy top
+      llmproxy top -n training qwen
+      llmproxy top -A --once
+      llmproxy top -o json | jq '.proxies[] | {name, limited_per_s}'
+    """
+    wanted = watching.Options(
+        names=tuple(names or ()),
+        local=here,
+        kubeconfig=kubeconfig,
+        context=context,
+        namespace=namespace,
+        everywhere=everywhere,
+        interval_s=interval,
+    )
+    is_once = once or output is Output.json or not sys.stdout.isatty()
+    try:
+        raise typer.Exit(asyncio.run(_top(wanted, output, is_once=is_once)))
+    except LookError as exc:
+        _fail(str(exc))
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+
+
+async def _top(wanted: watching.Options, output: Output, *, is_once: bool) -> int:
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=watching.PIPE_WIDTH)
+    if not is_once:
+        await watching.live(wanted, console)
+        return 0
+    history, place, look = await watching.once(wanted)
+    if output is Output.json:
+        typer.echo(watching.as_json(history, place, look))
+    else:
+        console.print(watching.table(history.rows(), limits_apart=False))
+    for problem in look.problems:
+        _complain(problem)
+    return 1 if look.problems else 0
 
 
 def _pairs(given: list[str] | None, flag: str, form: str) -> dict[str, str]:
@@ -194,10 +288,13 @@ def _plain(text: str) -> str:
 
 
 def _fail(text: str) -> NoReturn:
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
     for line in text.splitlines():
-        console.print(f"[bold red]llmproxy:[/bold red] {_plain(line)}")
+        _complain(line)
     raise typer.Exit(1)
+
+
+def _complain(line: str) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]llmproxy:[/bold red] {_plain(line)}")
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmproxy import contract
-from llmproxy_cli import manifests, plan
+from llmproxy_cli import manifests, plan, runs
 from llmproxy_cli.children import Show
 from llmproxy_cli.manifests import FileError, SecretRef
 from llmproxy_cli.plan import Plan
@@ -70,6 +70,7 @@ class Local:
         self._say = say
         self._show = show
         self._pod: Pod | None = None
+        self._url = ""
         self._alive: list[Pod] = []
         self._retiring: set[asyncio.Task[None]] = set()
         self._next = 1
@@ -100,6 +101,7 @@ class Local:
                 serving.cancel()
                 await asyncio.wait({serving})
                 await self._end(listener)
+                runs.forget(os.getpid())
         return 0
 
     async def _serve(self, first: Plan, folder: Path, setting: Setting, watch: Watch) -> None:
@@ -142,6 +144,7 @@ class Local:
             raise
         self._pod = pod
         self._say_ready(pod, setting.listener)
+        self._tell_others()
         if before is not None:
             task = asyncio.ensure_future(self._retire(before))
             self._retiring.add(task)
@@ -150,6 +153,7 @@ class Local:
     async def _retire(self, pod: Pod) -> None:
         await pod.retire()
         self._leave(pod)
+        self._tell_others()
 
     def _leave(self, pod: Pod) -> None:
         """Remove what an ended pod has left, but for records that are not delivered."""
@@ -181,10 +185,20 @@ class Local:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, told)
 
+    def _tell_others(self) -> None:
+        """Say where the pods are to `llmproxy top`, which it is not worth ending for."""
+        assert self._pod is not None  # noqa: S101 - a pod is told of once it serves
+        proxy = self._pod.plan.document.proxy
+        admin = tuple(f"http://127.0.0.1:{pod.admin_port}" for pod in self._alive)
+        try:
+            runs.tell(runs.Run(os.getpid(), proxy.namespace, proxy.name, self._url, admin))
+        except OSError as exc:
+            self._say(f"llmproxy top will not find this run: {exc}")
+
     def _say_ready(self, pod: Pod, listener: socket.socket) -> None:
         document = pod.plan.document
         host, port = listener.getsockname()[:2]
-        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        self._url = url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         store = f", spans to {document.spans.store}" if document.spans is not None else ""
         self._say(f"{document.proxy.name} is ready on {url}: {describe(document)}{store}")
         self._say(f"OPENAI_BASE_URL={url}/v1   metrics http://127.0.0.1:{pod.admin_port}/metrics")

@@ -6,6 +6,7 @@ Whatever else stands in the file is for a cluster and left alone.
 import base64
 import binascii
 import copy
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import yaml
 from llmproxy_api import KIND, LLMProxy, SpecError, parse
 
 MAX_FILE_BYTES = 4 << 20
+STDIN = Path("-")
 
 SecretRef = tuple[str, str]
 """Name of a Secret and key in it."""
@@ -35,8 +37,10 @@ class Bundle:
 
 
 def load(path: Path, *, name: str | None = None, connect_to: Mapping[str, str] | None = None) -> Bundle:
-    """Return what the file *path* says of the LLMProxy *name* (or the only one); raise FileError."""
+    """Return what the file *path* says of the LLMProxy *name* (or the only one); raise FileError. `-` is the input."""
     try:
+        if path == STDIN:
+            return read(sys.stdin.read(), "standard input", name=name, connect_to=connect_to or {})
         if path.stat().st_size > MAX_FILE_BYTES:
             raise FileError(f"{path}: has more than {MAX_FILE_BYTES} bytes")
         text = path.read_text()
