@@ -20,6 +20,7 @@ EXIT_CODE = 2
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 PositiveInt = Annotated[int, Field(ge=1, le=1_000_000_000_000)]
 Seconds = Annotated[float, Field(ge=0, le=7 * 24 * 3600, allow_inf_nan=False)]
+EnvName = Annotated[str, Field(max_length=128, pattern="^[A-Z][A-Z0-9_]*$")]
 
 
 class ContractError(Exception):
@@ -47,6 +48,20 @@ class Limits(_Part):
         return any(v is not None for v in (self.rpm, self.rps, self.tpm, self.max_parallel))
 
 
+class SharedLimits(_Part):
+    """A Redis or Valkey where all pods of a proxy count together."""
+
+    url_env: EnvName
+    """Environment variable that holds `redis://`, `rediss://`, `valkey://` or `valkeys://`, with user, password, db."""
+    ca_env: EnvName | None = None
+    """Environment variable that holds the certificates (PEM) a TLS server is checked by; None: the system's."""
+    scope: Name
+    """What is counted together: the proxy's UID. It begins every key in the store."""
+    max_pods: Annotated[int, Field(ge=1, le=10_000)]
+    """The most pods that may be there at one time, those being replaced included: a pod that has never met the store
+    admits the limit divided by it."""
+
+
 class Overflow(_Part):
     """What happens to a request over the limit."""
 
@@ -64,7 +79,7 @@ class Deployment(_Part):
     """LiteLLM's `provider/model`; `providers` says how the provider is reached."""
     api_base: Annotated[str, Field(max_length=2048)] | None = None
     """URL up to where `/chat/completions` or `/messages` begins; None is the provider's own address."""
-    api_key_env: Annotated[str, Field(max_length=128, pattern="^[A-Z][A-Z0-9_]*$")] | None = None
+    api_key_env: EnvName | None = None
     """Environment variable that holds the key; None sends none."""
     weight: Annotated[int, Field(ge=0, le=1_000_000)] = 1
     """Share of the calls among the deployments of one model; 0 is used only when no other is left."""
@@ -119,6 +134,8 @@ class Document(_Part):
     proxy: Proxy
     models: Annotated[tuple[Model, ...], Field(min_length=1, max_length=64)]
     rate_limits: Limits = Limits()
+    shared_limits: SharedLimits | None = None
+    """Without it the pod that leads counts, and hands its counters over (`limits/peer`)."""
     overflow: Overflow = Overflow()
     retries: Retries = Retries()
     spans: Spans | None = None
