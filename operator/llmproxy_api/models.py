@@ -16,11 +16,14 @@ from llmproxy_api import params as params_of
 from llmproxy_api import quantities
 from llmproxy_api.access import Access, Monitoring
 from llmproxy_api.durations import Duration, seconds
-from llmproxy_api.parts import Limit, ListMap, Part, Replicas, Tries, Weight
+from llmproxy_api.limits import ModelRateLimits, RateLimits, any_of
+from llmproxy_api.parts import ListMap, Part, Tries, Weight
 from llmproxy_api.pods import Pod
 from llmproxy_api.quantities import Quantity
+from llmproxy_api.references import SecretSource
 from llmproxy_api.resources import Resources
 from llmproxy_api.rules import Rule, longer_than_zero, optional_matches
+from llmproxy_api.scale import Autoscaling, DisruptionBudget, Replicas
 
 GROUP = "llmproxy.dev"
 VERSION = "v1alpha1"
@@ -30,8 +33,6 @@ PLURAL = "llmproxies"
 
 NAME_PATTERN = "[a-z]([-a-z0-9]{0,38}[a-z0-9])?"
 """Names of child objects and of DNS entries derive from the resource's name."""
-MAX_REPLICAS = 1
-"""Counters of limits are kept in one pod; more need shared limits."""
 DEFAULT_MAX_QUEUE_TIME = "30s"
 DEFAULT_MAX_RETRIES = 2
 DEFAULT_INITIAL_DELAY = "500ms"
@@ -45,24 +46,17 @@ _OWN_SERVER = [name for name, row in PROVIDERS.items() if row.api_base is None]
 _KEYLESS = [name for name, row in PROVIDERS.items() if row.key_optional]
 _TRANSLATED = [name for name, row in PROVIDERS.items() if row.way is Way.TRANSLATED]
 _WITHOUT_TOKEN_IDS = [*_TRANSLATED, *(n for n, row in PROVIDERS.items() if row.protocol is not Protocol.OPENAI)]
+_SEVERAL = "(has(self.replicas) && self.replicas > 1) || has(self.autoscaling)"
+_LIMITED = (
+    f"(has(self.rateLimits) && {any_of('self.rateLimits')}) || "
+    f"self.models.exists(m, has(m.rateLimits) && {any_of('m.rateLimits')})"
+)
+_COUNTS_ALONE = "has(self.rateLimits) && has(self.rateLimits.shared) && self.rateLimits.shared.mode == 'Local'"
+
+Sharing = Literal["Managed", "Redis", "Local"]
+
 _URL = r'https?://[A-Za-z0-9.\-\[\]:]+(/[!"$->@-~]*)?'
 """No user, password, query or fragment: what stands in an address is readable by everybody."""
-
-
-class SecretKeyRef(Part):
-    """A key of a Secret in the namespace of the LLMProxy."""
-
-    name: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
-    """Name of the Secret. Until it is there, nothing is rolled and the condition Stalled names it."""
-    key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
-    """Key in the Secret's data. A change of its content rolls the pods."""
-
-
-class SecretSource(Part):
-    """Where a credential is; never the credential itself."""
-
-    secret_key_ref: SecretKeyRef
-    """A key of a Secret in this namespace."""
 
 
 def _provider_in(names: Iterable[str], model: str = "self.model") -> str:
@@ -154,40 +148,6 @@ class Deployment(Part):
 
 def _provider_of(deployment: Deployment) -> str:
     return deployment.model.partition("/")[0]
-
-
-class ModelRateLimits(Part):
-    """Limits of one model, over all its deployments. A call must fit these and those of the proxy."""
-
-    rpm: Limit | None = None
-    """Requests in any 60 seconds. Default: no limit."""
-    rps: Limit | None = None
-    """Requests in any second. Default: no limit."""
-    tpm: Limit | None = None
-    """Tokens in any 60 seconds: an upper bound is charged at admission and settled with the real usage. Default: no
-    limit."""
-    max_parallel: Limit | None = None
-    """Calls that are admitted and not finished. Default: no limit."""
-
-
-class RateLimits(ModelRateLimits):
-    """Limits of the whole proxy. Over a limit a call is answered with 429 and a true Retry-After, or waits."""
-
-    overflow: Literal["Reject", "Queue"] | None = None
-    """What happens to a call over a limit: Reject answers 429 at once, Queue lets it wait for its turn.
-    Default: Reject."""
-    max_queue_time: Duration | None = None
-    """With Queue: how long a call may wait before it is rejected after all. Default: 30s."""
-
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "!has(self.maxQueueTime) || (has(self.overflow) && self.overflow == 'Queue')",
-            "has a meaning only with overflow: Queue",
-            lambda r: r.max_queue_time is None or r.overflow == "Queue",
-            ".maxQueueTime",
-        ),
-        longer_than_zero("maxQueueTime", "max_queue_time"),
-    )
 
 
 class Model(Part):
@@ -294,8 +254,13 @@ class Spec(Part):
     spans: Spans | None = None
     """Where calls are recorded. Default: nowhere, and no shipper runs."""
     replicas: Replicas | None = None
-    """How many pods serve: 0 or 1. Default: 1. At most 1, because limits are counted exactly within one pod; more will
-    come with limits that pods share. `kubectl scale` needs this field to be written in the object."""
+    """How many pods serve, at most 64. Default: 1, without autoscaling. Limits stay what they are: with more than one
+    pod they are counted together, as rateLimits.shared says. `kubectl scale` needs this field to be written in the
+    object."""
+    autoscaling: Autoscaling | None = None
+    """Lets the load say how many pods serve. Default: replicas does."""
+    disruption_budget: DisruptionBudget | None = None
+    """How many pods may be away at once when nodes are emptied. Default: 1 where more than one replica is possible."""
     drain_timeout: Duration | None = None
     """How long calls that are in flight may go on when a pod is replaced: none that is shorter is cut. Default: 5m."""
     image: Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$")] | None = None
@@ -315,11 +280,16 @@ class Spec(Part):
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            f"!has(self.replicas) || self.replicas <= {MAX_REPLICAS}",
-            f"must be 0 or {MAX_REPLICAS}: limits are counted exactly within one pod, and limits that pods share are "
-            "not there yet",
-            lambda s: s.replicas is None or s.replicas <= MAX_REPLICAS,
+            "!has(self.replicas) || !has(self.autoscaling)",
+            "must be left out with autoscaling, which says how many there are",
+            lambda s: s.replicas is None or s.autoscaling is None,
             ".replicas",
+        ),
+        Rule(
+            f"!({_COUNTS_ALONE}) || !({_SEVERAL}) || !({_LIMITED})",
+            "Local would let each pod use every limit once more: leave shared out, or set its mode to Managed or Redis",
+            lambda s: not (s.counts_alone and s.several and s.limited),
+            ".rateLimits.shared.mode",
         ),
         Rule(
             "!has(self.translator) || self.models.exists(m, m.deployments.exists(d, "
@@ -328,6 +298,41 @@ class Spec(Part):
             lambda s: s.translator is None or any(d.translated for m in s.models for d in m.deployments),
             ".translator",
         ),
+    )
+
+    @property
+    def several(self) -> bool:
+        """Whether more than one pod may serve for longer than a roll takes."""
+        return self.autoscaling is not None or (self.replicas or 0) > 1
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit, of the proxy or of a model."""
+        places = (self.rate_limits, *(model.rate_limits for model in self.models))
+        return any(limits is not None and limits.limited for limits in places)
+
+    @property
+    def counts_alone(self) -> bool:
+        """Whether the author wants each pod to count by itself."""
+        shared = self.rate_limits.shared if self.rate_limits is not None else None
+        return shared is not None and shared.mode == "Local"
+
+    @property
+    def sharing(self) -> Sharing:
+        """Where calls are counted."""
+        if not self.limited:
+            return "Local"
+        if self.rate_limits is not None and self.rate_limits.shared is not None:
+            return self.rate_limits.shared.mode
+        return "Managed" if self.several else "Local"
+
+
+def _not_named_like(end: str) -> Rule:
+    """The object's name does not end like that of a Service which the operator makes for another one."""
+    return Rule(
+        f"!self.metadata.name.endsWith('{end}')",
+        f"metadata.name must not end with {end}: the Service NAME{end} of another LLMProxy could be meant",
+        lambda p: not p.metadata.name.endswith(end),
     )
 
 
@@ -357,9 +362,5 @@ class LLMProxy(Part):
             "Services derive from it",
             lambda p: re.fullmatch(NAME_PATTERN, p.metadata.name) is not None,
         ),
-        Rule(
-            "!self.metadata.name.endsWith('-peers')",
-            "metadata.name must not end with -peers: the Service NAME-peers of another LLMProxy could be meant",
-            lambda p: not p.metadata.name.endswith("-peers"),
-        ),
+        *(_not_named_like(end) for end in ("-limits", "-peers")),
     )

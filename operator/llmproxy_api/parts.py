@@ -19,7 +19,6 @@ def whole(raw: object) -> object:
 Limit = Annotated[int, Field(ge=1, le=1_000_000_000), BeforeValidator(whole)]
 Weight = Annotated[int, Field(ge=0, le=1_000_000), BeforeValidator(whole)]
 Tries = Annotated[int, Field(ge=0, le=10), BeforeValidator(whole)]
-Replicas = Annotated[int, Field(ge=0, le=1_000_000), BeforeValidator(whole)]
 
 
 class ListMap:

@@ -120,6 +120,8 @@ class Pod(Part):
         Annotated[tuple[PullSecret, ...], Field(max_length=MAX_ITEMS, strict=False), ListMap("name")] | None
     ) = None
     """Secrets to pull the image with. Default: those of the service account."""
+    topology_spread: bool | None = None
+    """Prefer other nodes and zones for each pod, where there are any. Default: true."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         well_formed_keys("labels", "labels"),

@@ -31,8 +31,11 @@ class Condition(Part):
 class EffectiveLimits(Part):
     """The limits of the proxy that are in force."""
 
-    mode: Literal["Local"] | None = None
-    """Where calls are counted. Local: within the one pod."""
+    mode: Literal["Managed", "Redis", "Local"] | None = None
+    """Where calls are counted. Managed: in a Valkey of this proxy. Redis: in the store that the spec names. Local:
+    within each pod."""
+    store_ready: bool | None = None
+    """With Managed: whether the Valkey runs. While it does not, each pod goes on with its share of every limit."""
     rpm: Count | None = None
     """Requests in any 60 seconds."""
     rps: Count | None = None

@@ -4,7 +4,7 @@ import yaml
 
 from llmproxy_api import SpecError
 from llmproxy_cli.manifests import Bundle, FileError
-from llmproxy_operator.render import Inputs, render, revision, secret_references
+from llmproxy_operator.render import Inputs, digested, render, revision
 
 IMAGE = "localhost/llmproxy:dev"
 """Stands for the image that an operator was installed with."""
@@ -12,7 +12,7 @@ IMAGE = "localhost/llmproxy:dev"
 
 def render_text(bundle: Bundle) -> str:
     """Return the child objects as YAML documents; raise FileError."""
-    digests = dict.fromkeys(secret_references(bundle.proxy), "unknown")
+    digests = dict.fromkeys(digested(bundle.proxy), "unknown")
     try:
         rendered = render(bundle.proxy, revision(bundle.proxy, Inputs(image=IMAGE, secret_digests=digests)))
     except SpecError as exc:

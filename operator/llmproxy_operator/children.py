@@ -77,3 +77,9 @@ def is_document(item: Manifest) -> bool:
     """Whether it is a ConfigMap with a contract document, which old pods may still need."""
     labels: Mapping[str, str] = item["metadata"].get("labels") or {}
     return item["kind"] == "ConfigMap" and labels.get(names.LABEL_COMPONENT) == names.CONFIG
+
+
+def is_store(item: Manifest) -> bool:
+    """Whether it belongs to the store of shared limits, which old pods may still count in."""
+    labels: Mapping[str, str] = item["metadata"].get("labels") or {}
+    return labels.get(names.LABEL_COMPONENT) == names.LIMITS

@@ -26,9 +26,11 @@ PLURALS = {
     ("apps/v1", "ControllerRevision"): "controllerrevisions",
     ("apps/v1", "Deployment"): "deployments",
     ("apps/v1", "ReplicaSet"): "replicasets",
+    ("autoscaling/v2", "HorizontalPodAutoscaler"): "horizontalpodautoscalers",
     ("coordination.k8s.io/v1", "Lease"): "leases",
     ("monitoring.coreos.com/v1", "PodMonitor"): "podmonitors",
     ("networking.k8s.io/v1", "NetworkPolicy"): "networkpolicies",
+    ("policy/v1", "PodDisruptionBudget"): "poddisruptionbudgets",
     ("v1", "ConfigMap"): "configmaps",
     ("v1", "Event"): "events",
     ("v1", "Pod"): "pods",
@@ -70,7 +72,7 @@ class Cluster(Protocol):
     async def serves(self, api_version: str, kind: str) -> bool:
         """Return whether the API server knows a kind that is no part of Kubernetes itself."""
 
-    async def apply(self, manifest: Manifest, *, force: bool) -> Applied:
+    async def apply(self, manifest: Manifest, *, force: bool, manager: str = names.FIELD_MANAGER) -> Applied:
         """Server-side apply; without *force* a field of somebody else's is a ConflictError."""
 
     async def apply_status(self, manifest: Manifest) -> Manifest:
@@ -143,9 +145,9 @@ class ApiServer:
         # Items of a list come without these two.
         return tuple({"apiVersion": api_version, "kind": kind, **item} for item in found.live.get("items") or ())
 
-    async def apply(self, manifest: Manifest, *, force: bool) -> Applied:
+    async def apply(self, manifest: Manifest, *, force: bool, manager: str = names.FIELD_MANAGER) -> Applied:
         """See Cluster."""
-        query = {"fieldManager": names.FIELD_MANAGER, "force": "true" if force else "false"}
+        query = {"fieldManager": manager, "force": "true" if force else "false"}
         return await self._ask("PATCH", ref(manifest), body=manifest, query=query, content_type=_APPLY)
 
     async def apply_status(self, manifest: Manifest) -> Manifest:

@@ -19,12 +19,13 @@ _MERGE_KEYS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "initContainers": (("name",),),
     "ownerReferences": (("uid",),),
     "ports": (("containerPort", "protocol"), ("port", "protocol")),
+    "topologySpreadConstraints": (("topologyKey", "whenUnsatisfiable"),),
     "volumeMounts": (("mountPath",),),
     "volumes": (("name",),),
 }
 """Lists whose items the API server tells apart by fields; in others the order counts and the list is one value."""
 
-_ONE_VALUE = frozenset({"nodeSelector", "podSelector", "selector"})
+_ONE_VALUE = frozenset({"labelSelector", "nodeSelector", "podSelector", "selector"})
 """Maps that the API server takes as one value: a key that somebody added is a difference."""
 
 _MISSING = object()

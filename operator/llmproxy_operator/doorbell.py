@@ -23,6 +23,7 @@ class Doorbell:
         self._wake = wake
         self._seen: dict[Key, str] = {}
         self._status: dict[Key, Mapping[str, Any]] = {}
+        self._quiet: dict[str, str] = {}
 
     def expect(self, key: Key, status: Mapping[str, Any]) -> None:
         """Remember a status that is about to be written."""
@@ -48,6 +49,17 @@ class Doorbell:
         name = (metadata.get("labels") or {}).get(names.LABEL_NAME)
         if name:
             self._wake(Key(str(metadata["namespace"]), str(name)))
+
+    def quiet_child(self, event: str | None, body: Mapping[str, Any]) -> None:
+        """Take an event of an object that has our labels, and whose status says nothing to us."""
+        uid, print_now = str(body["metadata"]["uid"]), _fingerprint(body)
+        known = event == "MODIFIED" and self._quiet.get(uid) == print_now
+        if event == "DELETED":
+            self._quiet.pop(uid, None)
+        else:
+            self._quiet[uid] = print_now
+        if not known:
+            self.child(body)
 
 
 def _fingerprint(body: Mapping[str, Any]) -> str:

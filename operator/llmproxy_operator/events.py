@@ -26,6 +26,11 @@ CHILDREN = (
     ("networking.k8s.io", "v1", "networkpolicies"),
 )
 """What is watched besides LLMProxies: only objects with our label leave the API server. Secrets are never watched."""
+QUIET_CHILDREN = (
+    ("autoscaling", "v2", "horizontalpodautoscalers"),
+    ("policy", "v1", "poddisruptionbudgets"),
+)
+"""As well, but their status, which moves with the load, is nothing to us."""
 STOP_S = 10
 """How long kopf may take to end."""
 CHUNK = 500
@@ -119,7 +124,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.watching.chunk_size = CHUNK
     settings.process.ultimate_exiting_timeout = None  # the caller knows when to end the process
     label = f"app.kubernetes.io/managed-by={names.FIELD_MANAGER}"
-    for group, version, plural in CHILDREN:
+    for group, version, plural in (*CHILDREN, *QUIET_CHILDREN):
         settings.watching.label_selectors[group, version, plural] = label
     return settings
 
@@ -145,6 +150,10 @@ def _registry(access: Access, doorbell: Doorbell, loop: asyncio.AbstractEventLoo
     async def child(event: Mapping[str, Any], **_: Any) -> None:
         loop.call_soon_threadsafe(doorbell.child, event["object"])
 
-    for group, version, plural in CHILDREN:
-        kopf.on.event(group, version, plural, id=f"child-{plural}", registry=registry)(child)
+    async def quiet_child(event: Mapping[str, Any], **_: Any) -> None:
+        loop.call_soon_threadsafe(doorbell.quiet_child, event["type"], event["object"])
+
+    for watched, handler in ((CHILDREN, child), (QUIET_CHILDREN, quiet_child)):
+        for group, version, plural in watched:
+            kopf.on.event(group, version, plural, id=f"child-{plural}", registry=registry)(handler)
     return registry

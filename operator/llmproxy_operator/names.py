@@ -22,14 +22,18 @@ PEERS = "peers"
 POLICY = "policy"
 REVISION = "revision"
 MONITOR = "monitor"
+LIMITS = "limits"
+SCALE = "scale"
 """Components: the first three are containers too."""
 
 PORT_HTTP = 4000
 PORT_ADMIN = 9090
 PORT_PEERS = 9092
+PORT_LIMITS = 6379
 
 PEER_TOKEN_KEY = "token"  # noqa: S105 - the name of a key
-"""Key in the Secret of the peers."""
+LIMITS_PASSWORD_KEY = "limits-password"  # noqa: S105 - the name of a key
+"""Keys in the Secret of the peers."""
 
 
 def deployment(proxy: str) -> str:
@@ -72,6 +76,21 @@ def peers(proxy: str) -> str:
     return f"{proxy}-peers"
 
 
+def limits(proxy: str) -> str:
+    """Name of everything that belongs to the store of shared limits."""
+    return f"{proxy}-limits"
+
+
+def autoscaler(proxy: str) -> str:
+    """Name of the HorizontalPodAutoscaler."""
+    return proxy
+
+
+def budget(proxy: str) -> str:
+    """Name of the PodDisruptionBudget."""
+    return proxy
+
+
 def host(service_name: str, namespace: str) -> str:
     """DNS name of a Service, as pods of any namespace resolve it."""
     return f"{service_name}.{namespace}.svc"
@@ -97,6 +116,11 @@ def labels(proxy: str, component: str) -> dict[str, str]:
 def selector_labels(proxy: str) -> dict[str, str]:
     """What picks the pods of *proxy*; a Deployment can never change it."""
     return {LABEL_NAME: proxy, LABEL_COMPONENT: GATEWAY}
+
+
+def limits_selector_labels(proxy: str) -> dict[str, str]:
+    """What picks the one pod of the store of shared limits."""
+    return {LABEL_NAME: proxy, LABEL_COMPONENT: LIMITS}
 
 
 def selector(labels_wanted: Mapping[str, str]) -> str:

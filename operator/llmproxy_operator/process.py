@@ -98,7 +98,7 @@ async def _work(settings: Settings, cluster: ApiServer, access: Access, health: 
 
     doorbell = Doorbell(wake)
     watched = SecretWatch(cluster, wake, clock=time.monotonic, jitter=random.random)
-    inputs = Inputs(settings.proxy_image, {}, settings.proxy_image_pull_policy)
+    inputs = Inputs(settings.proxy_image, {}, settings.proxy_image_pull_policy, store_image=settings.limits_store_image)
     around = Surroundings(inputs, settings.policy, time.monotonic, _now, lambda: secrets.token_hex(32), doorbell.expect)
     announcer = Announcer(cluster, instance=settings.pod_name, now=_now)
     reconciler = Reconciler(cluster, around, secrets=watched, announcer=announcer)

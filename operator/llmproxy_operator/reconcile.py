@@ -5,6 +5,7 @@ only where something differs. What it remembers between passes saves requests; w
 """
 
 import asyncio
+import itertools
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from llmproxy_api import API_VERSION, KIND, LLMProxy, SpecError, parse
 from llmproxy_operator import children, names
 from llmproxy_operator import status as reporting
 from llmproxy_operator.announce import Announcer
-from llmproxy_operator.children import Child, Standing
+from llmproxy_operator.children import Child, Standing, standing
 from llmproxy_operator.cluster import Cluster
 from llmproxy_operator.credentials import Credentials, SecretWatch, decoded, read
 from llmproxy_operator.diff import differences
@@ -30,10 +31,13 @@ from llmproxy_operator.render import (
     peers_secret,
     render,
     revision,
+    scaling,
+    secret_digest,
     secret_references,
     stale_configs,
+    store,
 )
-from llmproxy_operator.rollout import Rollout, rollout
+from llmproxy_operator.rollout import Rollout, floor_of, rollout
 from llmproxy_operator.status import Trouble, View
 
 log = logging.getLogger(__name__)
@@ -48,6 +52,16 @@ MAX_FIELDS = 20
 """Names of changed fields in a line of the log."""
 LEAVING_RETRY_S = 1.0
 FAILING_RETRY_S = 5.0
+TIDIED = (
+    ("v1", "Service"),
+    ("apps/v1", "Deployment"),
+    ("apps/v1", "ControllerRevision"),
+    ("autoscaling/v2", "HorizontalPodAutoscaler"),
+    ("networking.k8s.io/v1", "NetworkPolicy"),
+    ("policy/v1", "PodDisruptionBudget"),
+    (monitoring.API_VERSION, monitoring.KIND),
+)
+"""Kinds of objects that a proxy may have now and not any more after an edit; ConfigMaps too."""
 TIDY_AGAIN_S = 500.0
 """Old ReplicaSets go without a word to us, and with them the need for their ConfigMaps."""
 
@@ -111,7 +125,7 @@ class Reconciler:
                 trouble = self._missing(key, raw, credentials.missing)
                 return View(_generation(raw), proxy, rollout=await self._present(raw), trouble=trouble)
             self._waiting.pop(key, None)
-            return await self._converge(key, proxy, credentials)
+            return await self._converge(key, raw, proxy, credentials)
         except SpecError as exc:
             self._secrets.forget(key)
             invalid = Trouble("InvalidSpec", str(exc), final=True)
@@ -131,30 +145,42 @@ class Reconciler:
         final = known or self._around.clock() - since[1] >= PATIENCE_S
         return Trouble(reason, f"{message}; nothing is rolled until then", final=final)
 
-    async def _converge(self, key: Key, proxy: LLMProxy, credentials: Credentials) -> View:
-        inputs = replace(self._around.inputs, secret_digests=credentials.digests)
+    async def _converge(self, key: Key, raw: Manifest, proxy: LLMProxy, credentials: Credentials) -> View:
         place = (key.namespace, names.selector({names.LABEL_NAME: key.name}))
+        peers = await self._cluster.get(Ref("v1", "Secret", key.namespace, names.peers(key.name)))
+        # A token that is there stays: a new one would part the pods from each other.
+        written = ((peers or {}).get("data") or {}).get(names.PEER_TOKEN_KEY)
+        token = decoded(written).decode(errors="replace") or self._around.token()
         kept = await self._cluster.list("apps/v1", "ControllerRevision", *place)
-        pods = revision(proxy, inputs, kept)
+        pods = revision(proxy, self._inputs(proxy, credentials, token), kept)
         rendered = render(proxy, pods)
         lacks = await self._lacking(rendered)
         if lacks is not None:
             rendered = tuple(item for item in rendered if item["kind"] != monitoring.KIND)
-        found = await self._children(proxy, rendered)
-        generation = proxy.metadata.generation
+        found = await self._children(proxy, Child(peers_secret(proxy, token), peers, standing(peers, proxy)), rendered)
+        contents = [*credentials.contents, token, store.password(token)]
         if (blocked := _blocked(found)) is not None:
-            present = next((c.live for c in found if c.wanted["kind"] == "Deployment"), None)
-            seen = await self._observe(present if present and _owned(present, proxy) else None, credentials.contents)
-            return View(generation, proxy, rollout=seen, trouble=blocked)
-        live = [await self._settle(child) for child in found]
-        peers = live[0]["metadata"]
-        versions = {**credentials.versions, str(peers["name"]): str(peers["resourceVersion"])}
+            present = await self._present(raw, contents)
+            return View(proxy.metadata.generation, proxy, rollout=present, trouble=blocked)
+        live = [await self._settle(child, proxy) for child in found]
+        versions = {**credentials.versions, names.peers(key.name): str(live[0]["metadata"]["resourceVersion"])}
         self._secrets.follow(key, versions, urgent=False)
-        deployment = next(item for item in live if item["kind"] == "Deployment")
-        seen = await self._observe(deployment, credentials.contents)
+        deployments = {item["metadata"]["name"]: item for item in live if item["kind"] == "Deployment"}
+        deployment = deployments[names.deployment(key.name)]
+        seen = await self._observe(deployment, contents, scaling.floor(proxy))
         if any(child.live is not None for child in found):
             await self._tidy(key, proxy, [child.wanted for child in found], deployment, complete=seen.complete)
-        return View(generation, proxy, pods.config_hash, seen, lacks=lacks)
+        beside = None
+        if (of_store := deployments.get(names.limits(key.name))) is not None:
+            beside = await self._observe(of_store, contents, None)
+            trouble = reporting.store_trouble(beside, proxy.metadata.generation, raw.get("status") or {})
+            lacks = trouble or lacks
+        return View(proxy.metadata.generation, proxy, pods.config_hash, seen, lacks=lacks, store=beside)
+
+    def _inputs(self, proxy: LLMProxy, credentials: Credentials, token: str) -> Inputs:
+        own = (names.peers(proxy.metadata.name), names.LIMITS_PASSWORD_KEY)
+        digest = secret_digest(proxy.metadata.uid, store.password(token).encode())
+        return replace(self._around.inputs, secret_digests={**credentials.digests, own: digest})
 
     async def _lacking(self, rendered: Sequence[Manifest]) -> Trouble | None:
         """Return what is wanted of a kind that the cluster does not know."""
@@ -166,23 +192,21 @@ class Reconciler:
         )
         return Trouble("PodMonitorUnavailable", message, final=True)
 
-    async def _children(self, proxy: LLMProxy, rendered: Sequence[Manifest]) -> list[Child]:
+    async def _children(self, proxy: LLMProxy, peers: Child, rendered: Sequence[Manifest]) -> list[Child]:
         """Return what is wanted with what is there; the Secret of the peers first."""
-        peers_ref = Ref("v1", "Secret", proxy.metadata.namespace, names.peers(proxy.metadata.name))
-        peers, *others = await asyncio.gather(
-            self._cluster.get(peers_ref), *(self._cluster.get(ref(manifest)) for manifest in rendered)
-        )
-        # A token that is there stays: a new one would part the pods from each other.
-        token = decoded(((peers or {}).get("data") or {}).get(names.PEER_TOKEN_KEY)).decode(errors="replace")
-        wanted = (peers_secret(proxy, token or self._around.token()), *rendered)
-        pairs = zip(wanted, (peers, *others), strict=True)
-        return [Child(manifest, live, children.standing(live, proxy)) for manifest, live in pairs]
+        found = await asyncio.gather(*(self._cluster.get(ref(manifest)) for manifest in rendered))
+        pairs = zip(rendered, found, strict=True)
+        return [peers, *(Child(manifest, live, standing(live, proxy)) for manifest, live in pairs)]
 
-    async def _settle(self, child: Child) -> Manifest:
+    async def _settle(self, child: Child, proxy: LLMProxy) -> Manifest:
         """Make one object as wanted; return it as it is then."""
         wanted, live = child.wanted, child.live
+        scaled = child.ref == _gateways(proxy)
         if live is None:
-            return await self._make(wanted)
+            live = await self._make(scaling.first(wanted, proxy) if scaled else wanted)
+        if scaled and (held := scaling.handed_over(proxy, live)) is not None:
+            # Forced, for the count may be one that the autoscaler would never leave.
+            live = (await self._cluster.apply(held, force=True, manager=scaling.HOLDER)).live
         changed = differences(wanted, live, names.FIELD_MANAGER)
         if not changed:
             return live
@@ -225,41 +249,39 @@ class Reconciler:
         if last == mark and self._around.clock() - at_s < TIDY_AGAIN_S:
             return
         place = (key.namespace, names.selector({names.LABEL_NAME: key.name}))
-        maps, services, deployments, sets, policies, monitors, kept = await asyncio.gather(
+        maps, sets, *others = await asyncio.gather(
             self._cluster.list("v1", "ConfigMap", *place),
-            self._cluster.list("v1", "Service", *place),
-            self._cluster.list("apps/v1", "Deployment", *place),
             self._cluster.list("apps/v1", "ReplicaSet", *place),
-            self._cluster.list("networking.k8s.io/v1", "NetworkPolicy", *place),
-            self._cluster.list(monitoring.API_VERSION, monitoring.KIND, *place),
-            self._cluster.list("apps/v1", "ControllerRevision", *place),
+            *(self._cluster.list(*kind, *place) for kind in TIDIED),
         )
-        ours = [item for item in maps if children.standing(item, proxy) is Standing.OURS]
+        ours = [item for item in maps if standing(item, proxy) is Standing.OURS]
         keep = [item["metadata"]["name"] for item in wanted if children.is_document(item)]
         stale = set(stale_configs(ours, [*sets, deployment], keep=keep))
         gone = [item for item in ours if item["metadata"]["name"] in stale]
-        gone += children.unwanted([*maps, *services, *deployments, *policies, *monitors, *kept], proxy, wanted)
+        gone += children.unwanted([*maps, *itertools.chain(*others)], proxy, wanted)
         for item in gone:
+            if children.is_store(item) and not complete:
+                continue  # the pods before count in it until they have ended
             await self._cluster.delete(ref(item), uid=item["metadata"]["uid"])
             log.info("object_deleted", extra={"object": str(ref(item))})
         self._tidied[key] = (mark, self._around.clock())
 
-    async def _present(self, raw: Manifest) -> Rollout:
+    async def _present(self, raw: Manifest, contents: Sequence[str] = ()) -> Rollout:
         """Observe the Deployment that is there, if it is ours, while nothing can be changed."""
         metadata = raw["metadata"]
         target = Ref("apps/v1", "Deployment", metadata["namespace"], names.deployment(metadata["name"]))
         deployment = await self._cluster.get(target)
         ours = deployment is not None and owner_uid(deployment) == metadata["uid"]
-        return await self._observe(deployment if ours else None, ())
+        return await self._observe(deployment if ours else None, contents, floor_of(raw.get("spec") or {}))
 
-    async def _observe(self, deployment: Manifest | None, contents: Sequence[str]) -> Rollout:
-        seen = rollout(deployment, (), now=self._around.now())
+    async def _observe(self, deployment: Manifest | None, contents: Sequence[str], floor: int | None) -> Rollout:
+        seen = rollout(deployment, (), now=self._around.now(), floor=floor)
         if deployment is None or seen.complete or seen.wanted == 0:
             return seen
         metadata = deployment["metadata"]
         selector = names.selector(deployment["spec"]["selector"]["matchLabels"])
         pods = await self._cluster.list("v1", "Pod", metadata["namespace"], selector)
-        return rollout(deployment, pods, now=self._around.now(), secrets=contents)
+        return rollout(deployment, pods, now=self._around.now(), secrets=contents, floor=floor)
 
     async def _report(self, key: Key, raw: Manifest, view: View) -> Manifest:
         """Write the status if it says something new; return the object as it is then."""
@@ -307,8 +329,8 @@ def _generation(raw: Manifest) -> int:
     return int(raw["metadata"]["generation"])
 
 
-def _owned(live: Manifest, proxy: LLMProxy) -> bool:
-    return children.standing(live, proxy) is Standing.OURS
+def _gateways(proxy: LLMProxy) -> Ref:
+    return Ref("apps/v1", "Deployment", proxy.metadata.namespace, names.deployment(proxy.metadata.name))
 
 
 def _blocked(found: Sequence[Child]) -> Trouble | None:

@@ -4,10 +4,11 @@ A failure is final if time alone will not cure it. Pods of older templates do no
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from llmproxy_api import scale
 from llmproxy_operator import names
 from llmproxy_operator.manifest import Manifest
 from llmproxy_operator.scrub import scrub
@@ -43,17 +44,29 @@ class Rollout:
     current: bool = False
     """The numbers are about the newest template."""
     failure: Failure | None = None
+    floor: int | None = None
+    """With autoscaling: so many pods are enough, while the autoscaler starts or ends others."""
 
     @property
     def complete(self) -> bool:
         """Every wanted pod runs the newest template and is ready, and no other pod is left."""
+        if self.floor is not None:
+            return self.current and self.pods == self.updated and self.ready >= min(self.floor, self.wanted)
         return self.current and self.wanted == self.pods == self.updated == self.ready
 
 
 def rollout(
-    deployment: Manifest | None, pods: Iterable[Manifest], *, now: datetime, secrets: Iterable[str] = ()
+    deployment: Manifest | None,
+    pods: Iterable[Manifest],
+    *,
+    now: datetime,
+    secrets: Iterable[str] = (),
+    floor: int | None = None,
 ) -> Rollout:
-    """Return how far *deployment* is; *pods* are all pods of the proxy, *secrets* what must not be repeated."""
+    """Return how far *deployment* is; *pods* are all pods of the proxy, *secrets* what must not be repeated.
+
+    With *floor* it is an autoscaler that says how many are wanted, and so many are enough.
+    """
     if deployment is None:
         return Rollout()
     spec, status = deployment["spec"], deployment.get("status") or {}
@@ -65,12 +78,19 @@ def rollout(
         ready=int(status.get("readyReplicas") or 0),
         available=int(status.get("availableReplicas") or 0),
         current=int(status.get("observedGeneration") or 0) >= int(deployment["metadata"].get("generation") or 0),
+        floor=floor,
     )
     if made.complete or wanted == 0:
         return made
     newest = [pod for pod in pods if _hash(pod) == _hash(spec["template"])]
     failure = _of_pods(newest, now, tuple(secrets)) or (_of_deployment(status, newest) if made.current else None)
-    return Rollout(made.wanted, made.pods, made.updated, made.ready, made.available, made.current, failure)
+    return replace(made, failure=failure)
+
+
+def floor_of(spec: Mapping[str, Any]) -> int | None:
+    """Return how many pods are enough by the *spec* of an LLMProxy; None without autoscaling."""
+    bounds = spec.get("autoscaling")
+    return int(bounds.get("minReplicas") or scale.DEFAULT_MIN_REPLICAS) if bounds else None
 
 
 def _hash(item: Mapping[str, Any]) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llmproxy_operator.policy import ANY, Policy
+from llmproxy_operator.render.inputs import DEFAULT_STORE_IMAGE
 
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -27,6 +28,8 @@ class Settings:
     """What LLMProxies may ask for."""
     proxy_image_pull_policy: str | None = None
     """None leaves it to Kubernetes, which goes by the tag."""
+    limits_store_image: str = DEFAULT_STORE_IMAGE
+    """Image of the Valkeys in which pods count their limits together."""
     watch_namespaces: tuple[str, ...] = ()
     """Empty: all of them."""
     namespace: str = "default"
@@ -46,6 +49,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         proxy_image=_required(environment, "OPERATOR_PROXY_IMAGE"),
         proxy_image_pull_policy=_pull_policy(environment),
         policy=_policy(environment),
+        limits_store_image=environment.get("OPERATOR_LIMITS_STORE_IMAGE") or DEFAULT_STORE_IMAGE,
         watch_namespaces=_list(environment, "OPERATOR_WATCH_NAMESPACES"),
         namespace=environment.get("OPERATOR_NAMESPACE") or "default",
         pod_name=environment.get("OPERATOR_POD_NAME") or "operator",

@@ -30,6 +30,7 @@ REASONS = {
     "ReplicasNotReady": "pods of this configuration run, and not all are ready",
     "WaitingForDeletion": "objects of a deleted LLMProxy of this name are still going away",
     "Unschedulable": "no node takes the new pod yet",
+    "LimitsStoreNotReady": "the store of shared limits that belongs to the proxy starts for the first time",
     # on the way for 60 s, then stalled
     "SecretNotFound": "a Secret that the spec names is not there",
     "SecretKeyNotFound": "a Secret that the spec names lacks the key",
@@ -37,6 +38,7 @@ REASONS = {
     "ImagePullFailed": "the node cannot get the image",
     # stalled
     "InvalidSpec": "the spec cannot be used; the API server took it before it knew better",
+    "LimitsStoreFailed": "the store of shared limits that belongs to the proxy does not run; all else is done",
     "PodMonitorUnavailable": "spec.monitoring.podMonitor is true and the cluster knows no PodMonitor; all else is done",
     "NotAllowed": "the spec asks for what the operator's settings do not allow",
     "NameConflict": "an object of a name that the operator needs is somebody else's",
@@ -95,6 +97,8 @@ class View:
     trouble: Trouble | None = None
     lacks: Trouble | None = None
     """What cannot be made beside the pods, which come first."""
+    store: Rollout | None = None
+    """The proxy's own store of shared limits; None: it has none, or nobody looked."""
     paused: bool = False
     note: str = ""
     """Message of the condition Paused."""
@@ -107,6 +111,21 @@ _OF_PASSES = frozenset(
     }
 )
 """Reasons that only another pass can take back; the others are seen in the Deployment and its pods."""
+
+
+def store_trouble(store: Rollout, generation: int, before: Mapping[str, Any]) -> Trouble | None:
+    """Return what is wrong with the proxy's own store of shared limits.
+
+    Once it has run, its restarts are no trouble: the pods serve, and each goes on with its share of every limit.
+    """
+    shares = "each pod goes on with its share of every limit"
+    if store.failure is not None and store.failure.final:
+        message = f"the store of shared limits does not run: {store.failure.message}; {shares}"
+        return Trouble("LimitsStoreFailed", message, final=True)
+    was = condition(before, READY)
+    if store.ready > 0 or (was.get("status"), was.get("observedGeneration")) == ("True", generation):
+        return None
+    return Trouble("LimitsStoreNotReady", f"the store of shared limits starts; until then {shares}", final=False)
 
 
 def is_paused(annotations: Mapping[str, str]) -> bool:
@@ -221,13 +240,18 @@ def status(view: View, before: Mapping[str, Any], *, now: str) -> dict[str, Any]
             made["limits"] = _limits(proxy)
     else:
         made["endpoint"], made["selector"] = before.get("endpoint"), before.get("selector")
+    if made["limits"] and made["limits"]["mode"] == "Managed" and view.store is not None:
+        made["limits"] = {**made["limits"], "storeReady": view.store.ready > 0}
     return {key: value for key, value in made.items() if value is not None}
 
 
 def _limits(proxy: LLMProxy) -> dict[str, Any]:
     limits = proxy.spec.rate_limits
     set_ones = {} if limits is None else limits.model_dump(by_alias=True, exclude_none=True)
-    return {"mode": "Local", **{key: set_ones[key] for key in ("rpm", "rps", "tpm", "maxParallel") if key in set_ones}}
+    return {
+        "mode": proxy.spec.sharing,
+        **{key: set_ones[key] for key in ("rpm", "rps", "tpm", "maxParallel") if key in set_ones},
+    }
 
 
 def _dated(item: Condition, generation: int | None, before: Mapping[str, Any], now: str) -> dict[str, Any]:

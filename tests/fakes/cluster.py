@@ -22,6 +22,7 @@ LIST_KEYS = {
     "imagePullSecrets": ("name",),
     "initContainers": ("name",),
     "ownerReferences": ("uid",),
+    "topologySpreadConstraints": ("topologyKey", "whenUnsatisfiable"),
     "volumeMounts": ("mountPath",),
     "volumes": ("name",),
     "conditions": ("type",),
@@ -91,6 +92,20 @@ class FakeCluster:
         item["status"] = status
         item["metadata"]["resourceVersion"] = str(next(self._versions))
 
+    def scale(self, name: str, count: int, manager: str = "kube-controller-manager") -> None:
+        """Write a Deployment's `replicas` by its subresource, as an autoscaler or `kubectl scale` does."""
+        item = self.one("Deployment", name)
+        path = ("spec", "replicas")
+        entries = item["metadata"]["managedFields"]
+        if item["spec"].get("replicas") != count:
+            for entry in entries:
+                _disown(entry["fieldsV1"], path)
+            mine = {"manager": manager, "operation": "Update", "subresource": "scale"}
+            entries.append({**mine, "fieldsV1": {"f:spec": {"f:replicas": {}}}})
+            item["spec"]["replicas"] = count
+            item["metadata"]["generation"] += 1
+            item["metadata"]["resourceVersion"] = str(next(self._versions))
+
     # What the operator does.
 
     async def get(self, target: Ref) -> Manifest | None:
@@ -109,15 +124,21 @@ class FakeCluster:
     async def serves(self, api_version: str, kind: str) -> bool:
         return self.served
 
-    async def apply(self, manifest: Manifest, *, force: bool) -> Applied:
+    async def apply(self, manifest: Manifest, *, force: bool, manager: str = names.FIELD_MANAGER) -> Applied:
         self._count("apply", ref(manifest))
         live = self.objects.get(ref(manifest))
-        uid = manifest["metadata"].get("uid")
-        if uid is not None and (live is None or live["metadata"]["uid"] != uid):
-            raise ConflictError(f"{ref(manifest)}: uid mismatch", status=409)
-        if live is not None and not force and self._taken(manifest, live):
-            raise ConflictError(f"{ref(manifest)}: fields of others", status=409)
-        return self._apply(manifest, names.FIELD_MANAGER)
+        for mark in ("uid", "resourceVersion"):
+            asked = manifest["metadata"].get(mark)
+            if asked is not None and (live is None or live["metadata"][mark] != asked):
+                raise ConflictError(f"{ref(manifest)}: {mark} mismatch", status=409)
+        if live is not None and (taken := self._taken(manifest, live, manager)):
+            if not force:
+                raise ConflictError(f"{ref(manifest)}: fields of others", status=409)
+            for entry in live["metadata"]["managedFields"]:
+                if entry["manager"] != manager:
+                    for path in taken:
+                        _disown(entry["fieldsV1"], path)
+        return self._apply(manifest, manager)
 
     async def apply_status(self, manifest: Manifest) -> Manifest:
         self._count("apply_status", ref(manifest))
@@ -176,7 +197,11 @@ class FakeCluster:
         sent = _sent(manifest)
         entries = made["metadata"]["managedFields"]
         mine: Manifest = next((e for e in entries if e["manager"] == manager and e["operation"] == "Apply"), {})
-        _remove(made, mine.get("fieldsV1", {}), fields(sent))
+        kept = fields(sent)
+        for entry in entries:
+            if entry is not mine:
+                _union(kept, entry["fieldsV1"])  # what somebody else owns too is left there
+        _remove(made, mine.get("fieldsV1", {}), kept)
         _merge(made, sent)
         if not mine:
             mine = {"manager": manager, "operation": "Apply"}
@@ -190,14 +215,12 @@ class FakeCluster:
         self.objects[target] = made
         return Applied(copy.deepcopy(made), created)
 
-    def _taken(self, manifest: Manifest, live: Manifest) -> bool:
-        """Whether somebody else owns a field that is sent, with another value."""
-        others = [e["fieldsV1"] for e in live["metadata"]["managedFields"] if e["manager"] != names.FIELD_MANAGER]
-        return any(
-            path in set(_leaves(other)) and _at(live, path) != _at(manifest, path)
-            for other in others
-            for path in _leaves(fields(_sent(manifest)))
-        )
+    def _taken(self, manifest: Manifest, live: Manifest, manager: str) -> tuple[Path, ...]:
+        """Return the fields that somebody else owns and that are sent with another value."""
+        others = [e["fieldsV1"] for e in live["metadata"]["managedFields"] if e["manager"] != manager]
+        theirs = {path for other in others for path in _leaves(other)}
+        sent = _leaves(fields(_sent(manifest)))
+        return tuple(path for path in sent if path in theirs and _at(live, path) != _at(manifest, path))
 
 
 def _new(manifest: Manifest, uid: str) -> Manifest:
@@ -208,7 +231,9 @@ def _new(manifest: Manifest, uid: str) -> Manifest:
 
 def _sent(manifest: Manifest) -> Manifest:
     """Return the part of an applied object that its sender owns."""
-    metadata = {k: v for k, v in manifest["metadata"].items() if k not in {"name", "namespace", "uid"}}
+    metadata = {
+        k: v for k, v in manifest["metadata"].items() if k not in {"name", "namespace", "uid", "resourceVersion"}
+    }
     rest = {k: v for k, v in manifest.items() if k not in {"apiVersion", "kind", "metadata", "status"}}
     return copy.deepcopy({**({"metadata": metadata} if metadata else {}), **rest})
 
@@ -258,6 +283,21 @@ def _remove(live: Any, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
                     live.remove(item)
                 else:
                     _remove(item, below, new[mark])
+
+
+def _union(tree: dict[str, Any], other: Mapping[str, Any]) -> None:
+    for mark, below in other.items():
+        _union(tree.setdefault(mark, {}), below)
+
+
+def _disown(tree: dict[str, Any], path: Path) -> None:
+    mark = f"f:{path[0]}"
+    if len(path) == 1:
+        tree.pop(mark, None)
+    elif mark in tree:
+        _disown(tree[mark], path[1:])
+        if not tree[mark]:
+            del tree[mark]
 
 
 def _leaves(tree: Mapping[str, Any], path: Path = ()) -> Iterator[Path]:

@@ -66,11 +66,11 @@ class Operator:
         return [name for name in self.cluster.kinds() if name.split("/")[1].startswith("p-") or name.endswith("/p")]
 
 
-def serve(cluster: FakeCluster, **more: int) -> None:
+def serve(cluster: FakeCluster, name: str = "p", **more: int) -> None:
     """Play the Deployment's controller: every pod runs the newest template and is ready."""
-    deployment = cluster.one("Deployment", "p")
+    deployment = cluster.one("Deployment", name)
     count = deployment["spec"]["replicas"]
     counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), count)
     cluster.set_status(
-        "Deployment", "p", {"observedGeneration": deployment["metadata"]["generation"], **counts, **more}
+        "Deployment", name, {"observedGeneration": deployment["metadata"]["generation"], **counts, **more}
     )

@@ -6,13 +6,22 @@ written as the API server stores them, so that a second pass finds nothing to wr
 
 from llmproxy_api import LLMProxy
 from llmproxy_operator.manifest import Manifest
-from llmproxy_operator.render.config import SecretRef, config_hash, document, secret_digest, secret_references
+from llmproxy_operator.render import store
+from llmproxy_operator.render.config import (
+    SecretRef,
+    config_hash,
+    digested,
+    document,
+    secret_digest,
+    secret_references,
+)
 from llmproxy_operator.render.configmaps import config_map, endpoint_config_map, stale_configs
 from llmproxy_operator.render.deployment import deployment
 from llmproxy_operator.render.inputs import Inputs
 from llmproxy_operator.render.monitoring import pod_monitor
 from llmproxy_operator.render.network import network_policy
 from llmproxy_operator.render.revisions import Revision, controller_revision, revision
+from llmproxy_operator.render.scaling import autoscaler, disruption_budget
 from llmproxy_operator.render.secrets import peers_secret
 from llmproxy_operator.render.services import peers_service, service
 
@@ -21,6 +30,7 @@ __all__ = [
     "Revision",
     "SecretRef",
     "config_hash",
+    "digested",
     "document",
     "peers_secret",
     "render",
@@ -40,7 +50,10 @@ def render(proxy: LLMProxy, pods: Revision) -> tuple[Manifest, ...]:
         network_policy(proxy),  # before the pods, so that none is open for a moment
         service(proxy),
         peers_service(proxy),
+        *(store.objects(proxy, pods.store) if pods.store is not None else ()),
+        disruption_budget(proxy),
         deployment(proxy, pods.template),
+        autoscaler(proxy),
         pod_monitor(proxy),
     )
     return tuple(item for item in wanted if item is not None)

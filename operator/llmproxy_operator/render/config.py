@@ -8,14 +8,24 @@ import hmac
 from collections.abc import Mapping
 
 from llmproxy import contract, providers
-from llmproxy_api import LLMProxy, Problem, SpecError, models, quantities
+from llmproxy_api import LLMProxy, Problem, SpecError, limits, models, quantities
 from llmproxy_api.durations import seconds
+from llmproxy_api.scale import MAX_REPLICAS
+from llmproxy_operator import names
 
 SecretRef = tuple[str, str]
 """Name of a Secret and key in it."""
 
 MAX_DOCUMENT_BYTES = 1_000_000
 """A ConfigMap holds 1 MiB."""
+
+LIMITS_URL = "LIMITS_URL"
+LIMITS_CA = "LIMITS_CA"
+"""Environment variables of the gateway: the address of the store of shared limits, and what it is checked by."""
+MAX_SURGE = 1
+"""Pods that a roll has besides those that are wanted."""
+
+_STEPS = (8, 16, 32, MAX_REPLICAS + MAX_SURGE)
 
 _HASH_CHARS = 16
 _DOCUMENT_HASH_CHARS = 10
@@ -32,6 +42,7 @@ def document(proxy: LLMProxy) -> contract.Document:
         retries=_retries(spec.retries or models.Retries()),
         spans=None if spec.spans is None else _spans(spec.spans),
         drain_timeout_s=drain_timeout_s(spec),
+        shared_limits=_shared(proxy),
     )
     size = len(made.to_json().encode())
     if size > MAX_DOCUMENT_BYTES:
@@ -63,7 +74,22 @@ def secret_digest(uid: str, content: bytes) -> str:
 
 def secret_references(proxy: LLMProxy) -> tuple[SecretRef, ...]:
     """Return every (Secret, key) that *proxy* names, once, in a stable order."""
-    return tuple(sorted({ref for _, ref in keyed_deployments(proxy)}))
+    return tuple(sorted({ref for _, ref in keyed_deployments(proxy)} | set(store_references(proxy).values())))
+
+
+def digested(proxy: LLMProxy) -> tuple[SecretRef, ...]:
+    """Return every (Secret, key) whose content rolls the pods: those that *proxy* names, and the store's password."""
+    own = (names.peers(proxy.metadata.name), names.LIMITS_PASSWORD_KEY)
+    return (*secret_references(proxy), *((own,) if proxy.spec.sharing == "Managed" else ()))
+
+
+def store_references(proxy: LLMProxy) -> dict[str, SecretRef]:
+    """Return where the user's own store of shared limits is said to be, by the variable that tells the gateway."""
+    given = proxy.spec.rate_limits.shared if proxy.spec.rate_limits is not None else None
+    if proxy.spec.sharing != "Redis" or given is None:
+        return {}
+    sources = {LIMITS_URL: given.url, LIMITS_CA: given.ca}
+    return {name: (s.secret_key_ref.name, s.secret_key_ref.key) for name, s in sources.items() if s is not None}
 
 
 def keyed_deployments(proxy: LLMProxy) -> tuple[tuple[models.Deployment, SecretRef], ...]:
@@ -92,6 +118,17 @@ def drain_timeout_s(spec: models.Spec) -> float:
     return seconds(spec.drain_timeout or models.DEFAULT_DRAIN_TIMEOUT)
 
 
+def max_pods(spec: models.Spec) -> int:
+    """Return how many pods there may be at one time; a pod that never met the others takes that part of a limit.
+
+    In steps where `replicas` says how many: it may be scaled to and fro without a roll.
+    """
+    if spec.autoscaling is not None:
+        return spec.autoscaling.max_replicas + MAX_SURGE
+    wanted = (spec.replicas or 1) + MAX_SURGE
+    return next(step for step in _STEPS if step >= wanted)
+
+
 def spool_bytes(spans: models.Spans) -> int:
     """Return how much the spool may hold, in bytes."""
     size = spans.spool.size if spans.spool is not None else None
@@ -118,17 +155,29 @@ def _deployment(name: str, item: models.Deployment) -> contract.Deployment:
     )
 
 
-def _limits(limits: models.ModelRateLimits | None) -> contract.Limits:
-    if limits is None:
+def _limits(given: limits.ModelRateLimits | None) -> contract.Limits:
+    if given is None:
         return contract.Limits()
-    return contract.Limits(rpm=limits.rpm, rps=limits.rps, tpm=limits.tpm, max_parallel=limits.max_parallel)
+    return contract.Limits(rpm=given.rpm, rps=given.rps, tpm=given.tpm, max_parallel=given.max_parallel)
 
 
-def _overflow(limits: models.RateLimits | None) -> contract.Overflow:
-    if limits is None or limits.overflow is None:
+def _overflow(given: limits.RateLimits | None) -> contract.Overflow:
+    if given is None or given.overflow is None:
         return contract.Overflow()
-    wait = limits.max_queue_time or models.DEFAULT_MAX_QUEUE_TIME
-    return contract.Overflow(mode=limits.overflow, max_queue_time_s=seconds(wait))
+    wait = given.max_queue_time or models.DEFAULT_MAX_QUEUE_TIME
+    return contract.Overflow(mode=given.overflow, max_queue_time_s=seconds(wait))
+
+
+def _shared(proxy: LLMProxy) -> contract.SharedLimits | None:
+    if proxy.spec.sharing == "Local":
+        return None
+    # The scope outlives every edit: counters are counted on over a roll.
+    return contract.SharedLimits(
+        url_env=LIMITS_URL,
+        ca_env=LIMITS_CA if LIMITS_CA in store_references(proxy) else None,
+        scope=proxy.metadata.uid or proxy.metadata.name,
+        max_pods=max_pods(proxy.spec),
+    )
 
 
 def _retries(retries: models.Retries) -> contract.Retries:

@@ -8,9 +8,18 @@ from typing import Any
 
 from llmproxy_api import LLMProxy, quantities, resources
 from llmproxy_operator import names
-from llmproxy_operator.render.config import SecretRef, is_translated, key_variable, keyed_deployments
+from llmproxy_operator.render import store
+from llmproxy_operator.render.config import (
+    LIMITS_URL,
+    SecretRef,
+    is_translated,
+    key_variable,
+    keyed_deployments,
+    store_references,
+)
 from llmproxy_operator.render.configmaps import CONFIG_FILE
 from llmproxy_operator.render.inputs import Inputs
+from llmproxy_operator.render.placement import LOCKED
 
 Container = dict[str, Any]
 
@@ -43,6 +52,7 @@ def gateway(proxy: LLMProxy, inputs: Inputs) -> Container:
             _field("POD_UID", "metadata.uid"),
             _secret("PEER_TOKEN", (names.peers(name), names.PEER_TOKEN_KEY)),
             *_keys(proxy, translated=False),
+            *_store(proxy),
         ],
         "ports": [
             _port("http", names.PORT_HTTP),
@@ -128,11 +138,7 @@ def _base(proxy: LLMProxy, inputs: Inputs, name: str, *, python: str) -> Contain
         "command": [python],
         # Without a right on logs the operator still reads from the status how a container ended.
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-        },
+        "securityContext": LOCKED,
     }
 
 
@@ -143,6 +149,13 @@ def _arguments(module: str) -> list[str]:
 def _keys(proxy: LLMProxy, *, translated: bool) -> list[dict[str, Any]]:
     wanted = {ref for deployment, ref in keyed_deployments(proxy) if is_translated(deployment) is translated}
     return [_secret(key_variable(ref), ref) for ref in sorted(wanted)]
+
+
+def _store(proxy: LLMProxy) -> list[dict[str, Any]]:
+    """Return how the gateway reaches the store of shared limits."""
+    if proxy.spec.sharing == "Managed":
+        return store.environment(proxy, LIMITS_URL)
+    return [_secret(variable, ref) for variable, ref in store_references(proxy).items()]
 
 
 def _secret(variable: str, ref: SecretRef) -> dict[str, Any]:

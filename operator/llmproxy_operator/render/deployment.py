@@ -12,17 +12,17 @@ from llmproxy_operator import names
 from llmproxy_operator.manifest import Manifest, owned
 from llmproxy_operator.render import containers
 from llmproxy_operator.render.config import (
+    MAX_SURGE,
     config_hash,
+    digested,
     document,
     document_hash,
     drain_timeout_s,
-    secret_references,
     spool_bytes,
 )
 from llmproxy_operator.render.inputs import Inputs
-
-USER = 65532
-"""Numeric, so that the node can see that it is not root; the group too, for the sockets and the spool."""
+from llmproxy_operator.render.placement import USER, placement, security, spread
+from llmproxy_operator.render.scaling import replicas
 
 FLUSH_S = 15
 """What the shipper has for its spool after the gateway has ended."""
@@ -37,15 +37,15 @@ REVISIONS = 3
 def deployment(proxy: LLMProxy, pods: Mapping[str, Any]) -> Manifest:
     """Return the Deployment; *pods* is their template."""
     name = proxy.metadata.name
-    replicas = proxy.spec.replicas
+    count = replicas(proxy)
     return {
         **owned(proxy, "apps/v1", "Deployment", names.deployment(name), names.labels(name, names.GATEWAY)),
         "spec": {
-            "replicas": 1 if replicas is None else replicas,
+            **({} if count is None else {"replicas": count}),
             "revisionHistoryLimit": REVISIONS,
             "progressDeadlineSeconds": PROGRESS_DEADLINE_S,
             "selector": {"matchLabels": names.selector_labels(name)},
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": MAX_SURGE}},
             "template": pods,
         },
     }
@@ -58,7 +58,7 @@ def grace_period_s(proxy: LLMProxy) -> int:
 
 def pod_config_hash(proxy: LLMProxy, inputs: Inputs) -> str:
     """Return the hash that pods of *proxy* carry; raise KeyError for a Secret that *inputs* does not know."""
-    digests = {ref: inputs.secret_digests[ref] for ref in secret_references(proxy)}
+    digests = {ref: inputs.secret_digests[ref] for ref in digested(proxy)}
     return config_hash(document(proxy), digests)
 
 
@@ -90,36 +90,18 @@ def _metadata(proxy: LLMProxy, inputs: Inputs) -> dict[str, Any]:
 
 def _pod(proxy: LLMProxy, inputs: Inputs) -> dict[str, Any]:
     sidecars = containers.sidecars(proxy, inputs)
+    pod = proxy.spec.pod or Pod()
     return {
-        **_placement(proxy.spec.pod or Pod()),
+        **placement(pod),
+        **spread(pod, names.selector_labels(proxy.metadata.name)),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": grace_period_s(proxy),
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": security(USER),
         **({"initContainers": sidecars} if sidecars else {}),
         "containers": [containers.gateway(proxy, inputs)],
         "volumes": _volumes(proxy),
     }
-
-
-def _placement(pod: Pod) -> dict[str, Any]:
-    """Return where and as whom the pod runs; fields that nobody set are left out."""
-    tolerations = [item.model_dump(by_alias=True, exclude_none=True) for item in pod.tolerations or ()]
-    made = {
-        "nodeSelector": dict(pod.node_selector or {}),
-        "tolerations": tolerations,
-        "priorityClassName": pod.priority_class_name,
-        "imagePullSecrets": [{"name": item.name} for item in pod.image_pull_secrets or ()],
-        # Always sent: a name that is taken away lives on in a deprecated field that the API server fills in beside it.
-        "serviceAccountName": pod.service_account_name or "default",
-    }
-    return {name: value for name, value in made.items() if value}
 
 
 def _volumes(proxy: LLMProxy) -> list[dict[str, Any]]:

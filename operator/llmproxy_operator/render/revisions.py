@@ -13,13 +13,14 @@ from typing import Any
 from llmproxy_api import LLMProxy
 from llmproxy_operator import names
 from llmproxy_operator.manifest import Manifest, owned, owner_uid
-from llmproxy_operator.render.config import document, secret_references
+from llmproxy_operator.render import store
+from llmproxy_operator.render.config import digested, document, max_pods
 from llmproxy_operator.render.deployment import template
 from llmproxy_operator.render.inputs import Inputs
 
 API_VERSION, KIND = "apps/v1", "ControllerRevision"
 
-_NOT_OF_PODS = {"replicas", "access", "monitoring"}
+_NOT_OF_PODS = {"replicas", "autoscaling", "disruption_budget", "access", "monitoring"}
 """Fields that change other objects, or how many pods there are, and no pod."""
 _HASH_CHARS = 10
 FORM = 1
@@ -36,6 +37,8 @@ class Revision:
     document: str
     restart: str | None
     """What the annotation that restarts said: a roll that it made is not undone when it is taken away."""
+    store: Mapping[str, Any] | None = None
+    """The template of the store of shared limits, if it is ours to run."""
 
     @property
     def config_hash(self) -> str:
@@ -52,25 +55,29 @@ def revision(proxy: LLMProxy, inputs: Inputs, found: Iterable[Manifest] = ()) ->
     if last is not None and last.name == name:
         return last
     made = template(proxy, replace(inputs, restart=restart))
-    return Revision(name, 1 if last is None else last.number + 1, made, document(proxy).to_json(), restart)
+    number = 1 if last is None else last.number + 1
+    beside = store.template(proxy, inputs) if proxy.spec.sharing == "Managed" else None
+    return Revision(name, number, made, document(proxy).to_json(), restart, beside)
 
 
 def controller_revision(proxy: LLMProxy, made: Revision) -> Manifest:
     """Return the object that keeps *made*."""
     labels = names.labels(proxy.metadata.name, names.REVISION)
-    data = {"template": made.template, "document": made.document}
+    data = {"template": made.template, "document": made.document, "restart": made.restart, "store": made.store}
     return {
         **owned(proxy, API_VERSION, KIND, made.name, labels),
         "revision": made.number,
-        "data": data if made.restart is None else {**data, "restart": made.restart},
+        "data": {key: value for key, value in data.items() if value is not None},
     }
 
 
 def _asked(proxy: LLMProxy, inputs: Inputs, restart: str | None) -> str:
     """Return a hash of all that the author of *proxy* and its Secrets say about its pods, and of nothing else."""
     spec = proxy.spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=_NOT_OF_PODS)
-    digests = [[*ref, inputs.secret_digests[ref]] for ref in secret_references(proxy)]
-    text = json.dumps([FORM, spec, digests, restart], sort_keys=True, separators=(",", ":"))
+    digests = [[*ref, inputs.secret_digests[ref]] for ref in digested(proxy)]
+    # How many pods there are is nothing to them, but for where they count and what they take while the store is away.
+    shared = [] if proxy.spec.sharing == "Local" else [proxy.spec.sharing, max_pods(proxy.spec)]
+    text = json.dumps([FORM, spec, digests, restart, *shared], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:_HASH_CHARS]
 
 
@@ -86,4 +93,6 @@ def _read(item: Manifest) -> Revision | None:
     kept, text = data.get("template"), data.get("document")
     if not isinstance(kept, dict) or not isinstance(text, str):
         return None
-    return Revision(item["metadata"]["name"], int(item.get("revision") or 0), kept, text, data.get("restart"))
+    return Revision(
+        item["metadata"]["name"], int(item.get("revision") or 0), kept, text, data.get("restart"), data.get("store")
+    )

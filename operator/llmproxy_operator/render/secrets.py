@@ -1,17 +1,28 @@
-"""The Secret that the pods of one proxy know each other by."""
+"""The Secret that the pods of one proxy know each other by, and their store of shared limits knows them by."""
 
 import base64
 
 from llmproxy_api import LLMProxy
 from llmproxy_operator import names
 from llmproxy_operator.manifest import Manifest, owned
+from llmproxy_operator.render import store
 
 
 def peers_secret(proxy: LLMProxy, token: str) -> Manifest:
-    """Return the Secret with *token*; it is written only where there is none, for a new token would part the pods."""
+    """Return the Secret with *token*; it is written only where there is none, for a new token would part the pods.
+
+    The password is there before the first pod asks for it, and as long as an old one may start again.
+    """
     name = proxy.metadata.name
     return {
         **owned(proxy, "v1", "Secret", names.peers(name), names.labels(name, names.PEERS)),
         "type": "Opaque",
-        "data": {names.PEER_TOKEN_KEY: base64.b64encode(token.encode()).decode()},
+        "data": {
+            names.PEER_TOKEN_KEY: _encoded(token),
+            names.LIMITS_PASSWORD_KEY: _encoded(store.password(token)),
+        },
     }
+
+
+def _encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()

@@ -15,7 +15,7 @@ from llmproxy_operator import names
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
-CHILDREN = "deployments,services,configmaps,secrets"
+CHILDREN = "deployments,services,configmaps,secrets,horizontalpodautoscalers,poddisruptionbudgets,networkpolicies"
 MINE = "app.kubernetes.io/managed-by=llmproxy-operator"
 
 
@@ -112,6 +112,10 @@ def test_nothing_is_left_on_the_object_but_its_status(team: Kube, operator: Oper
             id="a translator",
         ),
         pytest.param({"replicas": 0}, id="no pods"),
+        pytest.param({"replicas": 3, "rateLimits": {"rpm": 5}}, id="several that count together"),
+        pytest.param(
+            {"autoscaling": {"minReplicas": 2, "maxReplicas": 4}, "rateLimits": {"rpm": 5}}, id="an autoscaler"
+        ),
     ],
 )
 def test_a_second_pass_writes_nothing(team: Kube, operator: Operator, spec: Object) -> None:

@@ -14,7 +14,7 @@ from llmproxy_api import LLMProxy, parse
 from llmproxy_api.crd import crd
 from llmproxy_api.params import DENIED
 from llmproxy_operator.policy import Policy
-from llmproxy_operator.render import Inputs, peers_secret, render, revision, secret_references
+from llmproxy_operator.render import Inputs, digested, peers_secret, render, revision
 from llmproxy_operator.rollout import Rollout
 from llmproxy_operator.status import View, status
 
@@ -42,7 +42,19 @@ BASE: Object = {
             ],
         }
     ],
-    "rateLimits": {"rpm": 20, "rps": 2, "tpm": 200, "maxParallel": 4, "overflow": "Queue", "maxQueueTime": "3s"},
+    "rateLimits": {
+        "rpm": 20,
+        "rps": 2,
+        "tpm": 200,
+        "maxParallel": 4,
+        "overflow": "Queue",
+        "maxQueueTime": "3s",
+        "shared": {
+            "mode": "Redis",
+            "url": {"secretKeyRef": {"name": "redis", "key": "url"}},
+            "ca": {"secretKeyRef": {"name": "redis", "key": "ca.crt"}},
+        },
+    },
     "retries": {"max": 1, "initialDelay": "1s", "maxDelay": "2s"},
     "spans": {
         "store": "http://store:4747",
@@ -52,6 +64,7 @@ BASE: Object = {
         "resources": RESOURCES,
     },
     "replicas": 1,
+    "disruptionBudget": {"maxUnavailable": 1},
     "translator": {"resources": RESOURCES},
     "access": {"namespaces": ["agents"]},
     "monitoring": {"podMonitor": True, "labels": {"a": "b"}},
@@ -68,9 +81,13 @@ BASE: Object = {
         "priorityClassName": "high",
         "serviceAccountName": "trainer",
         "imagePullSecrets": [{"name": "registry"}],
+        "topologySpread": True,
     },
 }
-"""Has every field; a field that is not here fails the test."""
+AUTOSCALED = {k: v for k, v in BASE.items() if k != "replicas"} | {
+    "autoscaling": {"minReplicas": 2, "maxReplicas": 6, "targetCPUUtilization": 70}
+}
+"""Together they have every field; a field that is in neither fails the test."""
 CHANGED: dict[str, Any] = {
     "models[].name": "other",
     "models[].deployments[].model": "vllm/other",
@@ -80,6 +97,11 @@ CHANGED: dict[str, Any] = {
     "models[].deployments[].apiKey.secretKeyRef.name": "other",
     "models[].deployments[].apiKey.secretKeyRef.key": "other",
     "rateLimits.overflow": None,
+    "rateLimits.shared.mode": "Managed",
+    "rateLimits.shared.url.secretKeyRef.name": "other",
+    "rateLimits.shared.url.secretKeyRef.key": "other",
+    "rateLimits.shared.ca.secretKeyRef.name": "other",
+    "rateLimits.shared.ca.secretKeyRef.key": "other",
     "spans.store": "http://other:4747",
     "spans.content": "TokensOnly",
     "pod.tolerations[].key": "other",
@@ -90,6 +112,7 @@ CHANGED: dict[str, Any] = {
 GOES_TOO = {
     "monitoring.podMonitor": ["monitoring.labels"],
     "rateLimits.overflow": ["rateLimits.maxQueueTime"],
+    "rateLimits.shared.mode": ["rateLimits.shared.url", "rateLimits.shared.ca"],
     "pod.tolerations[].effect": ["pod.tolerations[].tolerationSeconds"],
     "pod.tolerations[].operator": [],
 }
@@ -111,6 +134,11 @@ def leaves(schema: Object, path: str = "") -> Iterator[tuple[str, Object]]:
 
 SPEC = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
 FIELDS = dict(leaves(SPEC))
+
+
+def base(path: str) -> Object:
+    """Return an object that has the field."""
+    return copy.deepcopy(AUTOSCALED if path.startswith("autoscaling.") else BASE)
 
 
 def place(spec: Object, path: str) -> tuple[Any, str]:
@@ -139,7 +167,7 @@ def outcome(spec: Object) -> str:
     raw = {"apiVersion": "llmproxy.dev/v1alpha1", "kind": "LLMProxy", "spec": spec}
     proxy: LLMProxy = parse({**raw, "metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 1}})
     assert Policy("img:1", images=("*",)).problems(proxy) == ()
-    digests = {ref: f"digest of {ref}" for ref in secret_references(proxy)}
+    digests = {ref: f"digest of {ref}" for ref in digested(proxy)}
     wanted = [peers_secret(proxy, "t"), *render(proxy, revision(proxy, Inputs("img:1", digests)))]
     done = status(View(1, proxy, "h", Rollout(1, 1, 1, 1, 1, current=True)), {}, now="2026-01-01T00:00:00Z")
     return json.dumps([wanted, done], sort_keys=True)
@@ -147,7 +175,7 @@ def outcome(spec: Object) -> str:
 
 def test_the_object_that_is_changed_has_every_field() -> None:
     def has(path: str) -> bool:
-        holder, name = place(BASE, path)
+        holder, name = place(base(path), path)
         return name in holder
 
     assert [path for path in FIELDS if not has(path)] == []
@@ -156,7 +184,7 @@ def test_the_object_that_is_changed_has_every_field() -> None:
 
 @pytest.mark.parametrize("path", FIELDS)
 def test_a_field_changes_what_is_rendered_or_the_status(path: str) -> None:
-    spec = copy.deepcopy(BASE)
+    spec, before = base(path), base(path)
     holder, name = place(spec, path)
     holder[name] = changed(path, FIELDS[path], holder[name])
     for other in GOES_TOO.get(path, ()):
@@ -164,10 +192,7 @@ def test_a_field_changes_what_is_rendered_or_the_status(path: str) -> None:
         del holder[name]
 
     if path == "rateLimits.overflow":  # alone, so that it is not the other field that makes the difference
-        before = copy.deepcopy(BASE)
         del before["rateLimits"]["maxQueueTime"]
-    else:
-        before = BASE
     assert outcome(spec) != outcome(before)
 
 

@@ -372,10 +372,10 @@ async def test_an_object_that_the_api_server_refuses_is_reported(
     cluster: FakeCluster, operator: Operator, words: str, reason: str
 ) -> None:
     class Refusing(FakeCluster):
-        async def apply(self, manifest: Manifest, *, force: bool) -> Any:
+        async def apply(self, manifest: Manifest, *, force: bool, manager: str = "llmproxy-operator") -> Any:
             if manifest["kind"] == "Deployment":
                 raise RefusedError(words, status=403)
-            return await super().apply(manifest, force=force)
+            return await super().apply(manifest, force=force, manager=manager)
 
     refusing = Refusing()
     refusing.put(a_proxy())

@@ -14,7 +14,7 @@ from fakes.passes import Operator, a_proxy, a_secret, serve
 from llmproxy_api import SpecError, parse
 from llmproxy_api.crd import crd
 from llmproxy_operator.manifest import Ref
-from llmproxy_operator.render import Inputs, render, revision, secret_references
+from llmproxy_operator.render import Inputs, digested, render, revision
 from unit.operator.test_every_field import BASE
 
 Manifest = dict[str, Any]
@@ -26,7 +26,7 @@ SCHEMA = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
 def everything() -> Manifest:
     """Return the pod template of a proxy that has every field."""
     proxy = parse({**a_proxy(), "spec": copy.deepcopy(BASE)})
-    digests = dict.fromkeys(secret_references(proxy), "digest")
+    digests = dict.fromkeys(digested(proxy), "digest")
     rendered = render(proxy, revision(proxy, Inputs("img:1", digests)))
     found: Manifest = next(item for item in rendered if item["kind"] == "Deployment")["spec"]["template"]["spec"]
     return found
