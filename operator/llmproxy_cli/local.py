@@ -74,6 +74,7 @@ class Local:
         self._alive: list[Pod] = []
         self._retiring: set[asyncio.Task[None]] = set()
         self._next = 1
+        self._noted: tuple[str, ...] = ()
 
     async def run(self) -> int:
         """Serve until SIGINT or SIGTERM; return the exit code. Raise LocalError, FileError, PodError at the start."""
@@ -143,6 +144,10 @@ class Local:
             self._leave(pod)
             raise
         self._pod = pod
+        if wanted.notes != self._noted:
+            for note in wanted.notes:
+                self._say(note)
+        self._noted = wanted.notes
         self._say_ready(pod, setting.listener)
         self._tell_others()
         if before is not None:

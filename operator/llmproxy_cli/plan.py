@@ -20,6 +20,8 @@ class Plan:
     translator_keys: Mapping[str, str]
     hash: str
     """Changes with anything that matters to a process, Secrets included."""
+    notes: tuple[str, ...] = ()
+    """What is otherwise than it would be in a cluster."""
 
     @property
     def translated(self) -> tuple[str, ...]:
@@ -39,11 +41,27 @@ def make(bundle: Bundle, named: Mapping[SecretRef, str], environment: Mapping[st
     except SpecError as exc:
         raise FileError("\n".join(f"{source}: {problem}" for problem in exc.problems)) from exc
     keys = _resolve(bundle, named, environment, source)
+    document, gateway_keys, notes = _alone(proxy, document, keys)
     digests = {ref: config.secret_digest("local", value.encode()) for ref, value in keys.items()}
-    ways: dict[bool, dict[str, str]] = {True: {}, False: {}}
+    ways: dict[bool, dict[str, str]] = {True: {}, False: gateway_keys}
     for deployment, ref in config.keyed_deployments(proxy):
         ways[config.is_translated(deployment)][config.key_variable(ref)] = keys[ref]
-    return Plan(document, ways[False], ways[True], config.config_hash(document, digests))
+    return Plan(document, ways[False], ways[True], config.config_hash(document, digests), notes)
+
+
+def _alone(
+    proxy: LLMProxy, document: contract.Document, keys: Mapping[SecretRef, str]
+) -> tuple[contract.Document, dict[str, str], tuple[str, ...]]:
+    """Return what one gateway on one machine is told about others that count with it: document, variables, notes."""
+    wanted = config.store_references(proxy)
+    given = {name: keys[ref] for name, ref in wanted.items() if ref in keys}
+    notes = ["one gateway runs here, whatever the file says of replicas"] if proxy.spec.several else []
+    if document.shared_limits is None or (proxy.spec.sharing == "Redis" and given.keys() == wanted.keys()):
+        return document, given, tuple(notes)
+    if proxy.spec.sharing == "Redis":
+        missing = ", ".join(f"{name}/{key}" for name, key in wanted.values() if (name, key) not in keys)
+        notes.append(f"limits are counted in this gateway alone: nothing is known of the Secret {missing}")
+    return document.model_copy(update={"shared_limits": None}), {}, tuple(notes)
 
 
 def variable_for(ref: SecretRef) -> str:
@@ -58,7 +76,9 @@ def _resolve(
     unknown = sorted(set(named) - set(wanted))
     if unknown:
         known = ", ".join("/".join(ref) for ref in wanted) or "none"
-        raise FileError(f"--secret {'/'.join(unknown[0])}: no apiKey names it; there is {known}")
+        raise FileError(f"--secret {'/'.join(unknown[0])}: nothing in the file names it; there is {known}")
+    # Without its store a gateway that runs alone counts as well.
+    needed = {ref for _, ref in config.keyed_deployments(bundle.proxy)} | set(named)
     keys: dict[SecretRef, str] = {}
     missing = []
     for ref in wanted:
@@ -66,7 +86,7 @@ def _resolve(
         key = environment.get(variable, "") if ref in named else bundle.secrets.get(ref, environment.get(variable, ""))
         if key.strip():
             keys[ref] = key.strip()
-        else:
+        elif ref in needed:
             missing.append(f"{source}: {_where(bundle.proxy, ref)}: {_way_out(ref, variable, named=ref in named)}")
     if missing:
         raise FileError("\n".join(missing))
@@ -79,7 +99,7 @@ def _where(proxy: LLMProxy, ref: SecretRef) -> str:
             at = deployment.api_key.secret_key_ref if deployment.api_key is not None else None
             if at is not None and (at.name, at.key) == ref:
                 return f"spec.models[{i}].deployments[{j}].apiKey"
-    return "spec"
+    return "spec.rateLimits.shared"
 
 
 def _way_out(ref: SecretRef, variable: str, *, named: bool) -> str:

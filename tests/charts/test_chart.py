@@ -17,6 +17,7 @@ CHANGES: dict[str, Any] = {
     "proxyImage.repository": "registry.test/proxy",
     "proxyImage.tag": "1.2.3",
     "proxyImage.pullPolicy": "Never",
+    "limitsStore.image": "registry.test/valkey:1",
     "imagePullSecrets": ["pull"],
     "replicas": 2,
     "watchNamespaces": ["team-a", "team-b"],
@@ -49,6 +50,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"image.pullPolicy": "Sometimes"}, "pullPolicy"),
     ({"image.repository": ""}, "repository"),
     ({"proxyImage.digest": "sha256:0"}, "digest"),
+    ({"limitsStore": {"image": ""}}, "image"),
     ({"replicas": 3}, "replicas"),
     ({"replicas": "2"}, "replicas"),
     ({"watchNamespaces": "team-a"}, "watchNamespaces"),
@@ -114,12 +116,15 @@ def test_the_crd_is_the_one_of_the_models(helm: Helm) -> None:
 
 def test_the_operator_understands_what_it_is_told(helm: Helm) -> None:
     told = environment(
-        helm.rendered(**{k: v for k, v in CHANGES.items() if k.startswith(("proxyImage", "watch", "log"))})
+        helm.rendered(
+            **{k: v for k, v in CHANGES.items() if k.startswith(("proxyImage", "limitsStore", "watch", "log"))}
+        )
     )
 
     understood = settings.from_environment(told)
 
     assert (understood.proxy_image, understood.proxy_image_pull_policy) == ("registry.test/proxy:1.2.3", "Never")
+    assert understood.limits_store_image == "registry.test/valkey:1"
     assert understood.watch_namespaces == ("team-a", "team-b")
     assert (understood.namespace, understood.pod_name) == ("from the pod", "from the pod")
     assert (understood.lease_name, understood.metrics_port) == ("llmproxy-operator", 8080)

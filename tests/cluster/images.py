@@ -1,4 +1,4 @@
-"""The images: the product's two and the tests' one, built from this tree and kept as archives."""
+"""The images: the product's two and the tests' two, built from this tree and kept as archives."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from . import packages
+from . import packages, store
 from .builders import Builder, Recipe, best
 from .errors import ClusterError
 from .places import REPOSITORY, SOURCES, Places
@@ -57,6 +57,8 @@ RECIPES = {
         ),
     ),
 }
+STORE = "store"
+"""The one image whose folder is made here first."""
 DEFAULT_BASE = "docker.io/library/python:3.13-slim-trixie"
 DEBIAN_SUITE = "bookworm"
 DEBIAN_PACKAGES = ("python3", "python3-venv", "ca-certificates", "libstdc++6")
@@ -67,13 +69,19 @@ DEBIAN_LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*"
 
 def build(places: Places, names: list[str]) -> dict[str, Path]:
     """Build images (all, if none is named); return an archive for each by the image's name."""
-    unknown = set(names) - set(RECIPES)
+    known = [*RECIPES, STORE]
+    unknown = set(names) - set(known)
     if unknown:
-        raise ClusterError(f"unknown image {', '.join(unknown)}; there are {', '.join(RECIPES)}")
+        raise ClusterError(f"unknown image {', '.join(unknown)}; there are {', '.join(known)}")
     with best(places) as builder:
         base = _base(places, builder)
-        chosen = [RECIPES[name] for name in names or RECIPES]
+        chosen = [_store(places) if name == STORE else RECIPES[name] for name in names or known]
         return {recipe.image: _build(places, builder, recipe, base) for recipe in chosen}
+
+
+def _store(places: Places) -> Recipe:
+    folder = store.folder(places)
+    return Recipe("localhost/llmproxy-limits-store:dev", folder / "store.Dockerfile", folder, ("root",))
 
 
 def _build(places: Places, builder: Builder, recipe: Recipe, base: str) -> Path:

@@ -163,3 +163,35 @@ def test_a_file_that_is_wrong_is_refused_with_the_place(text: str, complaint: st
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="No such file"):
         manifests.load(tmp_path / "nope.yaml")
+
+
+MANY = PROXY.replace("rateLimits: {rpm: 5}", "replicas: 3\n  rateLimits: {rpm: 5}")
+IN_REDIS = PROXY.replace("rpm: 5}", "rpm: 5, shared: {mode: Redis, url: {secretKeyRef: {name: redis, key: url}}}}")
+KEYS = {"OPENAI_API_KEY": "sk", "GOOGLE_KEY": "AIza"}
+
+
+def test_one_gateway_counts_by_itself_whatever_is_said_of_replicas() -> None:
+    made = plan.make(read(MANY), {}, KEYS, "proxy.yaml")
+
+    assert made.document.shared_limits is None
+    assert made.document.rate_limits.rpm == 5
+    assert "one gateway runs here" in made.notes[0]
+    assert plan.make(read(PROXY), {}, KEYS, "proxy.yaml").notes == ()
+
+
+def test_a_store_of_ones_own_is_used_if_its_address_is_given() -> None:
+    made = plan.make(read(IN_REDIS), {}, {**KEYS, "REDIS_URL": "redis://127.0.0.1:6379"}, "proxy.yaml")
+
+    assert made.document.shared_limits is not None
+    assert made.gateway_keys[made.document.shared_limits.url_env] == "redis://127.0.0.1:6379"
+    assert made.notes == ()
+
+
+def test_without_its_address_the_gateway_counts_alone_and_says_so() -> None:
+    made = plan.make(read(IN_REDIS), {}, KEYS, "proxy.yaml")
+
+    assert made.document.shared_limits is None
+    assert len(made.notes) == 1
+    assert "redis/url" in made.notes[0]
+    with pytest.raises(FileError, match=r"shared: the environment variable MINE, which --secret names"):
+        plan.make(read(IN_REDIS), {("redis", "url"): "MINE"}, KEYS, "proxy.yaml")
