@@ -38,6 +38,8 @@ HEAD_S = 30.0
 BODY_S = 120.0
 IDLE_S = 75.0
 """Longer than clients keep theirs (5 to 60 s): they close theirs, and no request meets a closed one."""
+WRITE_S = 120.0
+"""How long a client may leave an answer unread, once more of it waits than the kernel and the transport hold."""
 GOODBYE_S = 5.0
 """A connection whose request was refused stays open so long: a client that still sends reads its answer first."""
 LOOK_S = 1.0
@@ -117,7 +119,9 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Have the answer wait: the client reads slower than it comes."""
         if self._writable is None:
-            self._writable = self._server.loop.create_future()
+            loop = self._server.loop
+            self._writable = loop.create_future()
+            self.until = loop.time() + WRITE_S
 
     def resume_writing(self) -> None:
         """Go on."""
@@ -125,6 +129,7 @@ class Connection(asyncio.Protocol):
             if not self._writable.done():
                 self._writable.set_result(None)
             self._writable = None
+            self.until = 0.0 if self._caller is not None else self._server.loop.time() + IDLE_S
 
     # -- httptools
 
@@ -191,6 +196,7 @@ class Connection(asyncio.Protocol):
         """The answer is written: close, or take the next request."""
         self._caller = None
         if not self._keep or self._server.draining:
+            self.until = self._server.loop.time() + WRITE_S
             self._transport.close()
         elif self._waiting:
             turn = self._waiting.popleft()
@@ -224,7 +230,7 @@ class Connection(asyncio.Protocol):
 
     def expire(self) -> None:
         """Close: the client has taken too long."""
-        if self._refused:
+        if self._refused or self._writable is not None or self._transport.is_closing():
             self._transport.abort()
         elif self.is_idle:
             self._transport.close()

@@ -1,0 +1,400 @@
+"""The HTTP server: requests whole whatever their pieces, answers one after the other, and a bound on everything."""
+
+import asyncio
+import itertools
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import uvloop
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmproxy.gateway import http1
+from llmproxy.gateway.caller import JSON, Caller
+from llmproxy.gateway.errors import BadRequestError
+
+Handle = Callable[[Caller], Awaitable[None]]
+HELLO = b"POST /v1/x?key=1 HTTP/1.1\r\nHost: h\r\nX-A: b\r\nContent-Length: 5\r\n\r\nhello"
+CHUNKED = b"POST /v1/y HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nwor\r\n2;a=b\r\nld\r\n0\r\n\r\n"
+EMPTY = b"GET /v1/z%20z HTTP/1.1\r\nHost: h\r\n\r\n"
+CLOSING = b"GET /last HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+
+
+async def echo(caller: Caller) -> None:
+    """Answer with what was asked."""
+    request = caller.request
+    found = {"method": request.method, "path": request.path, "body": request.body.decode("latin-1")}
+    caller.answer(200, json.dumps(found).encode(), [JSON])
+
+
+class Wire:
+    """A client on a real socket that sends and reads bytes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def send(self, *pieces: bytes) -> None:
+        for piece in pieces:
+            self.writer.write(piece)
+            await self.writer.drain()
+
+    async def answer(self, *, no_body: bool = False) -> tuple[int, dict[str, str], bytes]:
+        head = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 30)).decode()
+        first, *lines = head.strip().split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        body = b""
+        if headers.get("transfer-encoding") == "chunked":
+            while size := int(await self.reader.readline(), 16):
+                body += (await self.reader.readexactly(size + 2))[:-2]
+            await self.reader.readexactly(2)
+        elif not no_body:
+            body = await self.reader.readexactly(int(headers["content-length"]))
+        return int(first.split()[1]), headers, body
+
+    async def closed(self) -> bytes:
+        """Return what comes until the server hangs up."""
+        try:
+            return await asyncio.wait_for(self.reader.read(-1), 30)
+        except ConnectionResetError:
+            return b"reset"
+
+
+class Rig:
+    """A server on loopback."""
+
+    def __init__(self, server: http1.Server, port: int) -> None:
+        self.server = server
+        self.port = port
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def connect(self) -> Wire:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self._writers.append(writer)
+        return Wire(reader, writer)
+
+    async def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+        await self.server.drain(0.02, 0.02)
+
+
+@asynccontextmanager
+async def serving(handle: Handle = echo, *, max_connections: int = 100) -> AsyncIterator[Rig]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = http1.Server(handle, max_connections=max_connections)  # type: ignore[arg-type]
+    await server.start(listener, 16)
+    rig = Rig(server, listener.getsockname()[1])
+    try:
+        yield rig
+    finally:
+        await rig.close()
+
+
+async def settled(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not true():  # noqa: ASYNC110 - a test
+            await asyncio.sleep(0.005)
+
+
+def asked(body: bytes) -> tuple[str, str, str]:
+    found = json.loads(body)
+    return found["method"], found["path"], found["body"]
+
+
+async def test_a_request_is_read_and_its_answer_is_plain_http() -> None:
+    async with serving() as rig:
+        wire = await rig.connect()
+        await wire.send(HELLO)
+        status, headers, body = await wire.answer()
+        assert (status, asked(body)) == (200, ("POST", "/v1/x", "hello"))
+        assert headers["content-type"] == "application/json"
+        assert headers["date"].endswith("GMT")
+        assert "connection" not in headers
+        await wire.send(CHUNKED)
+        assert asked((await wire.answer())[2]) == ("POST", "/v1/y", "world")
+        await wire.send(EMPTY)
+        assert asked((await wire.answer())[2]) == ("GET", "/v1/z z", "")
+
+
+@settings(max_examples=30, deadline=None)
+@given(cuts=st.lists(st.integers(1, len(HELLO + CHUNKED + EMPTY) - 1), max_size=12))
+def test_borders_of_pieces_make_no_difference(cuts: list[int]) -> None:
+    whole = HELLO + CHUNKED + EMPTY + CLOSING
+    edges = sorted({0, *cuts, len(whole)})
+
+    async def run() -> list[tuple[str, str, str]]:
+        async with serving() as rig:
+            wire = await rig.connect()
+            found = []
+            for begin, end in itertools.pairwise(edges):
+                await wire.send(whole[begin:end])
+                await asyncio.sleep(0)
+            for _ in range(4):
+                _, headers, body = await wire.answer()
+                found.append(asked(body))
+            assert headers["connection"] == "close"
+            assert await wire.closed() == b""
+            return found
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(run()) == [
+            ("POST", "/v1/x", "hello"),
+            ("POST", "/v1/y", "world"),
+            ("GET", "/v1/z z", ""),
+            ("GET", "/last", ""),
+        ]
+
+
+async def test_answers_come_in_the_order_of_requests_though_the_first_takes_longest() -> None:
+    at_once = []
+
+    async def slow_first(caller: Caller) -> None:
+        at_once.append(caller.request.path)
+        await asyncio.sleep(0.05 if caller.request.path == "/v1/x" else 0)
+        await echo(caller)
+
+    async with serving(slow_first) as rig:
+        wire = await rig.connect()
+        await wire.send(HELLO + CHUNKED)
+        await wire.send(EMPTY)
+        await settled(lambda: bool(at_once))
+        assert at_once == ["/v1/x"]
+        paths = [asked((await wire.answer())[2])[1] for _ in range(3)]
+        assert paths == ["/v1/x", "/v1/y", "/v1/z z"]
+
+
+async def test_an_old_client_gets_no_chunks_and_is_hung_up_on() -> None:
+    async def stream(caller: Caller) -> None:
+        caller.start(200, [JSON])
+        caller.part(b"one ")
+        caller.end(b"two")
+
+    async with serving(stream) as rig:
+        wire = await rig.connect()
+        await wire.send(b"GET /s HTTP/1.0\r\nHost: h\r\n\r\n")
+        head, _, body = (await wire.closed()).partition(b"\r\n\r\n")
+        assert body == b"one two"
+        assert b"chunked" not in head
+        assert b"connection: close" in head
+        wire = await rig.connect()
+        await wire.send(b"GET /s HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert (await wire.answer())[2] == b"one two"
+
+
+async def test_head_has_no_body_and_a_body_is_invited() -> None:
+    async with serving() as rig:
+        wire = await rig.connect()
+        await wire.send(b"HEAD /health HTTP/1.1\r\nHost: h\r\n\r\n")
+        status, headers, _ = await wire.answer(no_body=True)
+        assert (status, int(headers["content-length"]) > 0) == (200, True)
+        await wire.send(b"POST /p HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        assert await wire.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await wire.send(b"ok")
+        assert asked((await wire.answer())[2]) == ("POST", "/p", "ok")
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (b"nonsense\r\n\r\n", 400, "invalid_request"),
+        (b"GET / HTTP/1.1\r\nbroken header\r\n\r\n", 400, "invalid_request"),
+        (
+            b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+            "invalid_request",
+        ),
+        (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400, "invalid_request"),
+        (b"GET / HTTP/1.1\r\nX: " + b"a" * (http1.MAX_HEAD + 1), 431, "headers_too_large"),
+        (b"GET /" + b"a" * (http1.MAX_HEAD + 1), 431, "headers_too_large"),
+    ],
+)
+async def test_what_cannot_be_read_is_answered_with_what_is_wrong(sent: bytes, status: int, code: str) -> None:
+    async with serving() as rig:
+        wire = await rig.connect()
+        await wire.send(sent)
+        found, headers, body = await wire.answer()
+        assert (found, json.loads(body)["error"]["code"], headers["connection"]) == (status, code, "close")
+        assert await wire.closed() in {b"", b"reset"}
+
+
+async def test_a_body_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http1, "MAX_BODY", 1000)
+    async with serving() as rig:
+        for head in (
+            b"Content-Length: 1001\r\n\r\n" + b"x" * 1001,
+            b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 1001,
+        ):
+            wire = await rig.connect()
+            await wire.send(b"POST / HTTP/1.1\r\nHost: h\r\n" + head)
+            status, _, body = await wire.answer()
+            assert (status, json.loads(body)["error"]["code"]) == (413, "request_too_large")
+        wire = await rig.connect()
+        await wire.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n" + b"x" * 1000)
+        assert (await wire.answer())[0] == 200
+
+
+async def test_what_is_read_before_nonsense_is_answered_then_the_connection_ends() -> None:
+    async with serving() as rig:
+        wire = await rig.connect()
+        await wire.send(HELLO + b"nonsense\r\n\r\n")
+        assert (await wire.answer())[0] == 200
+        assert await wire.closed() in {b"", b"reset"}
+
+
+async def test_connections_have_a_bound_and_the_others_go_on() -> None:
+    async with serving(max_connections=2) as rig:
+        wires = [await rig.connect() for _ in range(2)]
+        for wire in wires:
+            await wire.send(HELLO)
+            assert (await wire.answer())[0] == 200
+        late = await rig.connect()
+        status, _, body = await late.answer()
+        assert (status, json.loads(body)["error"]["code"]) == (503, "too_many_connections")
+        late.writer.close()
+        await wires[0].send(HELLO)
+        assert (await wires[0].answer())[0] == 200
+        wires[1].writer.close()
+        await settled(lambda: len(rig.server.connections) == 1)
+        again = await rig.connect()
+        await again.send(HELLO)
+        assert (await again.answer())[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (b"POST / HTTP/1.1\r\nHost", b"HTTP/1.1 408 "),
+        (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nhalf", b"HTTP/1.1 408 "),
+        (b"", b""),  # it was only connected: nothing is owed
+    ],
+)
+async def test_a_client_that_takes_too_long_is_told_and_let_go(
+    sent: bytes, said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HEAD_S", "BODY_S", "LOOK_S", "GOODBYE_S"):
+        monkeypatch.setattr(http1, name, 0.05)
+    async with serving() as rig:
+        wire = await rig.connect()
+        await wire.send(sent)
+        assert (await wire.closed()).startswith(said)
+        await settled(lambda: not rig.server.connections)
+
+
+async def test_a_kept_connection_is_closed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http1, "LOOK_S", 0.05)
+    monkeypatch.setattr(http1, "IDLE_S", 0.1)
+    async with serving() as rig:
+        wire = await rig.connect()
+        await wire.send(HELLO)
+        assert (await wire.answer())[0] == 200
+        assert await wire.closed() == b""
+
+
+async def test_a_client_that_does_not_read_slows_its_answer_and_is_let_go_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http1, "LOOK_S", 0.05)
+    monkeypatch.setattr(http1, "WRITE_S", 0.3)
+    waited = asyncio.Event()
+    gone = asyncio.Event()
+
+    async def flood(caller: Caller) -> None:
+        caller.watch()
+        caller.start(200, [JSON])
+        try:
+            while True:
+                waiting = caller.part(b"x" * 65536)
+                if waiting is not None:
+                    waited.set()
+                    await waiting
+        except asyncio.CancelledError:
+            gone.set()
+
+    async with serving(flood) as rig:
+        wire = await rig.connect()
+        wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await wire.send(EMPTY)
+        await asyncio.wait_for(waited.wait(), 30)
+        await asyncio.wait_for(gone.wait(), 30)
+        await settled(lambda: not rig.server.connections)
+
+
+async def test_a_caller_that_leaves_ends_its_call_only() -> None:
+    ended = asyncio.Event()
+
+    async def wait(caller: Caller) -> None:
+        if caller.request.path != "/wait":
+            await echo(caller)
+            return
+        caller.watch()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            assert caller.gone
+            ended.set()
+
+    async with serving(wait) as rig:
+        leaver, other = await rig.connect(), await rig.connect()
+        await leaver.send(b"GET /wait HTTP/1.1\r\nHost: h\r\n\r\n")
+        await settled(lambda: any(not c.is_idle for c in rig.server.connections))
+        leaver.writer.close()
+        await asyncio.wait_for(ended.wait(), 30)
+        await other.send(HELLO)
+        assert (await other.answer())[0] == 200
+
+
+async def test_at_the_end_calls_finish_and_say_that_the_connection_closes() -> None:
+    go_on = asyncio.Event()
+
+    async def wait(caller: Caller) -> None:
+        await go_on.wait()
+        await echo(caller)
+
+    async with serving(wait) as rig:
+        busy, idle = await rig.connect(), await rig.connect()
+        await busy.send(HELLO)
+        await settled(lambda: any(not c.is_idle for c in rig.server.connections) and len(rig.server.connections) == 2)
+        drain = asyncio.create_task(rig.server.drain(0.1, 30))
+        assert await idle.closed() == b""
+        go_on.set()
+        status, headers, _ = await busy.answer()
+        assert (status, headers["connection"]) == (200, "close")
+        await asyncio.wait_for(drain, 30)
+        with pytest.raises(ConnectionError):
+            await rig.connect()
+
+
+async def test_an_error_before_the_answer_is_one_and_after_it_hangs_up() -> None:
+    async def fail(caller: Caller) -> None:
+        if caller.request.path == "/late":
+            caller.start(200, [JSON])
+            caller.part(b"half")
+            caller.abort()
+        else:
+            caller.refuse(BadRequestError("no"))
+
+    async with serving(fail) as rig:
+        wire = await rig.connect()
+        await wire.send(HELLO)
+        assert (await wire.answer())[0] == 400
+        await wire.send(b"GET /late HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert not (await wire.closed()).endswith(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        (b"/v1/models?x=/y", "/v1/models"),
+        (b"http://proxy:4000/v1/models?x", "/v1/models"),
+        (b"http://proxy:4000", "/"),
+        (b"/a%2Fb", "/a/b"),
+        (b"/caf%C3%A9", "/café"),
+        (b"*", "*"),
+    ],
+)
+def test_paths_are_read_in_every_form_of_an_address(url: bytes, path: str) -> None:
+    assert http1.read_path(url) == path
