@@ -23,9 +23,7 @@ LIMITS: Mapping[str, str] = {
 
 _RECORDED = "calls are recorded by spec.spans, and counted by the gateway's metrics; nothing else is called"
 _RETRIES = "retries are the proxy's, one setting for all its models: say litellm_settings.num_retries"
-_FALLBACK = (
-    "no other model answers in place of one that fails: list a second server under the same model_name, and it is tried"
-)
+_FALLBACK = "write them as spec.fallbacks of the LLMProxy, or list a second server under the same model_name"
 _CACHE = "answers are not cached: each call reaches a model server"
 _COOLDOWN = "a failing server is left out by the gateway's own rules, and never blocks other callers"
 _REDIS = "no store of LiteLLM's is used: limits are counted by the gateways themselves"

@@ -5,24 +5,21 @@ the field is used, never by the API server: a default in the schema would fight 
 """
 
 import re
-from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from llmproxy.providers import PROVIDERS, Protocol, Way, unusable
-from llmproxy_api import params as params_of
 from llmproxy_api import quantities
 from llmproxy_api.access import Access, Monitoring
+from llmproxy_api.deployments import TRANSLATED, URL, Deployment, provider_in
 from llmproxy_api.durations import Duration, seconds
 from llmproxy_api.limits import ModelRateLimits, RateLimits, any_of
-from llmproxy_api.parts import ListMap, Part, Tries, Weight
+from llmproxy_api.parts import ListMap, Part, Tries, UniqueItems
 from llmproxy_api.pods import Pod
 from llmproxy_api.quantities import Quantity
-from llmproxy_api.references import SecretSource
 from llmproxy_api.resources import Resources
-from llmproxy_api.rules import Rule, longer_than_zero, optional_matches
+from llmproxy_api.rules import Rule, optional_matches
 from llmproxy_api.scale import Autoscaling, DisruptionBudget, Replicas
 
 GROUP = "llmproxy.dev"
@@ -38,14 +35,12 @@ DEFAULT_MAX_RETRIES = 2
 DEFAULT_INITIAL_DELAY = "500ms"
 DEFAULT_MAX_DELAY = "8s"
 DEFAULT_TIMEOUT = "10m"
+DEFAULT_CONNECT_TIMEOUT = "5s"
+MAX_FALLBACKS = 8
 DEFAULT_ACK_WAIT = "50ms"
 DEFAULT_SPOOL_SIZE = "1Gi"
 DEFAULT_DRAIN_TIMEOUT = "5m"
 
-_OWN_SERVER = [name for name, row in PROVIDERS.items() if row.api_base is None]
-_KEYLESS = [name for name, row in PROVIDERS.items() if row.key_optional]
-_TRANSLATED = [name for name, row in PROVIDERS.items() if row.way is Way.TRANSLATED]
-_WITHOUT_TOKEN_IDS = [*_TRANSLATED, *(n for n, row in PROVIDERS.items() if row.protocol is not Protocol.OPENAI)]
 _SEVERAL = "(has(self.replicas) && self.replicas > 1) || has(self.autoscaling)"
 _LIMITED = (
     f"(has(self.rateLimits) && {any_of('self.rateLimits')}) || "
@@ -55,105 +50,13 @@ _COUNTS_ALONE = "has(self.rateLimits) && has(self.rateLimits.shared) && self.rat
 
 Sharing = Literal["Managed", "Redis", "Local"]
 
-_URL = r'https?://[A-Za-z0-9.\-\[\]:]+(/[!"$->@-~]*)?'
-"""No user, password, query or fragment: what stands in an address is readable by everybody."""
-
-
-def _provider_in(names: Iterable[str], model: str = "self.model") -> str:
-    """Return CEL for whether the provider of *model* is one of *names*: a list is cheaper than a pattern."""
-    return f"{model}.split('/')[0] in [{', '.join(repr(name) for name in sorted(names))}]"
-
-
-def _refuses(key: str, why: str) -> Rule:
-    """`params` has no *key*."""
-    return Rule(
-        f"!has(self.params) || !has(self.params.{key})",
-        why,
-        lambda d: d.params is None or key not in d.params,
-        f".params.{key}",
-    )
-
-
-class Deployment(Part):
-    """One place that serves a model. Calls are spread over the deployments of a model by weight."""
-
-    model: Annotated[str, Field(min_length=3, max_length=128, pattern="^[!-~]+$")]
-    """Provider and its own name of the model, as LiteLLM writes it: `hosted_vllm/Qwen2.5-7B`, `openai/gpt-4o-mini`.
-    Servers that speak the client's protocol, OpenAI's or Anthropic's, get its bytes; between the two the gateway maps;
-    LiteLLM translates for providers with a protocol of their own. docs/providers.md has them all."""
-    api_base: Annotated[str, Field(max_length=256)] | None = None
-    """URL of the server, up to where `/chat/completions` or `/messages` begins: `http://vllm:8000/v1`. Default: the
-    provider's own address. Needed by those that have none, such as hosted_vllm, sglang, azure and openai_like."""
-    api_key: SecretSource | None = None
-    """The key to call the server with. Default: none is sent."""
-    weight: Weight | None = None
-    """Share of the calls among the deployments of the model. Default: 1. With 0 it is used only when no
-    other is left."""
-    token_ids: bool | None = None
-    """Ask the server for token ids, which trainers need. Default: true for hosted_vllm and vllm, else false."""
-    timeout: Duration | None = None
-    """How long one try may take, from the request to its last byte. Default: 10m."""
-    params: (
-        Annotated[
-            dict[str, Any],
-            BeforeValidator(params_of.without_nulls),
-            WithJsonSchema(params_of.schema()),
-        ]
-        | None
-    ) = None
-    """Defaults for fields of the request body, such as `temperature` or `top_p`; what the client sends wins."""
-
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            f"self.model.matches('^[^/]+/.') && {_provider_in(PROVIDERS)}",
-            "must be provider/name with a provider of docs/providers.md; another server that speaks OpenAI's protocol "
-            "is openai_like/NAME with apiBase",
-            lambda d: _provider_of(d) in PROVIDERS and not d.model.endswith("/"),
-            ".model",
-            lambda d: unusable(d.model),
-        ),
-        optional_matches(
-            "apiBase",
-            "api_base",
-            _URL,
-            "must be a URL such as http://vllm:8000/v1, without user, password, query or fragment",
-        ),
-        Rule(
-            f"has(self.apiBase) || !({_provider_in(_OWN_SERVER)})",
-            f"is needed by the providers {', '.join(sorted(_OWN_SERVER))}, which have no address of their own",
-            lambda d: _provider_of(d) not in _OWN_SERVER or d.api_base is not None,
-            ".apiBase",
-        ),
-        Rule(
-            f"has(self.apiKey) || has(self.apiBase) || {_provider_in(_KEYLESS)}",
-            "is needed to call the provider at its own address: name a Secret in apiKey.secretKeyRef",
-            lambda d: d.api_key is not None or d.api_base is not None or _provider_of(d) in _KEYLESS,
-            ".apiKey",
-        ),
-        Rule(
-            f"!has(self.tokenIds) || !self.tokenIds || (has(self.apiBase) && !({_provider_in(_WITHOUT_TOKEN_IDS)}))",
-            "can be true only for a server at apiBase that speaks vLLM's protocol: leave it out",
-            lambda d: not d.token_ids or (d.api_base is not None and _provider_of(d) not in _WITHOUT_TOKEN_IDS),
-            ".tokenIds",
-        ),
-        longer_than_zero("timeout", "timeout"),
-        *(_refuses(key, why) for key, why in sorted(params_of.DENIED.items())),
-    )
-
-    @property
-    def translated(self) -> bool:
-        """Whether LiteLLM must translate for it."""
-        return _provider_of(self) in _TRANSLATED
-
-
-def _provider_of(deployment: Deployment) -> str:
-    return deployment.model.partition("/")[0]
+ModelName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$")]
 
 
 class Model(Part):
     """What clients ask for by name, and who serves it."""
 
-    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$")]
+    name: ModelName
     """The name that clients put into the field `model` of a request."""
     rate_limits: ModelRateLimits | None = None
     """Limits of this model. Default: none but those of the proxy."""
@@ -180,6 +83,19 @@ class Retries(Part):
             lambda r: seconds(r.initial_delay or DEFAULT_INITIAL_DELAY) <= seconds(r.max_delay or DEFAULT_MAX_DELAY),
             ".initialDelay",
         ),
+    )
+
+
+class Fallback(Part):
+    """Which models answer when one cannot."""
+
+    model: ModelName
+    """The model that was asked for."""
+    to: Annotated[tuple[ModelName, ...], Field(min_length=1, max_length=MAX_FALLBACKS, strict=False), UniqueItems()]
+    """Who answers in its place, the first that can: at least one, at most 8. Their own fallbacks are not followed."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule("!(self.model in self.to)", "must not name the model itself", lambda f: f.model not in f.to, ".to"),
     )
 
 
@@ -223,7 +139,7 @@ class Spans(Part):
         optional_matches(
             "store",
             "store",
-            _URL,
+            URL,
             "must be a URL such as http://lightning-store:4747, without user, password, query or fragment",
         ),
         Rule(
@@ -251,6 +167,9 @@ class Spec(Part):
     """Limits of the whole proxy. Default: none. An edit rolls the pods and loses neither a request nor a counter."""
     retries: Retries | None = None
     """Tries after the first. Default: 2, with waits from 500ms to 8s."""
+    fallbacks: Annotated[tuple[Fallback, ...], Field(max_length=64, strict=False), ListMap("model")] | None = None
+    """Models that answer in place of another when its retries have failed, each model once. A call that falls back is a
+    request of both models' limits; a model that has no room is skipped. Default: none."""
     spans: Spans | None = None
     """Where calls are recorded. Default: nowhere, and no shipper runs."""
     replicas: Replicas | None = None
@@ -292,8 +211,15 @@ class Spec(Part):
             ".rateLimits.shared.mode",
         ),
         Rule(
+            "!has(self.fallbacks) || self.fallbacks.all(f, self.models.exists(m, m.name == f.model) && "
+            "f.to.all(t, self.models.exists(m, m.name == t)))",
+            "must name models of spec.models only",
+            lambda s: {n for f in s.fallbacks or () for n in (f.model, *f.to)} <= {m.name for m in s.models},
+            ".fallbacks",
+        ),
+        Rule(
             "!has(self.translator) || self.models.exists(m, m.deployments.exists(d, "
-            f"{_provider_in(_TRANSLATED, 'd.model')}))",
+            f"{provider_in(TRANSLATED, 'd.model')}))",
             "has a meaning only with a model whose provider LiteLLM translates, such as gemini: docs/providers.md",
             lambda s: s.translator is None or any(d.translated for m in s.models for d in m.deployments),
             ".translator",

@@ -87,6 +87,11 @@ class Deployment(_Part):
     """Ask the upstream for token ids and log-probabilities, which trainers need."""
     timeout_s: Seconds = 600.0
     """From the request's arrival at the upstream to its last byte, for each try."""
+    connect_timeout_s: Seconds = 5.0
+    first_byte_timeout_s: Seconds | None = None
+    """From the request to the first byte of an answer's body; None is no bound but timeout_s."""
+    idle_timeout_s: Seconds | None = None
+    """Between two parts of an answer."""
     params: dict[str, Any] = Field(default_factory=dict)
     """Defaults for fields of the request body; what the client sends wins."""
 
@@ -97,6 +102,8 @@ class Model(_Part):
     name: Name
     rate_limits: Limits = Limits()
     deployments: Annotated[tuple[Deployment, ...], Field(min_length=1, max_length=64)]
+    fallbacks: tuple[Name, ...] = ()
+    """Models that are tried when every try of this one has failed, in this order."""
 
 
 class Retries(_Part):
@@ -192,3 +199,7 @@ def _check_unique(document: Document, source: str) -> None:
             if deployment.id in ids:
                 raise ContractError(f"{source}: models.{i}.deployments.{j}.id: {deployment.id!r} is there twice")
             ids.add(deployment.id)
+    for i, model in enumerate(document.models):
+        for name in model.fallbacks:
+            if name not in names or name == model.name:
+                raise ContractError(f"{source}: models.{i}.fallbacks: {name!r} is no other model of the document")

@@ -8,7 +8,7 @@ import hmac
 from collections.abc import Mapping
 
 from llmproxy import contract, providers
-from llmproxy_api import LLMProxy, Problem, SpecError, limits, models, quantities
+from llmproxy_api import LLMProxy, Problem, SpecError, deployments, limits, models, quantities
 from llmproxy_api.durations import seconds
 from llmproxy_api.scale import MAX_REPLICAS
 from llmproxy_operator import names
@@ -34,9 +34,10 @@ _DOCUMENT_HASH_CHARS = 10
 def document(proxy: LLMProxy) -> contract.Document:
     """Return what the pods of *proxy* are told; raise SpecError if it is too large for a ConfigMap."""
     spec = proxy.spec
+    fallbacks = {item.model: item.to for item in spec.fallbacks or ()}
     made = contract.Document(
         proxy=contract.Proxy(name=proxy.metadata.name, namespace=proxy.metadata.namespace),
-        models=tuple(_model(model) for model in spec.models),
+        models=tuple(_model(model, fallbacks.get(model.name, ())) for model in spec.models),
         rate_limits=_limits(spec.rate_limits),
         overflow=_overflow(spec.rate_limits),
         retries=_retries(spec.retries or models.Retries()),
@@ -92,7 +93,7 @@ def store_references(proxy: LLMProxy) -> dict[str, SecretRef]:
     return {name: (s.secret_key_ref.name, s.secret_key_ref.key) for name, s in sources.items() if s is not None}
 
 
-def keyed_deployments(proxy: LLMProxy) -> tuple[tuple[models.Deployment, SecretRef], ...]:
+def keyed_deployments(proxy: LLMProxy) -> tuple[tuple[deployments.Deployment, SecretRef], ...]:
     """Return the deployments that have a key, with where it is."""
     return tuple(
         (deployment, (deployment.api_key.secret_key_ref.name, deployment.api_key.secret_key_ref.key))
@@ -108,7 +109,7 @@ def key_variable(ref: SecretRef) -> str:
     return f"UPSTREAM_KEY_{hashlib.sha256(f'{name}/{key}'.encode()).hexdigest()[:16].upper()}"
 
 
-def is_translated(deployment: models.Deployment) -> bool:
+def is_translated(deployment: deployments.Deployment) -> bool:
     """Whether calls of *deployment* go through the translator."""
     return deployment.translated
 
@@ -135,14 +136,16 @@ def spool_bytes(spans: models.Spans) -> int:
     return int(quantities.value(size or models.DEFAULT_SPOOL_SIZE))
 
 
-def _model(model: models.Model) -> contract.Model:
+def _model(model: models.Model, fallbacks: tuple[str, ...]) -> contract.Model:
     made = tuple(_deployment(f"{model.name}/{i}", item) for i, item in enumerate(model.deployments))
-    return contract.Model(name=model.name, rate_limits=_limits(model.rate_limits), deployments=made)
+    limits = _limits(model.rate_limits)
+    return contract.Model(name=model.name, rate_limits=limits, deployments=made, fallbacks=fallbacks)
 
 
-def _deployment(name: str, item: models.Deployment) -> contract.Deployment:
+def _deployment(name: str, item: deployments.Deployment) -> contract.Deployment:
     provider, _ = providers.split(item.model)
     ref = item.api_key.secret_key_ref if item.api_key is not None else None
+    timeouts = item.timeouts or deployments.Timeouts()
     return contract.Deployment(
         id=name,
         model=item.model,
@@ -151,6 +154,9 @@ def _deployment(name: str, item: models.Deployment) -> contract.Deployment:
         weight=1 if item.weight is None else item.weight,
         token_ids=provider.token_ids if item.token_ids is None else item.token_ids,
         timeout_s=seconds(item.timeout or models.DEFAULT_TIMEOUT),
+        connect_timeout_s=seconds(timeouts.connect or models.DEFAULT_CONNECT_TIMEOUT),
+        first_byte_timeout_s=None if timeouts.first_byte is None else seconds(timeouts.first_byte),
+        idle_timeout_s=None if timeouts.idle is None else seconds(timeouts.idle),
         params=item.params or {},
     )
 

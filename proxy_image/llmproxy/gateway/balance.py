@@ -1,8 +1,10 @@
 """Which deployment of a model gets a call.
 
 Calls of one rollout go to one deployment as long as it is healthy, since its prefix cache knows the conversation
-(rendezvous hashing, so that a deployment that leaves moves only its own rollouts). Others go by weight. A deployment
-that fails again and again is set aside for a while and brought back by real traffic; never all of them.
+(rendezvous hashing, so that a deployment that leaves moves only its own rollouts), unless it has far more than its
+share of the calls already: then to the next in the rollout's own order (hashing with bounded load). Others go by
+weight. A deployment that fails again and again is set aside for a while and brought back by real traffic, a call at a
+time until one succeeds; never all of them.
 """
 
 import hashlib
@@ -17,6 +19,10 @@ FAILURES_TO_EJECT = 5
 """Failures in a row; one or two happen to healthy servers."""
 FIRST_EJECTION_S = 5.0
 MAX_EJECTION_S = 60.0
+OVERLOAD = 1.25
+"""How much more than its share of the calls in flight a deployment may have before rollouts pass it by."""
+NEVER_OVERLOADED = 8
+"""Calls in flight that no deployment is passed by for: servers batch, and moving a rollout costs it its cache."""
 
 
 @dataclass(slots=True)
@@ -26,6 +32,7 @@ class Health:
     failures: int = 0
     ejections: int = 0
     aside_until_s: float = 0.0
+    in_flight: int = 0
 
 
 class Balancer:
@@ -41,24 +48,37 @@ class Balancer:
         """Return the deployment for a call; one that is in *tried* only when all have been tried."""
         if len(self.targets) == 1:
             return self.targets[0]
-        now = self._clock()
         fresh = [t for t in self.targets if t.deployment.id not in tried] or list(self.targets)
-        healthy = [t for t in fresh if self.health[t.deployment.id].aside_until_s <= now] or fresh
+        healthy = [t for t in fresh if self._is_open(t)] or fresh
         weighed = [t for t in healthy if t.deployment.weight > 0] or healthy
         if rollout_id:
-            return max(weighed, key=lambda t: score(rollout_id, t.deployment.id, t.deployment.weight))
+            return self._bounded(rollout_id, weighed)
         weights = [t.deployment.weight or 1 for t in weighed]
         return self._rand.choices(weighed, weights)[0]
 
     def untried(self, tried: Collection[str]) -> bool:
         """Whether a healthy deployment with a weight has not been tried yet."""
-        now = self._clock()
-        return any(
-            t.deployment.id not in tried
-            and t.deployment.weight > 0
-            and self.health[t.deployment.id].aside_until_s <= now
-            for t in self.targets
-        )
+        return any(t.deployment.id not in tried and t.deployment.weight > 0 and self._is_open(t) for t in self.targets)
+
+    def began(self, target: Target) -> None:
+        """A try of *target* is on its way; `ended` must follow."""
+        self.health[target.deployment.id].in_flight += 1
+
+    def ended(self, target: Target) -> None:
+        """The try, or the answer that it led to, is over."""
+        self.health[target.deployment.id].in_flight -= 1
+
+    def _is_open(self, target: Target) -> bool:
+        """Whether *target* takes calls: one that comes back from being set aside, only one at a time."""
+        health = self.health[target.deployment.id]
+        return health.aside_until_s <= self._clock() and not (health.ejections and health.in_flight)
+
+    def _bounded(self, rollout_id: str, targets: Sequence[Target]) -> Target:
+        """Return the first of *targets* in the rollout's order that has room; there is always one."""
+        loads = [self.health[t.deployment.id].in_flight for t in targets]
+        rooms = room([t.deployment.weight or 1 for t in targets], sum(loads))
+        open_ = [t for t, load, most in zip(targets, loads, rooms, strict=True) if load < most]
+        return max(open_, key=lambda t: score(rollout_id, t.deployment.id, t.deployment.weight))
 
     def is_aside(self, deployment_id: str) -> bool:
         """Whether a deployment is set aside now."""
@@ -76,6 +96,15 @@ class Balancer:
             health.aside_until_s = self._clock() + min(MAX_EJECTION_S, FIRST_EJECTION_S * 2**health.ejections)
             health.ejections = min(health.ejections + 1, 8)
             health.failures = FAILURES_TO_EJECT - 1  # one more failure on its return sets it aside again
+
+
+def room(weights: Sequence[int], in_flight: int) -> list[int]:
+    """Return how many calls each may have before rollouts pass it by, when *in_flight* are there and one more comes.
+
+    Together it is more than there are calls, so one of them always has room.
+    """
+    share = OVERLOAD * (in_flight + 1) / sum(weights)
+    return [max(NEVER_OVERLOADED, math.ceil(share * weight)) for weight in weights]
 
 
 def score(rollout_id: str, deployment_id: str, weight: int) -> float:

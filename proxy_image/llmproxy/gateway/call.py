@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llmproxy import calls
@@ -11,7 +11,7 @@ from llmproxy.gateway.balance import Balancer
 from llmproxy.gateway.body import Asked
 from llmproxy.gateway.caller import Caller
 from llmproxy.gateway.handover import Handover
-from llmproxy.gateway.limits import Limiter
+from llmproxy.gateway.limits import Grant, Limiter
 from llmproxy.gateway.metrics import Counts
 from llmproxy.gateway.routes import Route
 from llmproxy.gateway.tries import Opened, Trying
@@ -28,6 +28,8 @@ class Parts:
     balancers: Mapping[str, Balancer]
     output_tokens: Mapping[str, int]
     """Bound of an answer's tokens per choice, by model."""
+    fallbacks: Mapping[str, Sequence[str]]
+    """Who answers in a model's place, by model."""
     limiter: Limiter
     handover: Handover | None
     counts: Counts
@@ -43,6 +45,7 @@ class Call:
         "caller",
         "error",
         "first_byte_ns",
+        "grant",
         "opened",
         "response",
         "route",
@@ -61,6 +64,8 @@ class Call:
         self.started_s = time.monotonic()
         self.call_id = 0
         """0 for a call that makes no span."""
+        self.grant: Grant | None = None
+        """Of the model that is being tried; None before it is admitted."""
         self.asked: Asked | None = None
         self.trying: Trying | None = None
         self.opened: Opened | None = None

@@ -62,7 +62,7 @@ class HandoverCollector(Collector):
 
 
 class UpstreamCollector(Collector):
-    """Which deployments are set aside."""
+    """Which deployments are set aside, and what they have to do."""
 
     def __init__(self, balancers: Mapping[str, Balancer]) -> None:
         self._balancers = balancers
@@ -72,8 +72,13 @@ class UpstreamCollector(Collector):
         healthy = GaugeMetricFamily(
             "llmproxy_upstream_healthy", "0 while a deployment is set aside", labels=["model", "deployment"]
         )
+        in_flight = GaugeMetricFamily(
+            "llmproxy_upstream_in_flight", "Calls that a deployment is answering", labels=["model", "deployment"]
+        )
         for model, balancer in self._balancers.items():
             for target in balancer.targets:
                 ident = target.deployment.id
                 healthy.add_metric([model, ident], not balancer.is_aside(ident))
+                in_flight.add_metric([model, ident], balancer.health[ident].in_flight)
         yield healthy
+        yield in_flight

@@ -47,6 +47,8 @@ class Counts:
         """By model, kind of limit and scope."""
         self.tries: defaultdict[tuple[str, str | int], int] = defaultdict(int)
         """By deployment and outcome: a status, or a failure's code."""
+        self.fallbacks: defaultdict[tuple[str, str], int] = defaultdict(int)
+        """By the model that was asked for and the one that was tried in its place."""
         self.in_flight = 0
         self.streams_broken = 0
         self.client_gone = 0
@@ -86,6 +88,12 @@ class Exporter(Collector):
         for (deployment, outcome), value in c.tries.items():
             tries.add_metric([deployment, str(outcome)], value)
         yield tries
+        fallbacks = CounterMetricFamily(
+            "llmproxy_fallbacks", "Calls that another model was tried for", labels=["model", "to"]
+        )
+        for pair, value in c.fallbacks.items():
+            fallbacks.add_metric(list(pair), value)
+        yield fallbacks
         yield GaugeMetricFamily("llmproxy_in_flight", "Calls that are admitted and not finished", value=c.in_flight)
         for name, text, value in (
             ("llmproxy_streams_broken", "Streams whose upstream ended in the middle", c.streams_broken),

@@ -28,9 +28,19 @@ def dialect_of(endpoint: str, headers: Iterable[Header]) -> Dialect:
     return anthropic.AnthropicClient(passed) if endpoint in _ANTHROPICS or passed else OPENAI
 
 
+def is_served(endpoint: str, targets: Iterable[Target]) -> bool:
+    """Whether a call of *endpoint* can reach every one of *targets*, whichever is picked."""
+    return all(_exchange(endpoint, target) is not None for target in targets)
+
+
 def find_exchange(endpoint: str, target: Target, model: str) -> Exchange:
     """Return how a call of *endpoint* reaches *target*; raise UnknownRouteError when it cannot."""
-    exchange = EXCHANGES.get((endpoint, target.protocol))
-    if exchange is None or exchange.endpoint not in target.heads:
+    exchange = _exchange(endpoint, target)
+    if exchange is None:
         raise UnknownRouteError(f"model {model!r} is served by {target.provider}, which has no {endpoint} here")
     return exchange
+
+
+def _exchange(endpoint: str, target: Target) -> Exchange | None:
+    exchange = EXCHANGES.get((endpoint, target.protocol))
+    return exchange if exchange is not None and exchange.endpoint in target.heads else None

@@ -11,11 +11,10 @@ from llmproxy.gateway.body import Asked
 from llmproxy.gateway.call import Call, Parts
 from llmproxy.gateway.caller import Caller
 from llmproxy.gateway.errors import CallError, DrainingError, OverLimitError, UnknownModelError, retry_after
+from llmproxy.gateway.fallback import bound_tokens, open_somewhere
 from llmproxy.gateway.limits import Denial, Grant
 from llmproxy.gateway.routes import COUNT_TOKENS, Route
-from llmproxy.gateway.tries import Trying
 
-_WITHOUT_OUTPUT = frozenset({"embeddings", COUNT_TOKENS})
 CLIENT_CLOSED = 499
 """The status that nginx gave to a caller that left, in metrics only."""
 
@@ -24,7 +23,6 @@ async def serve(parts: Parts, route: Route, caller: Caller) -> None:
     """Answer one call."""
     call = Call(route, caller)
     counts = parts.counts
-    grant: Grant | None = None
     counts.in_flight += 1
     try:
         body = caller.request.body
@@ -34,7 +32,7 @@ async def serve(parts: Parts, route: Route, caller: Caller) -> None:
         decision = _ask(parts, route, asked, len(body))
         if not isinstance(decision, (Grant, Denial)):
             decision = await decision
-        grant = _granted(parts, asked.model, decision)
+        call.grant = _granted(parts, asked.model, decision)
         _arrived(parts, call)
         await _forward(parts, call, asked, balancer)
     except CallError as error:
@@ -47,8 +45,8 @@ async def serve(parts: Parts, route: Route, caller: Caller) -> None:
     finally:
         caller.unwatch()
         counts.in_flight -= 1
-        if grant is not None:
-            _settle(call, grant)
+        if call.grant is not None:
+            _settle(call, call.grant)
         tell(parts, call)
         _count(parts, call)
 
@@ -63,11 +61,7 @@ def find(parts: Parts, model: str) -> Balancer:
 
 
 def _ask(parts: Parts, route: Route, asked: Asked, body_bytes: int) -> Grant | Denial | Awaitable[Grant | Denial]:
-    tokens = 0 if route.endpoint == COUNT_TOKENS else body_bytes
-    if route.endpoint not in _WITHOUT_OUTPUT:
-        per_choice = asked.max_tokens if asked.max_tokens is not None else parts.output_tokens[asked.model]
-        tokens += asked.choices * per_choice
-    return parts.limiter.admit(asked.model, tokens)
+    return parts.limiter.admit(asked.model, bound_tokens(parts, route, asked, asked.model, body_bytes))
 
 
 def _granted(parts: Parts, model: str, decision: Grant | Denial) -> Grant:
@@ -90,21 +84,11 @@ def _arrived(parts: Parts, call: Call) -> None:
 
 
 async def _forward(parts: Parts, call: Call, asked: Asked, balancer: Balancer) -> None:
-    want_usage = asked.stream and (parts.handover is not None or parts.limiter.counts_tokens(asked.model))
-    call.trying = Trying(
-        call.route,
-        asked,
-        want_usage=want_usage,
-        balancer=balancer,
-        counts=parts.counts,
-        retries=parts.document.retries,
-        rand=parts.rand,
-    )
-    opened = call.opened = await call.trying.open()
+    opened = call.opened = await open_somewhere(parts, call, asked, balancer)
     try:
         await forward(parts, call, opened)
     finally:
-        opened.connection.release()
+        opened.release()
 
 
 async def _refuse(parts: Parts, call: Call, error: CallError) -> None:

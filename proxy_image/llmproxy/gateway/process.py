@@ -81,6 +81,7 @@ class Gateway:
                 document=document,
                 balancers=self._balancers,
                 output_tokens={m.name: output_bound(m) for m in document.models},
+                fallbacks={m.name: m.fallbacks for m in document.models if m.fallbacks},
                 limiter=self._limiter,
                 handover=self._handover,
                 counts=self._counts,

@@ -1,7 +1,8 @@
 """From a model to the head of an answer: tries, one after the other, until one is worth passing on.
 
-Ends at the first byte of an answer. What every try was is kept for the span; the balancer learns from it. A caller that
-leaves cancels the task, which closes the connection that is waited for.
+Another model comes after the last of them (`fallback`). Ends at the first byte of an answer. What every try was is kept
+for the span; the balancer learns from it. A caller that leaves cancels the task, which closes the connection that is
+waited for.
 """
 
 import asyncio
@@ -21,30 +22,48 @@ from llmproxy.gateway.routes import Route
 from llmproxy.gateway.targets import Target
 from llmproxy.gateway.upstream import Connection, UpstreamFailure
 
-CONNECT_TIMEOUT_S = 5.0
 _WHAT = {"connect": "cannot be reached", "closed": "closed the connection"}
+_TIMES = {
+    "connect_timeout": ("took no connection", "connect_timeout_s", "timeouts.connect, or see that it runs"),
+    "first_byte_timeout": ("sent no byte of an answer", "first_byte_timeout_s", "timeouts.firstByte or ask for less"),
+    "idle_timeout": ("sent no more of its answer", "idle_timeout_s", "timeouts.idle"),
+    "timeout": ("did not answer", "timeout_s", "timeout or ask for less"),
+}
+"""What is told of a time that is over: what did not happen, which field says the time, the way out."""
 
 
 class Opened:
     """An upstream's answer whose head has come."""
 
-    __slots__ = ("connection", "exchange", "headers", "status", "target")
+    __slots__ = ("_balancer", "connection", "exchange", "headers", "status", "target")
 
     def __init__(
-        self, target: Target, exchange: Exchange, connection: Connection, status: int, headers: dict[bytes, bytes]
+        self,
+        target: Target,
+        exchange: Exchange,
+        connection: Connection,
+        status: int,
+        headers: dict[bytes, bytes],
+        balancer: Balancer,
     ) -> None:
+        self._balancer = balancer
         self.target = target
         self.exchange = exchange
         self.connection = connection
         self.status = status
         self.headers = headers
 
+    def release(self) -> None:
+        """Be done with it: the connection is kept if the answer is whole, closed if more of it is to come."""
+        self.connection.release()
+        self._balancer.ended(self.target)
+
 
 class Trying:
     """The tries of one call."""
 
     __slots__ = (
-        "_asked", "_balancer", "_counts", "_rand", "_retries", "_route", "_tried", "_want_usage",
+        "_asked", "_balancer", "_before", "_counts", "_model", "_rand", "_retries", "_route", "_tried", "_want_usage",
         "endpoint", "sent", "tries",
     )  # fmt: skip
 
@@ -53,21 +72,26 @@ class Trying:
         route: Route,
         asked: Asked,
         *,
+        model: str,
         want_usage: bool,
         balancer: Balancer,
         counts: Counts,
         retries: Retries,
         rand: random.Random,
+        before: list[calls.Try],
     ) -> None:
+        """*before* are the tries of other models for the same call, to which these are added."""
         self._route = route
         self._asked = asked
+        self._model = model
         self._want_usage = want_usage
         self._balancer = balancer
         self._counts = counts
         self._retries = retries
         self._rand = rand
         self._tried: set[str] = set()
-        self.tries: list[calls.Try] = []
+        self._before = len(before)
+        self.tries = before
         self.endpoint = route.endpoint
         """As the last upstream names it."""
         self.sent = b""
@@ -79,14 +103,19 @@ class Trying:
             target = self._balancer.pick(self._route.rollout_id, self._tried)
             self._tried.add(target.deployment.id)
             started_ns = time.time_ns()
+            self._balancer.began(target)
             try:
                 opened = await self._try(target)
             except UpstreamFailure as failure:
+                self._balancer.ended(target)
                 self._remember(target, started_ns, 0, failure.code)
                 self._balancer.report(target, ok=False)
                 delay_s = self._next_delay(None)
                 if delay_s is None:
                     raise self.broken(target, failure) from failure
+            except BaseException:
+                self._balancer.ended(target)
+                raise
             else:
                 if not is_retried(opened.status):
                     self._remember(target, started_ns, opened.status, "")
@@ -97,22 +126,28 @@ class Trying:
                 delay_s = self._next_delay(read_retry_after(opened.headers, time.time()))
                 if delay_s is None:
                     return opened
-                opened.connection.release()  # kept if the answer is whole, closed if more of it is to come
+                opened.release()
             if delay_s > 0:
                 await asyncio.sleep(delay_s)
 
     async def _try(self, target: Target) -> Opened:
-        exchange = find_exchange(self._route.endpoint, target, self._asked.model)
+        exchange = find_exchange(self._route.endpoint, target, self._model)
         body = self.sent = exchange.request(self._asked, target, want_usage=self._want_usage)
         head = target.heads[exchange.endpoint] % len(body)
         self.endpoint = exchange.endpoint
         if lines := exchange.head_lines(self._asked, target):
             head = head[:-2] + lines + b"\r\n"
-        timeout_s = target.deployment.timeout_s
+        times = target.deployment
         while True:
-            connection = target.pool.idle() or await target.pool.acquire(min(CONNECT_TIMEOUT_S, timeout_s))
+            connection = target.pool.idle() or await target.pool.acquire(min(times.connect_timeout_s, times.timeout_s))
             try:
-                connection.send(head, body, timeout_s)
+                connection.send(
+                    head,
+                    body,
+                    times.timeout_s,
+                    first_byte_s=times.first_byte_timeout_s,
+                    idle_s=times.idle_timeout_s or 0.0,
+                )
                 status, headers = await connection.head()
             except UpstreamFailure as failure:
                 was_stale = connection.is_stale(failure)
@@ -125,10 +160,10 @@ class Trying:
                 connection.release()
                 raise
             else:
-                return Opened(target, exchange, connection, status, headers)
+                return Opened(target, exchange, connection, status, headers, self._balancer)
 
     def _next_delay(self, asked_s: float | None) -> float | None:
-        tries = len(self.tries)
+        tries = len(self.tries) - self._before
         if tries <= self._retries.max and self._balancer.untried(self._tried):
             return 0.0
         return wait_before_next(self._retries, tries, asked_s, self._rand)
@@ -140,14 +175,16 @@ class Trying:
 
     def broken(self, target: Target, failure: UpstreamFailure) -> CallError:
         """Return what to tell the caller of a *failure* that was the last."""
-        model, count = self._asked.model, len(self.tries)
+        model, count = self._model, len(self.tries) - self._before
         tried = "1 try" if count == 1 else f"{count} tries"
         detail = f" ({failure.detail})" if failure.detail else ""
         wait = retry_after(self._retries.max_delay_s)
-        if failure.code == "timeout":
+        if failure.code in _TIMES:
+            what, field, way_out = _TIMES[failure.code]
+            within_s = getattr(target.deployment, field)
             return UpstreamTimeoutError(
-                f"model {model!r}: {target.host} did not answer within {target.deployment.timeout_s:g} s, "
-                f"after {tried}; raise the deployment's timeout or ask for less",
+                f"model {model!r}: {target.host} {what} within {within_s:g} s, after {tried}; "
+                f"raise the deployment's {way_out}",
                 headers=wait,
             )
         what = _WHAT.get(failure.code, "answered nonsense")

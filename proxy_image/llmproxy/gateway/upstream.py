@@ -6,13 +6,14 @@ time; whatever is odd about an answer (bytes after its end, broken framing, an e
 """
 
 import asyncio
-import socket
 import ssl
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, cast
 
 import httptools
+
+from llmproxy.gateway.keepalive import notice_dead_peers
 
 HIGH_WATER = 256 << 10
 """Bytes read and not taken yet; above it the socket is not read, so that a slow caller slows its upstream."""
@@ -25,7 +26,11 @@ MAX_IDLE_S = 45.0
 
 
 class UpstreamFailure(Exception):  # noqa: N818 - an outcome of a try, not an error of ours
-    """A try gave no whole answer. `code` is short and stable: connect, timeout, closed, protocol, cancelled."""
+    """A try gave no whole answer.
+
+    `code` is short and stable: connect, connect_timeout, timeout, first_byte_timeout, idle_timeout, closed, protocol,
+    cancelled.
+    """
 
     def __init__(self, code: str, detail: str = "") -> None:
         super().__init__(f"{code}: {detail}" if detail else code)
@@ -47,9 +52,9 @@ class Connection(asyncio.Protocol):
     """One connection. `send`, then `head`, then `read` until it returns b"", then `release`."""
 
     __slots__ = (
-        "_asked_stop", "_buffer", "_buffered", "_complete", "_error", "_head_bytes", "_head_done", "_headers",
-        "_keep", "_length_known", "_parser", "_paused", "_pool", "_transport", "_waiter", "busy", "deadline",
-        "idle_since", "status",
+        "_buffer", "_buffered", "_complete", "_error", "_first_byte_at", "_head_bytes", "_head_done", "_headers",
+        "_idle_s", "_keep", "_length_known", "_parser", "_paused", "_pool", "_total_at", "_transport", "_waiter",
+        "busy", "deadline", "idle_since", "status",
     )  # fmt: skip
 
     def __init__(self, pool: "Pool") -> None:
@@ -77,13 +82,23 @@ class Connection(asyncio.Protocol):
 
     # -- what the pipeline calls
 
-    def send(self, head: bytes, body: bytes, timeout_s: float) -> None:
-        """Send one request; everything until the last byte of its answer must happen within *timeout_s*."""
+    def send(
+        self, head: bytes, body: bytes, timeout_s: float, *, first_byte_s: float | None = None, idle_s: float = 0.0
+    ) -> None:
+        """Send one request; everything until the last byte of its answer must happen within *timeout_s*.
+
+        The first byte of its body must come within *first_byte_s*, and no pause may be longer than *idle_s* (0: any).
+        """
         transport = cast("asyncio.Transport", self._transport)
         self._reset()
         self.busy = True
         self._parser: Any = httptools.HttpResponseParser(self)
-        self.deadline = self._pool.loop.time() + timeout_s
+        now = self._pool.loop.time()
+        self._total_at = self.deadline = now + timeout_s
+        self._first_byte_at = self._total_at
+        if first_byte_s is not None and first_byte_s < timeout_s:
+            self._first_byte_at = self.deadline = now + first_byte_s
+        self._idle_s = idle_s
         self._pool.look_after()
         transport.write(head + body)
 
@@ -128,7 +143,12 @@ class Connection(asyncio.Protocol):
 
     def expire(self) -> None:
         """Give the call up because its time is over."""
-        self._fail(UpstreamFailure("timeout"))
+        if self.deadline >= self._total_at:
+            self._fail(UpstreamFailure("timeout"))
+        else:
+            self._fail(
+                UpstreamFailure("first_byte_timeout" if self.deadline == self._first_byte_at else "idle_timeout")
+            )
 
     def cancel(self) -> None:
         """Give the call up: the upstream sees its connection close, a waiting reader UpstreamFailure("cancelled")."""
@@ -158,7 +178,14 @@ class Connection(asyncio.Protocol):
         if self._paused and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
+            self._go_on()
         return data
+
+    def _go_on(self) -> None:
+        """A part of the body has come, or may come again: count its pause from now."""
+        self.deadline = self._total_at
+        if self._idle_s:
+            self.deadline = min(self._total_at, self._pool.loop.time() + self._idle_s)
 
     async def _wait(self) -> None:
         self._waiter = self._pool.loop.create_future()
@@ -184,7 +211,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Be open."""
-        _notice_dead_peers(transport)
+        notice_dead_peers(transport)
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
@@ -208,6 +235,7 @@ class Connection(asyncio.Protocol):
         if self._buffered > HIGH_WATER and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
+            self.deadline = self._total_at  # its caller is slow, not the upstream
         if self._complete or (self._head_done and not self._length_known):
             self._wake()  # a sized answer is read in one go, a stream part by part
         elif self._head_done and self._buffered > HIGH_WATER:
@@ -255,6 +283,8 @@ class Connection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         """Keep a part of the body."""
         if not self._complete:
+            if self._idle_s or self.deadline != self._total_at:
+                self._go_on()
             self._buffer.append(data)
             self._buffered += len(data)
 
@@ -280,7 +310,7 @@ class Pool:
         self._sweep: asyncio.TimerHandle | None = None
 
     async def acquire(self, timeout_s: float) -> Connection:
-        """Return a connection that is open; raise UpstreamFailure("connect") if there is none within *timeout_s*."""
+        """Return a connection that is open; raise UpstreamFailure if there is none within *timeout_s*."""
         kept = self.idle()
         if kept is not None:
             return kept
@@ -315,7 +345,7 @@ class Pool:
                         server_hostname=address.host if address.tls else None,
                     )
         except TimeoutError as exc:
-            raise UpstreamFailure("connect", f"no connection within {timeout_s:g} s") from exc
+            raise UpstreamFailure("connect_timeout", f"no connection within {timeout_s:g} s") from exc
         except (OSError, ssl.SSLError) as exc:
             raise UpstreamFailure("connect", _plain(exc)) from exc
         self._all.add(connection)
@@ -355,20 +385,6 @@ class Pool:
             self._sweep.cancel()
         for connection in list(self._all):
             connection.close()
-
-
-def _notice_dead_peers(transport: asyncio.BaseTransport) -> None:
-    """Have the kernel ask a silent peer whether it lives: one that is gone ends its call within a minute.
-
-    There is no time limit between two parts of an answer, since models may think longer than any.
-    """
-    sock = transport.get_extra_info("socket")
-    if sock is None or sock.family == socket.AF_UNIX:
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 60_000)):
-        if hasattr(socket, name):  # Linux has all of them
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _plain(exc: Exception) -> str:

@@ -23,8 +23,6 @@ from llmproxy.contract import Deployment
 from llmproxy.translator import shapes
 from llmproxy.translator.transport import NO_KEY, SEEN, Seen, Transport
 
-CONNECT_TIMEOUT_S = 5.0
-
 
 class TranslationError(Exception):
     """litellm gave no answer; `status` is what it says, and Seen has what the provider said."""
@@ -65,7 +63,7 @@ def prepare(transport: Transport) -> None:
 def make_backend(deployment: Deployment, key: str | None, transport: Transport) -> Backend:
     """Return *deployment* ready to be called."""
     provider, model = providers.split(deployment.model)
-    timeout = httpx.Timeout(deployment.timeout_s, connect=min(CONNECT_TIMEOUT_S, deployment.timeout_s))
+    timeout = httpx.Timeout(deployment.timeout_s, connect=min(deployment.connect_timeout_s, deployment.timeout_s))
     # Redirects are not followed: they would carry the key to wherever the provider points.
     client = AsyncHTTPHandler(timeout=timeout, transport=transport, follow_redirects=False)
     return Backend(deployment, provider.name, model, key, client)

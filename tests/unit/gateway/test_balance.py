@@ -3,7 +3,19 @@
 import random
 from collections import Counter
 
-from llmproxy.gateway.balance import FAILURES_TO_EJECT, FIRST_EJECTION_S, Balancer
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmproxy.gateway.balance import (
+    FAILURES_TO_EJECT,
+    FIRST_EJECTION_S,
+    MAX_EJECTION_S,
+    NEVER_OVERLOADED,
+    OVERLOAD,
+    Balancer,
+    room,
+)
 from unit.gateway.targets import target
 from windows import Clock
 
@@ -97,3 +109,80 @@ def test_never_are_all_set_aside() -> None:
         fail(chosen, index, FAILURES_TO_EJECT)
     assert set(ids(chosen, 100)) == {"m/0", "m/1"}
     assert not chosen.untried(set())
+
+
+def test_one_that_comes_back_gets_one_call_at_a_time_until_one_succeeds() -> None:
+    chosen, clock = balancer(1, 1)
+    back = chosen.targets[0]
+    fail(chosen, 0, FAILURES_TO_EJECT)
+    clock.now += FIRST_EJECTION_S
+
+    chosen.began(back)
+    assert ids(chosen, 50) == {"m/1": 50}
+    chosen.ended(back)  # its caller left: nobody knows more than before
+    assert ids(chosen, 50)["m/0"] > 0
+    chosen.began(back)
+    chosen.report(back, ok=True)
+    assert ids(chosen, 50)["m/0"] > 0
+
+
+@given(st.lists(st.integers(1, 1000), min_size=1, max_size=16), st.integers(0, 100_000))
+def test_somebody_always_has_room(weights: list[int], in_flight: int) -> None:
+    assert sum(room(weights, in_flight)) > in_flight
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 5), min_size=2, max_size=5), st.lists(st.integers(0, 3), min_size=200, max_size=400))
+def test_no_rollout_overloads_a_deployment(weights: list[int], rollouts: list[int]) -> None:
+    """However unevenly: all calls are of four rollouts, and none of them ever ends."""
+    chosen, _ = balancer(*weights)
+    for there, rollout in enumerate(rollouts):
+        picked = chosen.pick(f"ro-{rollout}")
+        chosen.began(picked)
+        load = chosen.health[picked.deployment.id].in_flight
+        fair = (there + 1) * picked.deployment.weight / sum(weights)
+        assert load <= max(NEVER_OVERLOADED, OVERLOAD * fair + 1)
+
+
+def test_a_rollout_goes_home_when_there_is_room_again() -> None:
+    chosen, _ = balancer(1, 1)
+    home = chosen.pick("ro-1")
+    for _ in range(NEVER_OVERLOADED):
+        chosen.began(home)
+    assert chosen.pick("ro-1") is not home
+    chosen.ended(home)
+    assert chosen.pick("ro-1") is home
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(("ok", "fail", "pick", "wait")), st.integers(0, 2), st.floats(0, MAX_EJECTION_S)),
+    max_size=120,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(STEPS)
+def test_whatever_happens_a_call_has_somewhere_to_go_and_goes_where_it_is_healthy(
+    steps: list[tuple[str, int, float]],
+) -> None:
+    chosen, clock = balancer(1, 1, 1)
+    for what, index, seconds in steps:
+        if what == "wait":
+            clock.now += seconds
+        elif what == "pick":
+            picked = chosen.pick(f"ro-{index}")
+            whole = [t for t in chosen.targets if not chosen.is_aside(t.deployment.id)]
+            assert picked in (whole or chosen.targets)
+        else:
+            chosen.report(chosen.targets[index], ok=what == "ok")
+    clock.now += MAX_EJECTION_S
+    assert not any(chosen.is_aside(t.deployment.id) for t in chosen.targets), "nobody is away for more than a minute"
+
+
+@pytest.mark.parametrize("count", [2, 16])
+def test_only_the_rollouts_of_one_that_leaves_move_however_many_there_are(count: int) -> None:
+    whole, _ = balancer(*[1] * count)
+    left, _ = balancer(*[1] * (count - 1))
+    for i in range(200):
+        before = whole.pick(f"ro-{i}").deployment.id
+        assert before in {left.pick(f"ro-{i}").deployment.id, f"m/{count - 1}"}

@@ -150,24 +150,27 @@ class Limiter:
             return "shared" if self.shared.joined else "shares"
         return "local" if self.away is None else "successor"
 
-    def admit(self, model_name: str, tokens: int) -> "Grant | Denial | Awaitable[Grant | Denial]":
+    def admit(
+        self, model_name: str, tokens: int, *, queue: bool = True
+    ) -> "Grant | Denial | Awaitable[Grant | Denial]":
         """Admit one request that may use up to *tokens*, or say why not.
 
         The answer comes at once if nothing must be asked or waited for; else await it, within overflow's maximum (plus
         a second if the other pod is silent). Cancelling gives the place up, and what was granted in that moment back.
-        *tokens* above a tpm limit are charged as the whole limit.
+        *tokens* above a tpm limit are charged as the whole limit. With *queue* False it never waits for its turn.
         """
+        queue_s = self._queue_s if queue else 0.0
         book = self.book
         plan = book.plans.get(model_name, book.other)
         if self.away is not None:
-            return self.away.ask(plan, tokens, self._queue_s)
+            return self.away.ask(plan, tokens, queue_s)
         if (not self.line.waiting or not self.line.is_behind(plan)) and book.take(plan, tokens):
             self.decisions.granted += 1
             plan.in_flight += 1
             return Grant(self, plan, book.lineage, book.minute.number, book.second.number, tokens)
-        if self._queue_s <= 0:
+        if queue_s <= 0:
             return self._deny(plan, tokens)
-        waiter: Waiter[Grant | Denial] = Waiter(plan, tokens, self._queue_s, self)
+        waiter: Waiter[Grant | Denial] = Waiter(plan, tokens, queue_s, self)
         return self.enqueue(waiter) or waiter
 
     def counts_tokens(self, model_name: str) -> bool:

@@ -1,0 +1,84 @@
+"""Who answers a call: the model that was asked for, or after its last try another that the proxy names for it.
+
+A call that falls back is a request of both models' limits: it gives the first one's slot and tokens back, since nothing
+runs there any more, and is admitted to the other, at once or not at all. What ends a call's retries ends them here
+too: a refusal that no other try would heal is passed on, and a model that cannot be asked, or has no room, is skipped.
+"""
+
+from llmproxy.gateway.balance import Balancer
+from llmproxy.gateway.body import Asked
+from llmproxy.gateway.call import Call, Parts
+from llmproxy.gateway.errors import CallError, UpstreamError, UpstreamTimeoutError
+from llmproxy.gateway.limits import Denial, Grant
+from llmproxy.gateway.pairs import is_served
+from llmproxy.gateway.retry import is_retried
+from llmproxy.gateway.routes import COUNT_TOKENS, Route
+from llmproxy.gateway.tries import Opened, Trying
+
+_WITHOUT_OUTPUT = frozenset({"embeddings", COUNT_TOKENS})
+
+
+async def open_somewhere(parts: Parts, call: Call, asked: Asked, balancer: Balancer) -> Opened:
+    """Return the answer to pass on; raise CallError when no model gave one."""
+    outcome = await _tried(parts, call, asked, asked.model, balancer)
+    for name in parts.fallbacks.get(asked.model, ()):
+        if not _failed(outcome):
+            break
+        target = parts.balancers[name]
+        if not is_served(call.route.endpoint, target.targets) or not await _admitted(parts, call, asked, name):
+            continue
+        if isinstance(outcome, Opened):
+            outcome.release()
+        parts.counts.fallbacks[asked.model, name] += 1
+        outcome = await _tried(parts, call, asked, name, target)
+    if isinstance(outcome, Opened):
+        return outcome
+    raise outcome
+
+
+def bound_tokens(parts: Parts, route: Route, asked: Asked, model: str, body_bytes: int) -> int:
+    """Return how many tokens a call may use at most, if *model* answers it."""
+    tokens = 0 if route.endpoint == COUNT_TOKENS else body_bytes
+    if route.endpoint not in _WITHOUT_OUTPUT:
+        per_choice = asked.max_tokens if asked.max_tokens is not None else parts.output_tokens[model]
+        tokens += asked.choices * per_choice
+    return tokens
+
+
+async def _tried(parts: Parts, call: Call, asked: Asked, model: str, balancer: Balancer) -> Opened | CallError:
+    """Return what the tries of one model came to."""
+    call.trying = Trying(
+        call.route,
+        asked,
+        model=model,
+        want_usage=asked.stream and (parts.handover is not None or parts.limiter.counts_tokens(model)),
+        balancer=balancer,
+        counts=parts.counts,
+        retries=parts.document.retries,
+        rand=parts.rand,
+        before=call.trying.tries if call.trying is not None else [],
+    )
+    try:
+        return await call.trying.open()
+    except (UpstreamError, UpstreamTimeoutError) as error:
+        return error
+
+
+def _failed(outcome: Opened | CallError) -> bool:
+    return isinstance(outcome, CallError) or is_retried(outcome.status)
+
+
+async def _admitted(parts: Parts, call: Call, asked: Asked, model: str) -> bool:
+    """Whether the limits let *model* answer; the grant of the model before is given back as far as it is unused."""
+    if call.grant is not None:
+        call.grant.refund_tokens()
+        call.grant.release()
+    tokens = bound_tokens(parts, call.route, asked, model, len(call.caller.request.body))
+    decision = parts.limiter.admit(model, tokens, queue=False)
+    if not isinstance(decision, Grant | Denial):
+        decision = await decision
+    if isinstance(decision, Denial):
+        parts.counts.rejected[model, decision.kind, decision.scope] += 1
+        return False
+    call.grant = decision
+    return True
