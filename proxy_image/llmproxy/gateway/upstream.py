@@ -59,6 +59,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
+        self._parser: Any = httptools.HttpResponseParser(self)
+        """For all answers on this connection: one that was not read to a clean end is the last."""
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.busy = False
@@ -92,7 +94,6 @@ class Connection(asyncio.Protocol):
         transport = cast("asyncio.Transport", self._transport)
         self._reset()
         self.busy = True
-        self._parser: Any = httptools.HttpResponseParser(self)
         now = self._pool.loop.time()
         self._total_at = self.deadline = now + timeout_s
         self._first_byte_at = self._total_at

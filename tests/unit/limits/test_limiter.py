@@ -383,7 +383,7 @@ def test_headers_are_those_of_the_tightest_limit_in_openais_form() -> None:
         b"x-ratelimit-reset-tokens": b"1m1s",
     }
     clock.now += 60.5
-    assert dict(limiter.headers("m"))[b"x-ratelimit-reset-tokens"] == b"438ms"
+    assert dict(limiter.headers("m"))[b"x-ratelimit-reset-tokens"] == b"469ms"
     clock.now += 1
     assert dict(limiter.headers("m"))[b"x-ratelimit-reset-tokens"] == b"0s"
     assert dict(limiter.headers("free"))[b"x-ratelimit-limit-requests"] == b"100"

@@ -4,13 +4,14 @@ OpenAI's names and formats are those of "Rate limits in headers" (platform.opena
 `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, and durations like `6m0s`, `1.2s` and `12ms`. Anthropic's are
 those of its "Response headers" (platform.claude.com/docs/en/api/rate-limits):
 `anthropic-ratelimit-{requests,tokens}-{limit,remaining,reset}`, and moments in RFC 3339. A reset is when nothing would
-count any more, if nothing else came. Several limits of one sort become one line: the tightest, which is the one with
-the fewest left and, of two alike, the one that resets later.
+count any more, if nothing else came, rounded up to whole buckets of its window. Several limits of one sort become one
+line: the tightest, which is the one with the fewest left and, of two alike, the one that resets later.
 """
 
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from llmproxy.gateway.limits.local import Book, Plan
 from llmproxy.gateway.limits.window import Window
@@ -48,15 +49,16 @@ def anthropic_headers(book: Book, plan: Plan, utc_now_s: float) -> list[Header]:
 
 
 def _headers(book: Book, plan: Plan, requests: _Names, tokens: _Names, reset: Callable[[float], bytes]) -> list[Header]:
-    now = book.now()
+    book.now()
     found: list[Header] = []
     if plan.requests:
-        _add(found, requests, plan.requests, now, reset)
+        _add(found, requests, plan.requests, reset)
     if plan.tokens:
-        _add(found, tokens, plan.tokens, now, reset)
+        _add(found, tokens, plan.tokens, reset)
     return found
 
 
+@lru_cache(maxsize=1024)  # of whole buckets: there are not many
 def duration(seconds: float) -> bytes:
     """Return *seconds* as OpenAI writes it: `0s`, `12ms`, `1.2s`, `6m0s`."""
     if seconds <= 0:
@@ -70,9 +72,7 @@ def duration(seconds: float) -> bytes:
     return b"%dm%b" % (minutes, tail) if minutes else tail
 
 
-def _add(
-    found: list[Header], names: _Names, windows: tuple[Window, ...], now: float, reset_of: Callable[[float], bytes]
-) -> None:
+def _add(found: list[Header], names: _Names, windows: tuple[Window, ...], reset_of: Callable[[float], bytes]) -> None:
     """Add the lines of the tightest of *windows*, which stand in the order of their resets, the latest first."""
     tightest = windows[0]
     fewest = tightest.left()
@@ -80,7 +80,7 @@ def _add(
         left = window.left()
         if left < fewest:
             tightest, fewest = window, left
-    reset_s = tightest.ticker.begins(tightest.empty_from()) - now if tightest.used else 0.0
+    reset_s = (tightest.empty_from() - tightest.at) * tightest.ticker.width
     found.append((names[0], b"%d" % tightest.shown))
     found.append((names[1], b"%d" % (fewest if fewest > 0 else 0)))
     found.append((names[2], reset_of(reset_s)))
