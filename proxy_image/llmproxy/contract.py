@@ -146,6 +146,8 @@ class Document(_Part):
     overflow: Overflow = Overflow()
     retries: Retries = Retries()
     spans: Spans | None = None
+    require_api_key: bool = False
+    """Callers must show one of the keys in the folder that the gateway is told; they are no part of this document."""
     drain_timeout_s: Seconds = 300.0
     """How long calls that are in flight at SIGTERM may go on. None that is shorter is cut."""
 

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import uvloop
 
-from llmproxy import contract
-from llmproxy.gateway import logs
+from llmproxy import contract, logs
 from llmproxy.gateway.process import Gateway, Setting
 from llmproxy.gateway.server import listen
 
@@ -39,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 async def _serve(flags: argparse.Namespace, document: contract.Document) -> None:
+    token_file: Path | None = flags.control_token_file
     gateway = Gateway(
         Setting(
             document=document,
@@ -49,6 +49,9 @@ async def _serve(flags: argparse.Namespace, document: contract.Document) -> None
             peer_port=flags.peer_port,
             peer_token=os.environ.get("PEER_TOKEN", ""),
             peers=tuple(address for address in flags.peers.split(",") if address),
+            control_listener=listen(flags.control_host, flags.control_port) if token_file is not None else None,
+            control_token_file=token_file,
+            keys_dir=flags.keys_dir,
             pod=os.environ.get("POD_UID", "") or f"{socket.gethostname()}-{os.getpid()}",
         )
     )
@@ -66,6 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fd", type=int, help="an inherited listening socket, in place of --host and --port")
     parser.add_argument("--admin-host", default="")
     parser.add_argument("--admin-port", type=int, default=9090, help="health and metrics")
+    parser.add_argument("--control-host", default="")
+    parser.add_argument("--control-port", type=int, default=9091, help="pause and resume; needs --control-token-file")
+    parser.add_argument("--control-token-file", type=Path, help="file with the token of the control port")
+    parser.add_argument("--keys-dir", type=Path, help="folder with the keys of callers, a file a key")
     parser.add_argument("--peer-host", default=os.environ.get("POD_IP", ""), help="default: POD_IP, else all")
     parser.add_argument("--peer-port", type=int, default=9092, help="other pods of this proxy; needs PEER_TOKEN")
     parser.add_argument("--peers", default="", help="host[:port] of other pods, several by commas")

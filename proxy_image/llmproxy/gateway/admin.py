@@ -1,4 +1,4 @@
-"""The admin port: health, readiness and metrics. It only tells, so it asks for no token."""
+"""The admin port: health, readiness, metrics and limits. It only tells, so it asks for no token."""
 
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -15,11 +15,12 @@ def make_admin(
     readiness: Callable[[], Readiness],
     collectors: Iterable[Collector],
     beside: Callable[[], Awaitable[bytes]] | None = None,
+    limits: Callable[[], dict[str, object]] = dict,
 ) -> FastAPI:
     """Return the app.
 
     *readiness* says whether this pod should get calls, and in what state it is; *beside*, what another process of the
-    pod tells Prometheus.
+    pod tells Prometheus; *limits*, each limit and its use.
     """
     app = FastAPI(title="llmproxy gateway", openapi_url=None)
     registry = CollectorRegistry()
@@ -37,6 +38,11 @@ def make_admin(
         """Say whether this pod should get calls."""
         ready, detail = readiness()
         return JSONResponse({"ready": ready, **detail}, status_code=200 if ready else 503)
+
+    @app.get("/limits")
+    async def limits_and_use() -> dict[str, object]:
+        """Say each limit and how much of it is taken now, as the metrics do."""
+        return limits()
 
     @app.get("/metrics")
     async def metrics() -> Response:

@@ -30,10 +30,15 @@ class App:
         route = read_route(request.path, request.headers)
         caller.dialect = dialect_of(route.endpoint, request.headers)
         try:
+            if self._parts.keys is not None and request.path not in HEALTH:
+                self._parts.keys.check(request.headers)
             if request.method == "POST" and route.endpoint and route.endpoint != MODELS:
                 await serve(self._parts, route, caller)
             else:
                 self._answer_other(request, route, caller)
+        except CallError as error:  # no key: it is no call, and nothing else of it is looked at
+            self._parts.counts.requests["", route.endpoint, error.status] += 1
+            caller.refuse(error)
         except Exception:
             log.exception("call_failed", extra={"path": request.path})
             if caller.started:

@@ -11,8 +11,10 @@ from llmproxy.gateway.balance import Balancer
 from llmproxy.gateway.body import Asked
 from llmproxy.gateway.caller import Caller
 from llmproxy.gateway.handover import Handover
+from llmproxy.gateway.keys import Keys
 from llmproxy.gateway.limits import Grant, Limiter
 from llmproxy.gateway.metrics import Counts
+from llmproxy.gateway.pause import Pause
 from llmproxy.gateway.routes import Route
 from llmproxy.gateway.tries import Opened, Trying
 
@@ -33,6 +35,9 @@ class Parts:
     limiter: Limiter
     handover: Handover | None
     counts: Counts
+    pause: Pause = field(default_factory=Pause)
+    keys: Keys | None = None
+    """Without them everybody may call who reaches this."""
     rand: random.Random = field(default_factory=random.Random)
 
 

@@ -8,6 +8,7 @@ from prometheus_client.registry import Collector
 from llmproxy.gateway.balance import Balancer
 from llmproxy.gateway.handover import Handover
 from llmproxy.gateway.limits import Limiter
+from llmproxy.gateway.pause import Pause
 
 
 class LimitsCollector(Collector):
@@ -38,6 +39,19 @@ class LimitsCollector(Collector):
             used.add_metric([use.kind, use.scope, use.model], use.used)
         yield limit
         yield used
+
+
+class PauseCollector(Collector):
+    """Whether calls are begun."""
+
+    def __init__(self, pause: Pause) -> None:
+        self._pause = pause
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the one family."""
+        yield GaugeMetricFamily(
+            "llmproxy_paused", "1 while no call is begun, because of /pause", value=self._pause.holds
+        )
 
 
 class HandoverCollector(Collector):

@@ -2,6 +2,7 @@
 
 CallerError                 the caller must change something
   BadRequestError    400    the body or the path
+  UnauthorizedError  401    the API key
   UnknownModelError  404    the name of the model
   UnknownRouteError  404    the path
   MethodError        405    the method
@@ -9,6 +10,7 @@ CallerError                 the caller must change something
   TooLargeError      413    the size
   HeadTooLargeError  431    the size of the head
   OverLimitError     429    the caller must wait
+  PausedError        429    the caller must wait: this pod takes no calls for a while
 ServingError                the caller may try again
   UpstreamError      502    the model server failed or could not be reached
   UpstreamTimeoutError 504  the model server did not answer in time
@@ -49,6 +51,14 @@ class BadRequestError(CallError):
     status = 400
     type = "invalid_request_error"
     code = "invalid_request"
+
+
+class UnauthorizedError(CallError):
+    """401: no API key, or one that is not known."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
 
 
 class UnknownModelError(CallError):
@@ -105,6 +115,14 @@ class OverLimitError(CallError):
     status = 429
     type = "requests"
     code = "rate_limit_exceeded"
+
+
+class PausedError(CallError):
+    """429: somebody has paused this pod; no limit was asked."""
+
+    status = 429
+    type = "requests"
+    code = "paused"
 
 
 class UpstreamError(CallError):

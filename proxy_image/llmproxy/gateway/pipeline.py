@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable
 
 from llmproxy import calls
 from llmproxy.gateway.answer import forward, hold, tell
@@ -13,6 +12,7 @@ from llmproxy.gateway.caller import Caller
 from llmproxy.gateway.errors import CallError, DrainingError, OverLimitError, UnknownModelError, retry_after
 from llmproxy.gateway.fallback import bound_tokens, open_somewhere
 from llmproxy.gateway.limits import Denial, Grant
+from llmproxy.gateway.limits.line import Waiter
 from llmproxy.gateway.routes import COUNT_TOKENS, Route
 
 CLIENT_CLOSED = 499
@@ -25,13 +25,14 @@ async def serve(parts: Parts, route: Route, caller: Caller) -> None:
     counts = parts.counts
     counts.in_flight += 1
     try:
+        parts.pause.check()
         body = caller.request.body
         asked = call.asked = caller.dialect.read(body, route.model)
         balancer = find(parts, asked.model)
         caller.watch()
         decision = _ask(parts, route, asked, len(body))
         if not isinstance(decision, (Grant, Denial)):
-            decision = await decision
+            decision = await parts.pause.turn(decision)
         call.grant = _granted(parts, asked.model, decision)
         _arrived(parts, call)
         await _forward(parts, call, asked, balancer)
@@ -60,7 +61,7 @@ def find(parts: Parts, model: str) -> Balancer:
     return balancer
 
 
-def _ask(parts: Parts, route: Route, asked: Asked, body_bytes: int) -> Grant | Denial | Awaitable[Grant | Denial]:
+def _ask(parts: Parts, route: Route, asked: Asked, body_bytes: int) -> Grant | Denial | Waiter[Grant | Denial]:
     return parts.limiter.admit(asked.model, bound_tokens(parts, route, asked, asked.model, body_bytes))
 
 

@@ -15,22 +15,27 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from llmproxy.contract import Document, Model
+from prometheus_client.registry import Collector
+
+from llmproxy.contract import ContractError, Document, Model
 from llmproxy.gateway import http1
 from llmproxy.gateway.admin import Readiness, make_admin
 from llmproxy.gateway.app import App
 from llmproxy.gateway.balance import Balancer
 from llmproxy.gateway.beside import shipper_metrics
 from llmproxy.gateway.call import Parts
-from llmproxy.gateway.collectors import HandoverCollector, LimitsCollector, UpstreamCollector
+from llmproxy.gateway.collectors import HandoverCollector, LimitsCollector, PauseCollector, UpstreamCollector
+from llmproxy.gateway.control import make_control
 from llmproxy.gateway.handover import Handover
+from llmproxy.gateway.keys import Keys
 from llmproxy.gateway.limits import Limiter, peer
 from llmproxy.gateway.limits.snapshot import Snapshot
 from llmproxy.gateway.metrics import Counts, Exporter
+from llmproxy.gateway.pause import Pause
 from llmproxy.gateway.server import BACKLOG, AdminServer
 from llmproxy.gateway.targets import Pools, make_target
 
@@ -61,6 +66,11 @@ class Setting:
     """Without one no other pod is met."""
     peers: tuple[str, ...]
     pod: str
+    control_listener: socket.socket | None = None
+    control_token_file: Path | None = None
+    """Without one nobody may pause, and the port is not opened."""
+    keys_dir: Path | None = None
+    """Where the keys of callers are, if the document asks for one."""
 
 
 class Gateway:
@@ -76,6 +86,8 @@ class Gateway:
         spans = document.spans is not None
         self._handover = Handover(setting.run_dir / SHIPPER_SOCKET) if spans else None
         self._counts = Counts()
+        self._pause = Pause()
+        self._keys = _keys(setting)
         app = App(
             Parts(
                 document=document,
@@ -85,15 +97,19 @@ class Gateway:
                 limiter=self._limiter,
                 handover=self._handover,
                 counts=self._counts,
+                pause=self._pause,
+                keys=self._keys,
             )
         )
         self._server = http1.Server(app.handle, max_connections=max_connections())
         beside = partial(shipper_metrics, setting.run_dir) if spans else None
-        self._admin = AdminServer(make_admin(self._readiness, self._collectors(), beside))
+        self._admin = AdminServer(make_admin(self._readiness, self._collectors(), beside, self._limits))
+        self._control = self._make_control()
         self._snapshot = Snapshot(self._limiter, setting.run_dir / SNAPSHOT)
         self._peers: peer.Peers | None = None
         self._serving = False
         self._draining = False
+        self._ended = asyncio.Event()
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
@@ -102,6 +118,7 @@ class Gateway:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         admin = asyncio.create_task(self._admin.serve(sockets=[self._setting.admin_listener]))
+        beside = self._serve_beside()
         await self._take_counters()
         await self._server.start(self._setting.listener, BACKLOG)
         ended = asyncio.create_task(stop.wait())
@@ -112,8 +129,26 @@ class Gateway:
         await asyncio.wait({ended, admin}, return_when=asyncio.FIRST_COMPLETED)
         await self._drain()
         self._admin.should_exit = True
-        await admin
+        if self._control is not None:
+            self._control.should_exit = True
+        self._ended.set()
+        await asyncio.gather(admin, *beside)
         ended.cancel()
+
+    def _make_control(self) -> AdminServer | None:
+        setting = self._setting
+        if setting.control_token_file is None or setting.control_listener is None:
+            return None
+        return AdminServer(make_control(self._pause, lambda: self._counts.in_flight, setting.control_token_file))
+
+    def _serve_beside(self) -> list[asyncio.Task[None]]:
+        """Start what goes on until the end: a pod that drains can still be paused, and says what is in flight."""
+        tasks = []
+        if self._control is not None and self._setting.control_listener is not None:
+            tasks.append(asyncio.create_task(self._control.serve(sockets=[self._setting.control_listener])))
+        if self._keys is not None:
+            tasks.append(asyncio.create_task(self._keys.run(self._ended)))
+        return tasks
 
     async def _take_counters(self) -> None:
         setting = self._setting
@@ -143,10 +178,11 @@ class Gateway:
         targets = [make_target(d, self._pools, self._setting.run_dir) for d in model.deployments]
         return Balancer(targets, time.monotonic, random.Random())  # noqa: S311 - spreads load, guards nothing
 
-    def _collectors(self) -> Iterator[LimitsCollector | HandoverCollector | UpstreamCollector | Exporter]:
+    def _collectors(self) -> Iterator[Collector]:
         yield Exporter(self._counts)
         yield LimitsCollector(self._limiter)
         yield UpstreamCollector(self._balancers)
+        yield PauseCollector(self._pause)
         if self._handover is not None:
             yield HandoverCollector(self._handover)
 
@@ -154,6 +190,7 @@ class Gateway:
         detail: dict[str, object] = {
             "limiter": self._limiter.mode,
             "draining": self._draining,
+            "paused": self._pause.holds,
             "in_flight": self._counts.in_flight,
         }
         if self._peers is not None:
@@ -162,14 +199,28 @@ class Gateway:
             detail["shipper"] = self._handover.connected
         return self._serving, detail
 
+    def _limits(self) -> dict[str, object]:
+        limiter = self._limiter
+        return {"mode": limiter.mode, "waiting": limiter.waiting, "limits": [asdict(use) for use in limiter.usage()]}
+
     def _ready_fields(self, seconds: float) -> dict[str, object]:
         return {
             "port": _port(self._setting.listener),
             "admin_port": _port(self._setting.admin_listener),
+            "control_port": 0 if self._setting.control_listener is None else _port(self._setting.control_listener),
             "models": sorted(self._balancers),
             "limiter": self._limiter.mode,
             "seconds": round(seconds, 3),
         }
+
+
+def _keys(setting: Setting) -> Keys | None:
+    """Return the keys of callers, if one is asked for; raise ContractError rather than let everybody in."""
+    if not setting.document.require_api_key:
+        return None
+    if setting.keys_dir is None:
+        raise ContractError("require_api_key: this gateway was given no folder with keys: say --keys-dir")
+    return Keys(setting.keys_dir)
 
 
 def max_connections() -> int:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import uvloop
 
-from llmproxy import contract
-from llmproxy.shipper import folders, logs, offline
+from llmproxy import contract, logs
+from llmproxy.shipper import folders, offline
 from llmproxy.shipper.app import Shipper
 
 FLUSH_S = 12.0

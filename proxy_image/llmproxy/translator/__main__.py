@@ -1,7 +1,6 @@
 """`python -m llmproxy.translator --config FILE --run-dir DIR`: reads the contract document and serves on a socket."""
 
 import argparse
-import json
 import logging
 import os
 import signal
@@ -14,10 +13,9 @@ from pathlib import Path
 
 import uvicorn
 
-from llmproxy import contract, providers
+from llmproxy import contract, logs, providers
 
 SOCKET = "translator.sock"
-_OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, required=True, help="the contract document")
     parser.add_argument("--run-dir", type=Path, required=True, help=f"folder of the socket {SOCKET}")
     flags = parser.parse_args(argv)
-    _log_to_stderr()
+    logs.to_stderr()
     try:
         document = contract.load(flags.config)
         keys = read_keys(translated(document), os.environ)
@@ -119,24 +117,6 @@ def _listen(path: Path) -> socket.socket:
     path.chmod(0o660)
     listener.listen(1024)
     return listener
-
-
-class _JsonLines(logging.Formatter):
-    """One event a line, with its fields."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        event = {"at": self.formatTime(record), "level": record.levelname.lower(), "event": record.getMessage()}
-        event |= {name: value for name, value in vars(record).items() if name not in _OWN}
-        if record.exc_info:
-            event["trace"] = self.formatException(record.exc_info)
-        return json.dumps(event, default=str)
-
-
-def _log_to_stderr() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_JsonLines())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ class Gateway:
         ready = json.loads(process.wait_for('"gateway_ready"'))
         self.port: int = ready["port"]
         self.admin_port: int = ready["admin_port"]
+        self.control_port: int = ready["control_port"]
         self.url = f"http://127.0.0.1:{self.port}"
 
     def post(self, body: Any, path: str = PATH, *, timeout_s: float = 30, **more: Any) -> httpx2.Response:
@@ -45,6 +46,11 @@ class Gateway:
 
     def admin(self, path: str) -> httpx2.Response:
         return httpx2.get(f"http://127.0.0.1:{self.admin_port}{path}", timeout=10)
+
+    def control(self, method: str, path: str, token: str | None, body: Any = None) -> httpx2.Response:
+        headers = {} if token is None else {"authorization": f"Bearer {token}".strip()}
+        url = f"http://127.0.0.1:{self.control_port}{path}"
+        return httpx2.request(method, url, json=body, headers=headers, timeout=60)
 
     def metric(self, name: str, **labels: str) -> float:
         """Return the sum of a metric's samples that have these labels."""

@@ -5,7 +5,7 @@ may change between any two awaits; a Grant is good under both.
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -150,9 +150,7 @@ class Limiter:
             return "shared" if self.shared.joined else "shares"
         return "local" if self.away is None else "successor"
 
-    def admit(
-        self, model_name: str, tokens: int, *, queue: bool = True
-    ) -> "Grant | Denial | Awaitable[Grant | Denial]":
+    def admit(self, model_name: str, tokens: int, *, queue: bool = True) -> "Grant | Denial | Waiter[Grant | Denial]":
         """Admit one request that may use up to *tokens*, or say why not.
 
         The answer comes at once if nothing must be asked or waited for; else await it, within overflow's maximum (plus

@@ -1,4 +1,7 @@
-"""Logs: one JSON object a line on stderr, `event` first. Never a prompt, never a key."""
+"""Logs of every process in a pod: one JSON object a line on stderr, times in UTC. Never a prompt, never a key.
+
+What calls hold does not get here: events carry ids, counts and reasons.
+"""
 
 import json
 import logging
@@ -24,7 +27,7 @@ class JsonLines(logging.Formatter):
 
 
 def to_stderr() -> None:
-    """Write every log of this process to stderr."""
+    """Write every log of this process to stderr; libraries say no more than what went wrong."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
