@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llmproxy.providers import Way, split
 from llmproxy_api import litellm_model, litellm_table
 from llmproxy_api.check import Problem, SpecError, parse
 from llmproxy_api.litellm_model import Entry, Key, is_this_machine
@@ -93,6 +94,8 @@ def convert(
         spec["rateLimits"] = limits
     if retries is not None:
         spec["retries"] = {"max": retries}
+    if _drops(notes, config, entries):
+        spec["litellm"] = {"settings": {"drop_params": True}}
     if store is not None:
         spec["spans"] = {"store": store.rstrip("/")}
     metadata = {"name": name} | ({"namespace": namespace} if namespace else {})
@@ -134,6 +137,12 @@ def _settings(notes: Notes, config: Mapping[str, Any]) -> tuple[dict[str, int], 
         _rest(notes, section, raw, ignored)
     _rest_of_top(notes, config)
     return limits, retries, timeout
+
+
+def _drops(notes: Notes, config: Mapping[str, Any], entries: Sequence[Entry]) -> bool:
+    """Whether fields that a provider has nothing for are left out, and a provider is there that this is about."""
+    wanted = notes.section(config, "litellm_settings").get("drop_params") is True
+    return wanted and any(split(entry.deployment["model"])[0].way is Way.TRANSLATED for entry in entries)
 
 
 def _rest(notes: Notes, section: str, raw: Mapping[str, Any], ignored: Mapping[str, str]) -> None:

@@ -47,7 +47,7 @@ LITELLM_SETTINGS: Mapping[str, str] = {
     "cooldown_time": _COOLDOWN,
     "default_fallbacks": _FALLBACK,
     "disable_add_transform_inline_image_block": _DROP,
-    "drop_params": _DROP,
+    "drop_params": "kept for models that LiteLLM translates; the servers of the others refuse what they do not know",
     "failure_callback": _RECORDED,
     "fallbacks": _FALLBACK,
     "json_logs": _LOGS,

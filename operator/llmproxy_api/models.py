@@ -158,6 +158,31 @@ class Translator(Part):
     """Its processor and memory. Default: requests of cpu 100m and memory 384Mi, and at most 1Gi."""
 
 
+class LiteLLMSettings(Part):
+    """A few of LiteLLM's `litellm_settings`, under its own names."""
+
+    drop_params: Annotated[bool | None, Field(alias="drop_params")] = None
+    """Leave out fields of a request that the provider has nothing for. Default: false, which answers such a request
+    with 400 and the field's name."""
+
+
+class LiteLLM(Part):
+    """How LiteLLM translates. It is no more here than that: limits, retries and keys are fields of their own."""
+
+    settings: LiteLLMSettings | None = None
+    """Its settings, for all translated models."""
+
+
+def _only_if_translated(name: str) -> Rule:
+    """The field is there only if a model needs LiteLLM."""
+    return Rule(
+        f"!has(self.{name}) || self.models.exists(m, m.deployments.exists(d, {provider_in(TRANSLATED, 'd.model')}))",
+        "has a meaning only with a model whose provider LiteLLM translates, such as gemini: docs/providers.md",
+        lambda s: getattr(s, name) is None or any(d.translated for m in s.models for d in m.deployments),
+        f".{name}",
+    )
+
+
 class Spec(Part):
     """What is wanted."""
 
@@ -190,6 +215,8 @@ class Spec(Part):
     512Mi."""
     translator: Translator | None = None
     """The container that speaks to providers with a protocol of their own; it runs only where a model needs it."""
+    litellm: LiteLLM | None = None
+    """How calls are translated for providers with a protocol of their own."""
     pod: Pod | None = None
     """Where and as whom the pods run."""
     access: Access | None = None
@@ -217,13 +244,7 @@ class Spec(Part):
             lambda s: {n for f in s.fallbacks or () for n in (f.model, *f.to)} <= {m.name for m in s.models},
             ".fallbacks",
         ),
-        Rule(
-            "!has(self.translator) || self.models.exists(m, m.deployments.exists(d, "
-            f"{provider_in(TRANSLATED, 'd.model')}))",
-            "has a meaning only with a model whose provider LiteLLM translates, such as gemini: docs/providers.md",
-            lambda s: s.translator is None or any(d.translated for m in s.models for d in m.deployments),
-            ".translator",
-        ),
+        *(_only_if_translated(name) for name in ("translator", "litellm")),
     )
 
     @property

@@ -127,6 +127,13 @@ class Spans(_Part):
     """Records that are not delivered yet, on disk; above it new ones are refused and counted."""
 
 
+class Translation(_Part):
+    """How calls are translated; without a translated deployment nobody reads it."""
+
+    drop_params: bool = False
+    """Leave out fields that the provider has nothing for; else such a call is refused."""
+
+
 class Proxy(_Part):
     """Who this pod belongs to, for logs and metrics."""
 
@@ -148,6 +155,7 @@ class Document(_Part):
     spans: Spans | None = None
     require_api_key: bool = False
     """Callers must show one of the keys in the folder that the gateway is told; they are no part of this document."""
+    translation: Translation | None = None
     drain_timeout_s: Seconds = 300.0
     """How long calls that are in flight at SIGTERM may go on. None that is shorter is cut."""
 

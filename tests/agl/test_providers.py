@@ -81,7 +81,7 @@ class Recording(httpx.AsyncBaseTransport):  # type: ignore[misc]  # httpx has no
 def recording() -> Iterator[Recording]:
     kept = AsyncHTTPHandler.create_async_transport
     transport = Recording()
-    engine.prepare(transport)
+    engine.prepare(transport, contract.Translation())
     litellm.in_memory_llm_clients_cache.flush_cache()
     yield transport
     AsyncHTTPHandler.create_async_transport = staticmethod(kept)
@@ -134,7 +134,7 @@ class Cohere(BaseHTTPRequestHandler):
 def test_a_provider_whose_client_is_litellms_own_loses_no_character_either() -> None:
     async def text(port: int) -> str:
         transport = Transport()
-        engine.prepare(transport)
+        engine.prepare(transport, contract.Translation())
         litellm.in_memory_llm_clients_cache.flush_cache()
         document = {"id": "d/0", "model": "cohere/m", "api_base": f"http://127.0.0.1:{port}/v2/chat"}
         backend = engine.make_backend(contract.Deployment.model_validate(document), KEY, transport)

@@ -42,6 +42,7 @@ def document(proxy: LLMProxy) -> contract.Document:
         overflow=_overflow(spec.rate_limits),
         retries=_retries(spec.retries or models.Retries()),
         spans=None if spec.spans is None else _spans(spec.spans),
+        translation=_translation(spec.litellm),
         drain_timeout_s=drain_timeout_s(spec),
         shared_limits=_shared(proxy),
     )
@@ -192,6 +193,11 @@ def _retries(retries: models.Retries) -> contract.Retries:
         initial_delay_s=seconds(retries.initial_delay or models.DEFAULT_INITIAL_DELAY),
         max_delay_s=seconds(retries.max_delay or models.DEFAULT_MAX_DELAY),
     )
+
+
+def _translation(given: models.LiteLLM | None) -> contract.Translation | None:
+    drops = given is not None and given.settings is not None and given.settings.drop_params
+    return contract.Translation(drop_params=True) if drops else None
 
 
 def _spans(spans: models.Spans) -> contract.Spans:

@@ -72,7 +72,7 @@ def _serve(document: contract.Document, keys: dict[str, str], path: Path) -> int
     from llmproxy.translator.transport import Transport  # noqa: PLC0415 - as above
 
     transport = Transport()
-    engine.prepare(transport)
+    engine.prepare(transport, document.translation or contract.Translation())
     backends = {d.id: engine.make_backend(d, keys.get(d.id), transport) for d in translated(document)}
     try:
         listener = _listen(path)

@@ -19,7 +19,7 @@ import litellm
 from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 
 from llmproxy import providers
-from llmproxy.contract import Deployment
+from llmproxy.contract import Deployment, Translation
 from llmproxy.translator import shapes
 from llmproxy.translator.transport import NO_KEY, SEEN, Seen, Transport
 
@@ -50,12 +50,12 @@ class Backend:
         return {**asked, **base, **own, "num_retries": 0, "timeout": deployment.timeout_s}
 
 
-def prepare(transport: Transport) -> None:
+def prepare(transport: Transport, translation: Translation) -> None:
     """Make litellm quiet, and *transport* its only way out: some of its providers make clients of their own."""
     AsyncHTTPHandler.create_async_transport = staticmethod(lambda *_, **__: transport)
     litellm.telemetry = False
     litellm.suppress_debug_info = True
-    litellm.drop_params = False
+    litellm.drop_params = translation.drop_params
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 

@@ -1,6 +1,7 @@
 """The translator as the gateway meets it: a process behind a unix socket, before a fake Gemini."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class Rig:
         return stats
 
 
-def document(gemini_port: int) -> contract.Document:
+def document(gemini_port: int, translation: contract.Translation | None = None) -> contract.Document:
     base = f"http://127.0.0.1:{gemini_port}/v1beta"
 
     def deployment(ident: str, model: str, **more: object) -> contract.Deployment:
@@ -56,7 +57,8 @@ def document(gemini_port: int) -> contract.Document:
         deployment("native/0", "openai_like/x"),
     )
     models = tuple(contract.Model(name=d.id.partition("/")[0], deployments=(d,)) for d in deployments)
-    return contract.Document(proxy=contract.Proxy(name="t", namespace="default"), models=models, drain_timeout_s=20)
+    proxy = contract.Proxy(name="t", namespace="default")
+    return contract.Document(proxy=proxy, models=models, translation=translation, drain_timeout_s=20)
 
 
 def translator_command(config: Path, run_dir: Path) -> tuple[str, ...]:
@@ -73,15 +75,21 @@ def gemini() -> Iterator[Process]:
         yield process
 
 
-@pytest.fixture(scope="session")
-def shared(gemini: Process, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    folder = tmp_path_factory.mktemp("t")
-    (folder / "config.json").write_text(document(gemini.port).to_json())
+@contextmanager
+def translating(gemini: Process, folder: Path, translation: contract.Translation | None = None) -> Iterator[Rig]:
+    """Run a translator before *gemini*."""
+    (folder / "config.json").write_text(document(gemini.port, translation).to_json())
     command = translator_command(folder / "config.json", folder)
     with running(*command, ready="translator_ready", env={KEY_VARIABLE: KEY}) as process:
         transport = httpx2.HTTPTransport(uds=str(folder / "translator.sock"))
         with httpx2.Client(transport=transport, base_url="http://translator", timeout=30) as client:
             yield Rig(process, gemini, client)
+
+
+@pytest.fixture(scope="session")
+def shared(gemini: Process, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    with translating(gemini, tmp_path_factory.mktemp("t")) as rig:
+        yield rig
 
 
 @pytest.fixture

@@ -11,7 +11,16 @@ import httpx2
 import openai
 import pytest
 
-from integration.translator.conftest import KEY, KEY_VARIABLE, PRIVATE, Rig, document, translator_command
+from integration.translator.conftest import (
+    KEY,
+    KEY_VARIABLE,
+    PRIVATE,
+    Rig,
+    document,
+    translating,
+    translator_command,
+)
+from llmproxy import contract
 from procs import Process, running
 
 BREAKERS = "a\u2028b\u2029c\u0085d \u2028\u2028 ä€😀 end"
@@ -236,6 +245,16 @@ def test_what_cannot_be_translated_is_refused_and_not_sent(rig: Rig, body: dict[
     assert answer.json()["error"]["param"] == param
     assert "drop_params" not in answer.text
     assert rig.seen()["calls"] == 0
+
+
+def test_what_the_provider_cannot_do_is_left_out_if_that_is_asked_for(gemini: Process, tmp_path: Path) -> None:
+    with translating(gemini, tmp_path, contract.Translation(drop_params=True)) as rig:
+        httpx2.post(f"http://127.0.0.1:{gemini.port}/stats/reset")
+
+        assert rig.chat("hi", logit_bias={"1": 2}).status_code == 200
+
+        assert rig.chat("hi", api_base="http://elsewhere").status_code == 400  # not what nobody knows
+        assert rig.seen()["calls"] == 1
 
 
 @pytest.mark.parametrize("deployment", ["native/0", "nobody/0", ""])

@@ -70,6 +70,7 @@ BASE: Object = {
     "replicas": 1,
     "disruptionBudget": {"maxUnavailable": 1},
     "translator": {"resources": RESOURCES},
+    "litellm": {"settings": {"drop_params": True}},
     "access": {"namespaces": ["agents"]},
     "monitoring": {"podMonitor": True, "labels": {"a": "b"}},
     "drainTimeout": "1m",

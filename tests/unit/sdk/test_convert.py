@@ -309,3 +309,15 @@ def test_the_page_for_trainers_says_what_becomes_of_every_setting() -> None:
             assert any(f"`{key}`" in line.partition(" |")[0] and why in line for line in said), key
     for key in table.LIMITS:
         assert f"`{key}`" in page
+
+
+@pytest.mark.parametrize(
+    ("model", "kept"), [("gemini/gemini-2.5-flash", {"settings": {"drop_params": True}}), ("openai/gpt-4o", None)]
+)
+def test_fields_are_left_out_for_models_that_litellm_translates(model: str, kept: object) -> None:
+    entry = {"model_name": "m", "litellm_params": {"model": model, "api_key": "sk-1"}}
+
+    result = convert({"model_list": [entry], "litellm_settings": {"drop_params": True}}, name="p")
+
+    assert result.proxy["spec"].get("litellm") == kept
+    assert "litellm_settings.drop_params" in [r.path for r in result.remarks]
