@@ -173,13 +173,22 @@ class LiteLLM(Part):
     """Its settings, for all translated models."""
 
 
-def _only_if_translated(name: str) -> Rule:
+def _only_if_translated(path: str) -> Rule:
     """The field is there only if a model needs LiteLLM."""
+    steps = path.split(".")
+    absent = " || ".join(f"!has(self.{'.'.join(steps[: i + 1])})" for i in range(len(steps)))
+
+    def holds(spec: "Spec") -> bool:
+        here: object = spec
+        for step in steps:
+            here = getattr(here, step, None)
+        return here is None or any(d.translated for m in spec.models for d in m.deployments)
+
     return Rule(
-        f"!has(self.{name}) || self.models.exists(m, m.deployments.exists(d, {provider_in(TRANSLATED, 'd.model')}))",
+        f"{absent} || self.models.exists(m, m.deployments.exists(d, {provider_in(TRANSLATED, 'd.model')}))",
         "has a meaning only with a model whose provider LiteLLM translates, such as gemini: docs/providers.md",
-        lambda s: getattr(s, name) is None or any(d.translated for m in s.models for d in m.deployments),
-        f".{name}",
+        holds,
+        f".{path}",
     )
 
 
@@ -244,7 +253,7 @@ class Spec(Part):
             lambda s: {n for f in s.fallbacks or () for n in (f.model, *f.to)} <= {m.name for m in s.models},
             ".fallbacks",
         ),
-        *(_only_if_translated(name) for name in ("translator", "litellm")),
+        *(_only_if_translated(name) for name in ("translator", "litellm", "pod.env")),
     )
 
     @property

@@ -9,7 +9,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
+from llmproxy.providers import PROVIDERS
 from llmproxy_api.parts import ListMap, Part, whole
+from llmproxy_api.references import SecretKeyRef
 from llmproxy_api.rules import Rule
 
 MAX_KEYS = 16
@@ -21,6 +23,16 @@ _VALUE = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
 _OURS = r"(([-a-z0-9.]*\.)?(llmproxy\.dev|kubernetes\.io|k8s\.io)/.*|pod-template-hash|controller-revision-hash)"
 _ALLOWED_DOMAIN = "cluster-autoscaler.kubernetes.io/"
 """Its annotations say whether a node may be emptied: that is for the author of the proxy."""
+
+_SECRET_NAME = "KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS"  # noqa: S105 - a pattern of names
+ENVIRONMENT = sorted(
+    {
+        name.partition("_")[0]
+        for row in PROVIDERS.values()
+        for name in re.findall(r"[A-Z][A-Z0-9]*_[A-Z0-9_]+", row.environment)
+    }
+)
+"""What the names of variables that providers are told by begin with; no other can be set, for it could do anything."""
 
 LabelValue = Annotated[str, Field(max_length=63, pattern=_VALUE)]
 AnnotationValue = Annotated[str, Field(max_length=4096)]
@@ -99,6 +111,31 @@ class PullSecret(Part):
     """Name of the Secret."""
 
 
+class Variable(Part):
+    """An environment variable by which LiteLLM is told of a provider's account."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128, pattern=rf"^({'|'.join(ENVIRONMENT)})_[A-Z0-9_]+$")]
+    """One that a provider is told by: docs/providers.md lists them."""
+    value: Annotated[str, Field(max_length=4096)] | None = None
+    """What it holds, if everybody may know it: a region, a project."""
+    secret_key_ref: SecretKeyRef | None = None
+    """The key of a Secret in this namespace that it comes from."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.value) != has(self.secretKeyRef)",
+            "must have one of value and secretKeyRef",
+            lambda v: (v.value is None) != (v.secret_key_ref is None),
+        ),
+        Rule(
+            f"!has(self.value) || !self.name.matches('{_SECRET_NAME}')",
+            "would put a credential into the pods' template: keep it in a Secret and name that in secretKeyRef",
+            lambda v: v.value is None or re.search(_SECRET_NAME, v.name) is None,
+            ".value",
+        ),
+    )
+
+
 class Pod(Part):
     """Where and as whom the pods run. An edit rolls them."""
 
@@ -120,6 +157,8 @@ class Pod(Part):
         Annotated[tuple[PullSecret, ...], Field(max_length=MAX_ITEMS, strict=False), ListMap("name")] | None
     ) = None
     """Secrets to pull the image with. Default: those of the service account."""
+    env: Annotated[tuple[Variable, ...], Field(max_length=MAX_ITEMS, strict=False), ListMap("name")] | None = None
+    """Environment of the translator, for providers that LiteLLM learns of by it (`AWS_...`, `VERTEXAI_...`)."""
     topology_spread: bool | None = None
     """Prefer other nodes and zones for each pod, where there are any. Default: true."""
 

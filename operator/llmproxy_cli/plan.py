@@ -46,6 +46,8 @@ def make(bundle: Bundle, named: Mapping[SecretRef, str], environment: Mapping[st
     ways: dict[bool, dict[str, str]] = {True: {}, False: gateway_keys}
     for deployment, ref in config.keyed_deployments(proxy):
         ways[config.is_translated(deployment)][config.key_variable(ref)] = keys[ref]
+    ways[True] |= config.environment_values(proxy)
+    ways[True] |= {name: keys[ref] for name, ref in config.environment_references(proxy).items()}
     return Plan(document, ways[False], ways[True], config.config_hash(document, digests), notes)
 
 
@@ -78,7 +80,9 @@ def _resolve(
         known = ", ".join("/".join(ref) for ref in wanted) or "none"
         raise FileError(f"--secret {'/'.join(unknown[0])}: nothing in the file names it; there is {known}")
     # Without its store a gateway that runs alone counts as well.
-    needed = {ref for _, ref in config.keyed_deployments(bundle.proxy)} | set(named)
+    others = {ref for _, ref in config.keyed_deployments(bundle.proxy)}
+    others |= set(config.environment_references(bundle.proxy).values())
+    needed = others | set(named)
     keys: dict[SecretRef, str] = {}
     missing = []
     for ref in wanted:
@@ -99,6 +103,10 @@ def _where(proxy: LLMProxy, ref: SecretRef) -> str:
             at = deployment.api_key.secret_key_ref if deployment.api_key is not None else None
             if at is not None and (at.name, at.key) == ref:
                 return f"spec.models[{i}].deployments[{j}].apiKey"
+    for i, variable in enumerate((proxy.spec.pod.env if proxy.spec.pod is not None else None) or ()):
+        source = variable.secret_key_ref
+        if source is not None and (source.name, source.key) == ref:
+            return f"spec.pod.env[{i}].secretKeyRef"
     return "spec.rateLimits.shared"
 
 

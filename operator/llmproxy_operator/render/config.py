@@ -76,13 +76,29 @@ def secret_digest(uid: str, content: bytes) -> str:
 
 def secret_references(proxy: LLMProxy) -> tuple[SecretRef, ...]:
     """Return every (Secret, key) that *proxy* names, once, in a stable order."""
-    return tuple(sorted({ref for _, ref in keyed_deployments(proxy)} | set(store_references(proxy).values())))
+    deployments = {ref for _, ref in keyed_deployments(proxy)}
+    return tuple(
+        sorted(deployments | set(store_references(proxy).values()) | set(environment_references(proxy).values()))
+    )
 
 
 def digested(proxy: LLMProxy) -> tuple[SecretRef, ...]:
     """Return every (Secret, key) whose content rolls the pods: those that *proxy* names, and the store's password."""
     own = (names.peers(proxy.metadata.name), names.LIMITS_PASSWORD_KEY)
     return (*secret_references(proxy), *((own,) if proxy.spec.sharing == "Managed" else ()))
+
+
+def environment_references(proxy: LLMProxy) -> dict[str, SecretRef]:
+    """Return where the variables of the translator come from that are in Secrets."""
+    given = proxy.spec.pod.env if proxy.spec.pod is not None else None
+    refs = {variable.name: variable.secret_key_ref for variable in given or ()}
+    return {name: (ref.name, ref.key) for name, ref in refs.items() if ref is not None}
+
+
+def environment_values(proxy: LLMProxy) -> dict[str, str]:
+    """Return the variables of the translator that stand in the resource."""
+    given = proxy.spec.pod.env if proxy.spec.pod is not None else None
+    return {variable.name: variable.value for variable in given or () if variable.value is not None}
 
 
 def store_references(proxy: LLMProxy) -> dict[str, SecretRef]:

@@ -12,6 +12,8 @@ from llmproxy_operator.render import store
 from llmproxy_operator.render.config import (
     LIMITS_URL,
     SecretRef,
+    environment_references,
+    environment_values,
     is_translated,
     key_variable,
     keyed_deployments,
@@ -86,7 +88,7 @@ def translator(proxy: LLMProxy, inputs: Inputs) -> Container:
         **_base(proxy, inputs, names.TRANSLATOR, python=TRANSLATOR_PYTHON),
         "restartPolicy": "Always",
         "args": _arguments("llmproxy.translator"),
-        "env": list(_keys(proxy, translated=True)),
+        "env": [*_keys(proxy, translated=True), *_environment(proxy)],
         "resources": amounts(
             proxy.spec.translator.resources if proxy.spec.translator is not None else None, _TRANSLATOR
         ),
@@ -149,6 +151,12 @@ def _arguments(module: str) -> list[str]:
 def _keys(proxy: LLMProxy, *, translated: bool) -> list[dict[str, Any]]:
     wanted = {ref for deployment, ref in keyed_deployments(proxy) if is_translated(deployment) is translated}
     return [_secret(key_variable(ref), ref) for ref in sorted(wanted)]
+
+
+def _environment(proxy: LLMProxy) -> list[dict[str, Any]]:
+    """Return what the translator is told of accounts at providers."""
+    plain = [{"name": name, "value": value} for name, value in environment_values(proxy).items()]
+    return plain + [_secret(name, ref) for name, ref in environment_references(proxy).items()]
 
 
 def _store(proxy: LLMProxy) -> list[dict[str, Any]]:

@@ -195,3 +195,22 @@ def test_without_its_address_the_gateway_counts_alone_and_says_so() -> None:
     assert "redis/url" in made.notes[0]
     with pytest.raises(FileError, match=r"shared: the environment variable MINE, which --secret names"):
         plan.make(read(IN_REDIS), {("redis", "url"): "MINE"}, KEYS, "proxy.yaml")
+
+
+IN_A_CLOUD = """\
+apiVersion: llmproxy.dev/v1alpha1
+kind: LLMProxy
+metadata: {name: demo}
+spec:
+  models: [{name: m, deployments: [{model: bedrock/anthropic.claude}]}]
+  pod: {env: [{name: AWS_REGION, value: eu}, {name: AWS_SECRET_ACCESS_KEY, secretKeyRef: {name: aws, key: secret}}]}
+"""
+
+
+def test_the_translator_is_told_of_accounts_by_its_environment() -> None:
+    made = plan.make(read(IN_A_CLOUD), {}, {"AWS_SECRET": "key"}, "proxy.yaml")
+
+    assert made.translator_keys == {"AWS_REGION": "eu", "AWS_SECRET_ACCESS_KEY": "key"}
+    assert made.gateway_keys == {}
+    with pytest.raises(FileError, match=r"spec.pod.env\[1\].secretKeyRef: Secret 'aws'"):
+        plan.make(read(IN_A_CLOUD), {}, {}, "proxy.yaml")

@@ -4,6 +4,7 @@ The fields are read from the CRD itself, so a new one without an effect fails he
 """
 
 import copy
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -87,6 +88,10 @@ BASE: Object = {
         "serviceAccountName": "trainer",
         "imagePullSecrets": [{"name": "registry"}],
         "topologySpread": True,
+        "env": [
+            {"name": "AWS_REGION", "value": "eu-west-1"},
+            {"name": "AWS_SECRET_ACCESS_KEY", "secretKeyRef": {"name": "aws", "key": "secret"}},
+        ],
     },
 }
 AUTOSCALED = {k: v for k, v in BASE.items() if k != "replicas"} | {
@@ -111,6 +116,8 @@ CHANGED: dict[str, Any] = {
     "rateLimits.shared.ca.secretKeyRef.key": "other",
     "spans.store": "http://other:4747",
     "spans.content": "TokensOnly",
+    "pod.env[].secretKeyRef.name": "other",
+    "pod.env[].secretKeyRef.key": "other",
     "pod.tolerations[].key": "other",
     "pod.tolerations[].operator": None,
     "pod.tolerations[].effect": None,
@@ -149,12 +156,13 @@ def base(path: str) -> Object:
 
 
 def place(spec: Object, path: str) -> tuple[Any, str]:
-    """Return what holds the field, the first item of every list, and its name."""
+    """Return what holds the field, the first item of every list that has it, and its name."""
     here: Any = spec
     *steps, last = path.split(".")
-    for step in steps:
+    for step, below in itertools.pairwise([*steps, last]):
         here = here[step.removesuffix("[]")]
-        here = here[0] if step.endswith("[]") else here
+        if step.endswith("[]"):
+            here = next((item for item in here if below.removesuffix("[]") in item), here[0])
     return here, last
 
 
