@@ -29,6 +29,7 @@ from llmproxy_cli.pod import Pod, PodError, Setting
 from llmproxy_cli.watch import Watch
 
 BACKLOG = 2048
+TOKEN_FILE = "control-token"  # noqa: S105 - the name of a file
 
 
 class LocalError(Exception):
@@ -84,6 +85,7 @@ class Local:
             setting = Setting(
                 listener=listener,
                 peer_token=secrets.token_urlsafe(32),
+                control_token_file=_new_token(folder),
                 translator_python=self._options.translator_python,
                 say=self._say,
                 show=self._show,
@@ -115,6 +117,10 @@ class Local:
                 if self._pod is None or wanted.hash != self._pod.plan.hash:
                     self._say(f"{self._options.file} has changed: rolling")
                     await self._roll(wanted, folder, setting)
+                elif wanted.client_keys != self._pod.plan.client_keys:
+                    self._say(f"{self._options.file} has changed: other API keys of callers, nothing is rolled")
+                    self._pod.plan = wanted
+                    self._pod.set_keys(wanted.client_keys)
                 self._tell(State(watch.digest))
             except (FileError, LocalError, PodError) as exc:
                 self._say(f"the edit is not in force, what ran before goes on: {exc}")
@@ -148,7 +154,7 @@ class Local:
             for note in wanted.notes:
                 self._say(note)
         self._noted = wanted.notes
-        self._say_ready(pod, setting.listener)
+        self._say_ready(pod, setting)
         self._tell_others()
         if before is not None:
             task = asyncio.ensure_future(self._retire(before))
@@ -200,13 +206,25 @@ class Local:
         except OSError as exc:
             self._say(f"llmproxy top will not find this run: {exc}")
 
-    def _say_ready(self, pod: Pod, listener: socket.socket) -> None:
+    def _say_ready(self, pod: Pod, setting: Setting) -> None:
+        listener = setting.listener
         document = pod.plan.document
         host, port = listener.getsockname()[:2]
         self._url = url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         store = f", spans to {document.spans.store}" if document.spans is not None else ""
         self._say(f"{document.proxy.name} is ready on {url}: {describe(document)}{store}")
+        token = setting.control_token_file
+        self._say(f"to pause it: http://127.0.0.1:{pod.control_port}/pause with the token in {token}")
         self._say(f"OPENAI_BASE_URL={url}/v1   metrics http://127.0.0.1:{pod.admin_port}/metrics")
+
+
+def _new_token(folder: Path) -> Path:
+    """Write the token of the control ports, for this user only; return where it is."""
+    file = folder / TOKEN_FILE
+    file.unlink(missing_ok=True)
+    with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as out:
+        out.write(secrets.token_urlsafe(32))
+    return file
 
 
 def describe(document: contract.Document) -> str:

@@ -20,6 +20,8 @@ class Plan:
     translator_keys: Mapping[str, str]
     hash: str
     """Changes with anything that matters to a process, Secrets included."""
+    client_keys: tuple[str, ...] = ()
+    """What callers may show; another set of them needs no other process."""
     notes: tuple[str, ...] = ()
     """What is otherwise than it would be in a cluster."""
 
@@ -48,7 +50,9 @@ def make(bundle: Bundle, named: Mapping[SecretRef, str], environment: Mapping[st
         ways[config.is_translated(deployment)][config.key_variable(ref)] = keys[ref]
     ways[True] |= config.environment_values(proxy)
     ways[True] |= {name: keys[ref] for name, ref in config.environment_references(proxy).items()}
-    return Plan(document, ways[False], ways[True], config.config_hash(document, digests), notes)
+    return Plan(
+        document, ways[False], ways[True], config.config_hash(document, digests), _client_keys(bundle, source), notes
+    )
 
 
 def _alone(
@@ -64,6 +68,17 @@ def _alone(
         missing = ", ".join(f"{name}/{key}" for name, key in wanted.values() if (name, key) not in keys)
         notes.append(f"limits are counted in this gateway alone: nothing is known of the Secret {missing}")
     return document.model_copy(update={"shared_limits": None}), {}, tuple(notes)
+
+
+def _client_keys(bundle: Bundle, source: str) -> tuple[str, ...]:
+    name = config.client_secret(bundle.proxy)
+    found = sorted(v.strip() for (secret, _), v in bundle.secrets.items() if secret == name and v.strip())
+    if name is not None and not found:
+        raise FileError(
+            f"{source}: spec.access.apiKeys: Secret {name!r} with at least one value is not in the file: add it with "
+            "stringData"
+        )
+    return tuple(found)
 
 
 def variable_for(ref: SecretRef) -> str:

@@ -6,6 +6,7 @@ not get ready is a PodError, and whoever asked for it keeps the one before.
 
 import asyncio
 import contextlib
+import hashlib
 import http.client
 import signal
 import socket
@@ -20,6 +21,8 @@ from llmproxy_cli.plan import Plan
 GATEWAY = "gateway"
 SHIPPER = "shipper"
 TRANSLATOR = "translator"
+CONTROL_FILE = "control"
+"""In a pod's folder: where its control port is, for who pauses."""
 
 READY_S = 120.0
 """As the startup probe allows: a gateway is ready once it has taken the counters of the one before."""
@@ -47,6 +50,7 @@ class Setting:
     listener: socket.socket
     """Shared by the gateways that follow each other: a connection that nobody has taken yet waits for the next."""
     peer_token: str
+    control_token_file: Path
     translator_python: str
     say: Callable[[str], None]
     show: Show
@@ -61,6 +65,7 @@ class Pod:
         self.folder = folder
         self.admin_port = _free_port()
         self.peer_port = _free_port()
+        self.control_port = _free_port()
         self._setting = setting
         self._peers: tuple[str, ...] = ()
         self._children: dict[str, Child] = {}
@@ -81,6 +86,8 @@ class Pod:
         if len(bytes(self.folder / "translator.sock")) > MAX_SOCKET_PATH:
             raise PodError(f"{self.folder} is too long a path for a socket: choose a shorter --run-dir")
         (self.folder / "config.json").write_text(self.plan.document.to_json())
+        (self.folder / CONTROL_FILE).write_text(f"http://127.0.0.1:{self.control_port}\n")
+        self.set_keys(self.plan.client_keys)
         if predecessor is not None:
             self._peers = ("--peers", f"127.0.0.1:{predecessor.peer_port}")
         try:
@@ -96,6 +103,19 @@ class Pod:
             raise
         self._peers = ()  # a gateway that is started again finds no one to take counters from
         self._keepers = [asyncio.ensure_future(self._keep(name)) for name in self._children]
+
+    def set_keys(self, keys: tuple[str, ...]) -> None:
+        """Let those in who show one of *keys*, within moments; nobody is cut."""
+        place = self.folder / "keys"
+        place.mkdir(mode=0o700, exist_ok=True)
+        files = {hashlib.sha256(key.encode()).hexdigest()[:16]: key for key in keys}
+        for name, key in files.items():
+            beside = place / f"..{name}"
+            beside.write_text(key)
+            beside.replace(place / name)
+        for old in place.iterdir():
+            if old.name not in files:
+                old.unlink()
 
     async def retire(self) -> None:
         """End everything in order: calls are finished, then the spool is emptied."""
@@ -162,7 +182,20 @@ class Pod:
             return ()
         fd = str(self._setting.listener.fileno())
         admin = ("--admin-host", "127.0.0.1", "--admin-port", str(self.admin_port))
-        return ("--fd", fd, *admin, "--peer-host", "127.0.0.1", "--peer-port", str(self.peer_port), *self._peers)
+        control = ("--control-host", "127.0.0.1", "--control-port", str(self.control_port))
+        files = ("--control-token-file", str(self._setting.control_token_file), "--keys-dir", str(self.folder / "keys"))
+        return (
+            "--fd",
+            fd,
+            *admin,
+            *control,
+            *files,
+            "--peer-host",
+            "127.0.0.1",
+            "--peer-port",
+            str(self.peer_port),
+            *self._peers,
+        )
 
     def _env(self, name: str) -> Mapping[str, str]:
         if name == GATEWAY:

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from llmproxy_operator.cluster import Cluster
 from llmproxy_operator.errors import ClusterError
-from llmproxy_operator.manifest import Ref
+from llmproxy_operator.manifest import Manifest, Ref
 from llmproxy_operator.queue import Key
 from llmproxy_operator.render import SecretRef, secret_digest
 
@@ -41,9 +41,14 @@ class Credentials:
     """To keep them out of messages; never stored."""
 
 
-async def read(cluster: Cluster, namespace: str, uid: str, refs: Sequence[SecretRef]) -> Credentials:
-    """Read every Secret of *refs*; raise ClusterError rather than take a failed read for a missing Secret."""
-    wanted = sorted({name for name, _ in refs})
+async def read(
+    cluster: Cluster, namespace: str, uid: str, refs: Sequence[SecretRef], whole: str | None = None
+) -> Credentials:
+    """Read every Secret of *refs*, and the one whose values are all keys of callers (*whole*), of which no digest is.
+
+    Raise ClusterError rather than take a failed read for a missing Secret.
+    """
+    wanted = sorted({name for name, _ in refs} | ({whole} if whole is not None else set()))
     found = await asyncio.gather(*(cluster.get(_ref(namespace, name)) for name in wanted))
     live = dict(zip(wanted, found, strict=True))
     digests: dict[SecretRef, str] = {}
@@ -52,7 +57,7 @@ async def read(cluster: Cluster, namespace: str, uid: str, refs: Sequence[Secret
     for name, key in refs:
         secret = live[name]
         if secret is None:
-            missing.append(("SecretNotFound", f"Secret {name!r} is not in namespace {namespace!r}: create it"))
+            missing.append(("SecretNotFound", _not_there(name, namespace)))
             continue
         content = decoded((secret.get("data") or {}).get(key))
         if not content:
@@ -61,8 +66,25 @@ async def read(cluster: Cluster, namespace: str, uid: str, refs: Sequence[Secret
             continue
         digests[name, key] = secret_digest(uid, content)
         contents.append(content.decode(errors="replace").strip())
+    if whole is not None:
+        keys = _keys(live[whole])
+        contents.extend(keys)
+        if live[whole] is None:
+            missing.append(("SecretNotFound", _not_there(whole, namespace)))
+        elif not keys:
+            message = f"Secret {whole!r} has no value, and each is a key of a caller: add one under any name"
+            missing.append(("SecretKeyNotFound", message))
     versions = {name: None if item is None else str(item["metadata"]["resourceVersion"]) for name, item in live.items()}
     return Credentials(digests, versions, missing[0] if missing else None, tuple(contents))
+
+
+def _keys(secret: Manifest | None) -> list[str]:
+    values = ((secret or {}).get("data") or {}).values()
+    return [text for value in values if (text := decoded(value).decode(errors="replace").strip())]
+
+
+def _not_there(name: str, namespace: str) -> str:
+    return f"Secret {name!r} is not in namespace {namespace!r}: create it"
 
 
 def _ref(namespace: str, name: str) -> Ref:

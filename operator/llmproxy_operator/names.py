@@ -19,6 +19,7 @@ TRANSLATOR = "translator"
 CONFIG = "config"
 ENDPOINT = "endpoint"
 PEERS = "peers"
+CONTROL = "control"
 POLICY = "policy"
 REVISION = "revision"
 MONITOR = "monitor"
@@ -28,12 +29,15 @@ SCALE = "scale"
 
 PORT_HTTP = 4000
 PORT_ADMIN = 9090
+PORT_CONTROL = 9091
 PORT_PEERS = 9092
 PORT_LIMITS = 6379
 
 PEER_TOKEN_KEY = "token"  # noqa: S105 - the name of a key
 LIMITS_PASSWORD_KEY = "limits-password"  # noqa: S105 - the name of a key
 """Keys in the Secret of the peers."""
+CONTROL_TOKEN_KEY = "token"  # noqa: S105 - the name of a key
+"""Key in the Secret of the control port."""
 
 
 def deployment(proxy: str) -> str:
@@ -69,6 +73,11 @@ def policy(proxy: str) -> str:
 def monitor(proxy: str) -> str:
     """Name of the PodMonitor."""
     return proxy
+
+
+def control(proxy: str) -> str:
+    """Name of the Secret with the token of the control port, for the proxy's trainers."""
+    return f"{proxy}-control"
 
 
 def peers(proxy: str) -> str:

@@ -27,6 +27,8 @@ from llmproxy_operator.policy import Policy
 from llmproxy_operator.queue import Key
 from llmproxy_operator.render import (
     Inputs,
+    client_secret,
+    control_secret,
     monitoring,
     peers_secret,
     render,
@@ -119,7 +121,9 @@ class Reconciler:
                 self._secrets.forget(key)
                 trouble = Trouble("NotAllowed", str(SpecError(refused)), final=True)
                 return View(_generation(raw), proxy, rollout=await self._present(raw), trouble=trouble)
-            credentials = await read(self._cluster, key.namespace, proxy.metadata.uid, secret_references(proxy))
+            credentials = await read(
+                self._cluster, key.namespace, proxy.metadata.uid, secret_references(proxy), client_secret(proxy)
+            )
             self._secrets.follow(key, credentials.versions, urgent=credentials.missing is not None)
             if credentials.missing is not None:
                 trouble = self._missing(key, raw, credentials.missing)
@@ -147,24 +151,26 @@ class Reconciler:
 
     async def _converge(self, key: Key, raw: Manifest, proxy: LLMProxy, credentials: Credentials) -> View:
         place = (key.namespace, names.selector({names.LABEL_NAME: key.name}))
-        peers = await self._cluster.get(Ref("v1", "Secret", key.namespace, names.peers(key.name)))
-        # A token that is there stays: a new one would part the pods from each other.
-        written = ((peers or {}).get("data") or {}).get(names.PEER_TOKEN_KEY)
-        token = decoded(written).decode(errors="replace") or self._around.token()
+        peers, token = await self._own_secret(key, names.peers(key.name), names.PEER_TOKEN_KEY)
+        control, control_token = await self._own_secret(key, names.control(key.name), names.CONTROL_TOKEN_KEY)
         kept = await self._cluster.list("apps/v1", "ControllerRevision", *place)
         pods = revision(proxy, self._inputs(proxy, credentials, token), kept)
         rendered = render(proxy, pods)
         lacks = await self._lacking(rendered)
         if lacks is not None:
             rendered = tuple(item for item in rendered if item["kind"] != monitoring.KIND)
-        found = await self._children(proxy, Child(peers_secret(proxy, token), peers, standing(peers, proxy)), rendered)
-        contents = [*credentials.contents, token, store.password(token)]
+        own = (
+            Child(peers_secret(proxy, token), peers, standing(peers, proxy)),
+            Child(control_secret(proxy, control_token), control, standing(control, proxy)),
+        )
+        found = [*own, *await self._children(proxy, rendered)]
+        contents = [*credentials.contents, token, store.password(token), control_token]
         if (blocked := _blocked(found)) is not None:
             present = await self._present(raw, contents)
             return View(proxy.metadata.generation, proxy, rollout=present, trouble=blocked)
         live = [await self._settle(child, proxy) for child in found]
-        versions = {**credentials.versions, names.peers(key.name): str(live[0]["metadata"]["resourceVersion"])}
-        self._secrets.follow(key, versions, urgent=False)
+        made = {str(item["metadata"]["name"]): str(item["metadata"]["resourceVersion"]) for item in live[: len(own)]}
+        self._secrets.follow(key, {**credentials.versions, **made}, urgent=False)
         deployments = {item["metadata"]["name"]: item for item in live if item["kind"] == "Deployment"}
         deployment = deployments[names.deployment(key.name)]
         seen = await self._observe(deployment, contents, scaling.floor(proxy))
@@ -176,6 +182,15 @@ class Reconciler:
             trouble = reporting.store_trouble(beside, proxy.metadata.generation, raw.get("status") or {})
             lacks = trouble or lacks
         return View(proxy.metadata.generation, proxy, pods.config_hash, seen, lacks=lacks, store=beside)
+
+    async def _own_secret(self, key: Key, name: str, field: str) -> tuple[Manifest | None, str]:
+        """Return a Secret of the proxy's own and its token, a new one if there is none.
+
+        One that is there stays: a new one would part the pods from each other, and trainers from the pods.
+        """
+        live = await self._cluster.get(Ref("v1", "Secret", key.namespace, name))
+        written = ((live or {}).get("data") or {}).get(field)
+        return live, decoded(written).decode(errors="replace") or self._around.token()
 
     def _inputs(self, proxy: LLMProxy, credentials: Credentials, token: str) -> Inputs:
         own = (names.peers(proxy.metadata.name), names.LIMITS_PASSWORD_KEY)
@@ -192,11 +207,11 @@ class Reconciler:
         )
         return Trouble("PodMonitorUnavailable", message, final=True)
 
-    async def _children(self, proxy: LLMProxy, peers: Child, rendered: Sequence[Manifest]) -> list[Child]:
-        """Return what is wanted with what is there; the Secret of the peers first."""
+    async def _children(self, proxy: LLMProxy, rendered: Sequence[Manifest]) -> list[Child]:
+        """Return what is wanted with what is there."""
         found = await asyncio.gather(*(self._cluster.get(ref(manifest)) for manifest in rendered))
         pairs = zip(rendered, found, strict=True)
-        return [peers, *(Child(manifest, live, standing(live, proxy)) for manifest, live in pairs)]
+        return [Child(manifest, live, standing(live, proxy)) for manifest, live in pairs]
 
     async def _settle(self, child: Child, proxy: LLMProxy) -> Manifest:
         """Make one object as wanted; return it as it is then."""

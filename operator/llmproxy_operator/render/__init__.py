@@ -9,6 +9,7 @@ from llmproxy_operator.manifest import Manifest
 from llmproxy_operator.render import store
 from llmproxy_operator.render.config import (
     SecretRef,
+    client_secret,
     config_hash,
     digested,
     document,
@@ -22,14 +23,16 @@ from llmproxy_operator.render.monitoring import pod_monitor
 from llmproxy_operator.render.network import network_policy
 from llmproxy_operator.render.revisions import Revision, controller_revision, revision
 from llmproxy_operator.render.scaling import autoscaler, disruption_budget
-from llmproxy_operator.render.secrets import peers_secret
+from llmproxy_operator.render.secrets import control_secret, peers_secret
 from llmproxy_operator.render.services import peers_service, service
 
 __all__ = [
     "Inputs",
     "Revision",
     "SecretRef",
+    "client_secret",
     "config_hash",
+    "control_secret",
     "digested",
     "document",
     "peers_secret",

@@ -43,6 +43,7 @@ def document(proxy: LLMProxy) -> contract.Document:
         retries=_retries(spec.retries or models.Retries()),
         spans=None if spec.spans is None else _spans(spec.spans),
         translation=_translation(spec.litellm),
+        require_api_key=client_secret(proxy) is not None,
         drain_timeout_s=drain_timeout_s(spec),
         shared_limits=_shared(proxy),
     )
@@ -108,6 +109,12 @@ def store_references(proxy: LLMProxy) -> dict[str, SecretRef]:
         return {}
     sources = {LIMITS_URL: given.url, LIMITS_CA: given.ca}
     return {name: (s.secret_key_ref.name, s.secret_key_ref.key) for name, s in sources.items() if s is not None}
+
+
+def client_secret(proxy: LLMProxy) -> str | None:
+    """Return the Secret with the keys of callers; its content is read by the pods, and rolls nothing."""
+    access = proxy.spec.access
+    return None if access is None or access.api_keys is None else access.api_keys.secret_ref.name
 
 
 def keyed_deployments(proxy: LLMProxy) -> tuple[tuple[deployments.Deployment, SecretRef], ...]:

@@ -12,6 +12,7 @@ from llmproxy_operator.render import store
 from llmproxy_operator.render.config import (
     LIMITS_URL,
     SecretRef,
+    client_secret,
     environment_references,
     environment_values,
     is_translated,
@@ -26,6 +27,9 @@ from llmproxy_operator.render.placement import LOCKED
 Container = dict[str, Any]
 
 CONFIG_DIR = "/etc/llmproxy"
+CONTROL_DIR = "/etc/llmproxy-control"
+KEYS_DIR = "/etc/llmproxy-keys"
+"""Secrets as volumes, for what is read anew while a pod runs; none lies within the ConfigMap's."""
 RUN_DIR = "/run/llmproxy"
 SPOOL_DIR = "/var/spool/llmproxy"
 TMP_DIR = "/tmp"  # noqa: S108 - a volume of the pod
@@ -48,7 +52,7 @@ def gateway(proxy: LLMProxy, inputs: Inputs) -> Container:
     peers_host = names.host(names.peers(name), namespace)
     return {
         **_base(proxy, inputs, names.GATEWAY, python="python"),
-        "args": [*_arguments("llmproxy.gateway"), "--peers", peers_host],
+        "args": [*_arguments("llmproxy.gateway"), "--peers", peers_host, *_control(), *_api_keys(proxy)],
         "env": [
             _field("POD_IP", "status.podIP"),
             _field("POD_UID", "metadata.uid"),
@@ -59,6 +63,7 @@ def gateway(proxy: LLMProxy, inputs: Inputs) -> Container:
         "ports": [
             _port("http", names.PORT_HTTP),
             _port("admin", names.PORT_ADMIN),
+            _port("control", names.PORT_CONTROL),
             _port("peers", names.PORT_PEERS),
         ],
         # It reports ready once it has taken the counters over from the pod that it replaces: seconds, at most minutes.
@@ -67,7 +72,7 @@ def gateway(proxy: LLMProxy, inputs: Inputs) -> Container:
         "livenessProbe": _probe("/healthz", period_s=10, failures=6),
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_S}}},
         "resources": amounts(proxy.spec.resources, _GATEWAY),
-        "volumeMounts": _mounts("config", "run", "tmp"),
+        "volumeMounts": _mounts("config", "run", "tmp", "control", *_keys_volume(proxy)),
     }
 
 
@@ -144,6 +149,18 @@ def _base(proxy: LLMProxy, inputs: Inputs, name: str, *, python: str) -> Contain
     }
 
 
+def _control() -> list[str]:
+    return ["--control-token-file", f"{CONTROL_DIR}/{names.CONTROL_TOKEN_KEY}"]
+
+
+def _api_keys(proxy: LLMProxy) -> list[str]:
+    return [] if client_secret(proxy) is None else ["--keys-dir", KEYS_DIR]
+
+
+def _keys_volume(proxy: LLMProxy) -> tuple[str, ...]:
+    return () if client_secret(proxy) is None else ("keys",)
+
+
 def _arguments(module: str) -> list[str]:
     return ["-m", module, "--config", f"{CONFIG_DIR}/{CONFIG_FILE}", "--run-dir", RUN_DIR]
 
@@ -191,6 +208,8 @@ def _probe(path: str, *, period_s: int, failures: int) -> dict[str, Any]:
 def _mounts(*volumes: str) -> list[dict[str, Any]]:
     places: dict[str, dict[str, Any]] = {
         "config": {"mountPath": CONFIG_DIR, "readOnly": True},
+        "control": {"mountPath": CONTROL_DIR, "readOnly": True},
+        "keys": {"mountPath": KEYS_DIR, "readOnly": True},
         "run": {"mountPath": RUN_DIR},
         "spool": {"mountPath": SPOOL_DIR},
         "tmp": {"mountPath": TMP_DIR},

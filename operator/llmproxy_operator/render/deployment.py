@@ -13,6 +13,7 @@ from llmproxy_operator.manifest import Manifest, owned
 from llmproxy_operator.render import containers
 from llmproxy_operator.render.config import (
     MAX_SURGE,
+    client_secret,
     config_hash,
     digested,
     document,
@@ -111,9 +112,17 @@ def _volumes(proxy: LLMProxy) -> list[dict[str, Any]]:
         {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}},
         {"name": "tmp", "emptyDir": {"sizeLimit": "128Mi"}},
     ]
+    made.append({"name": "control", "secret": _readable(names.control(proxy.metadata.name))})
+    if (keys := client_secret(proxy)) is not None:
+        made.append({"name": "keys", "secret": _readable(keys)})
     if proxy.spec.spans is not None:
         made.append({"name": "spool", "emptyDir": {"sizeLimit": _spool_size_limit(spool_bytes(proxy.spec.spans))}})
     return made
+
+
+def _readable(secret: str) -> dict[str, Any]:
+    """Return a Secret as files that only the pod's user and group may read."""
+    return {"secretName": secret, "defaultMode": 0o440}
 
 
 def _spool_size_limit(cap_bytes: int) -> str:

@@ -9,6 +9,8 @@ from llmproxy_operator.manifest import Manifest, owned
 
 _NAMESPACE_NAME = "kubernetes.io/metadata.name"
 """Kubernetes labels each namespace so; nobody else can."""
+_OWN: dict[str, Any] = {"podSelector": {}}
+"""Every pod of the proxy's own namespace."""
 
 
 def network_policy(proxy: LLMProxy) -> Manifest | None:
@@ -28,6 +30,7 @@ def network_policy(proxy: LLMProxy) -> Manifest | None:
                 _rule(_callers(access.namespaces), names.PORT_HTTP),
                 # Health and metrics can only be read, and a Prometheus may be in any namespace.
                 _rule([{"namespaceSelector": {}}], names.PORT_ADMIN),
+                _rule([_OWN], names.PORT_CONTROL),  # trainers of this namespace; the port asks for a token besides
                 _rule([{"podSelector": selector}], names.PORT_PEERS),
             ],
         },
@@ -37,11 +40,10 @@ def network_policy(proxy: LLMProxy) -> Manifest | None:
 def _callers(namespaces: tuple[str, ...]) -> list[dict[str, Any]]:
     if EVERYWHERE in namespaces:
         return [{"namespaceSelector": {}}]
-    own: dict[str, Any] = {"podSelector": {}}
     if not namespaces:
-        return [own]
+        return [_OWN]
     expression = {"key": _NAMESPACE_NAME, "operator": "In", "values": sorted(namespaces)}
-    return [own, {"namespaceSelector": {"matchExpressions": [expression]}}]
+    return [_OWN, {"namespaceSelector": {"matchExpressions": [expression]}}]
 
 
 def _rule(callers: list[dict[str, Any]], port: int) -> dict[str, Any]:

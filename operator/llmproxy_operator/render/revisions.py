@@ -14,7 +14,7 @@ from llmproxy_api import LLMProxy
 from llmproxy_operator import names
 from llmproxy_operator.manifest import Manifest, owned, owner_uid
 from llmproxy_operator.render import store
-from llmproxy_operator.render.config import digested, document, max_pods
+from llmproxy_operator.render.config import client_secret, digested, document, max_pods
 from llmproxy_operator.render.deployment import template
 from llmproxy_operator.render.inputs import Inputs
 
@@ -77,7 +77,9 @@ def _asked(proxy: LLMProxy, inputs: Inputs, restart: str | None) -> str:
     digests = [[*ref, inputs.secret_digests[ref]] for ref in digested(proxy)]
     # How many pods there are is nothing to them, but for where they count and what they take while the store is away.
     shared = [] if proxy.spec.sharing == "Local" else [proxy.spec.sharing, max_pods(proxy.spec)]
-    text = json.dumps([FORM, spec, digests, restart, *shared], sort_keys=True, separators=(",", ":"))
+    keys = client_secret(proxy)
+    opened = [] if keys is None else [{"apiKeys": keys}]
+    text = json.dumps([FORM, spec, digests, restart, *shared, *opened], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:_HASH_CHARS]
 
 

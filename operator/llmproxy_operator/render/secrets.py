@@ -1,4 +1,4 @@
-"""The Secret that the pods of one proxy know each other by, and their store of shared limits knows them by."""
+"""The Secrets of a proxy's own: by which its pods and their store know each other, and of its control port."""
 
 import base64
 
@@ -21,6 +21,16 @@ def peers_secret(proxy: LLMProxy, token: str) -> Manifest:
             names.PEER_TOKEN_KEY: _encoded(token),
             names.LIMITS_PASSWORD_KEY: _encoded(store.password(token)),
         },
+    }
+
+
+def control_secret(proxy: LLMProxy, token: str) -> Manifest:
+    """Return the Secret with *token*, for whoever may pause; pods read it anew, so that another rolls none."""
+    name = proxy.metadata.name
+    return {
+        **owned(proxy, "v1", "Secret", names.control(name), names.labels(name, names.CONTROL)),
+        "type": "Opaque",
+        "data": {names.CONTROL_TOKEN_KEY: _encoded(token)},
     }
 
 

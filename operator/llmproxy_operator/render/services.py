@@ -19,7 +19,10 @@ def service(proxy: LLMProxy) -> Manifest:
 
 
 def peers_service(proxy: LLMProxy) -> Manifest:
-    """Return the headless Service that also has pods that are not ready: those that start and those that end."""
+    """Return the headless Service that also has pods that are not ready: those that start and those that end.
+
+    Trainers that pause find every pod by it too.
+    """
     name = proxy.metadata.name
     return {
         **owned(proxy, "v1", "Service", names.peers(name), names.labels(name, names.PEERS)),
@@ -28,7 +31,7 @@ def peers_service(proxy: LLMProxy) -> Manifest:
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
             "selector": names.selector_labels(name),
-            "ports": [_port("peers", names.PORT_PEERS)],
+            "ports": [_port("control", names.PORT_CONTROL), _port("peers", names.PORT_PEERS)],
         },
     }
 

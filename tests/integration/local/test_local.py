@@ -262,3 +262,57 @@ def test_without_litellm_the_way_to_get_it_is_said(tmp_path: Path) -> None:
     assert process.wait() == 1
     process.end()
     assert "--translator-python" in process.output
+
+
+KEYS = """---
+apiVersion: v1
+kind: Secret
+metadata: {name: trainers}
+stringData: {alice: first-key-of-alice}
+"""
+
+
+def test_keys_of_callers_and_an_edit_of_them_that_rolls_nothing(echo: Process, tmp_path: Path) -> None:
+    told = manifest(echo.port, "  access: {apiKeys: {secretRef: {name: trainers}}}") + KEYS
+    with local(tmp_path, told) as here:
+        body = {"model": "echo", "messages": [{"role": "user", "content": "hi"}]}
+
+        def ask(key: str) -> int:
+            headers = {"authorization": f"Bearer {key}"}
+            return httpx2.post(f"{here.url}/v1/chat/completions", json=body, headers=headers, timeout=30).status_code
+
+        before = [ask("first-key-of-alice"), ask("second-key-of-alice"), here.chat("hi").status_code]
+        children = here.children()
+        here.edit("first-key", "second-key")
+        here.process.wait_for("other API keys of callers")
+        deadline = time.monotonic() + 30
+        after: list[int] = []
+        while after != [401, 200] and time.monotonic() < deadline:
+            time.sleep(0.1)
+            after = [ask("first-key-of-alice"), ask("second-key-of-alice")]
+        same = here.children() == children
+    assert (before, after, same) == ([200, 401, 401], [401, 200], True)
+    assert "key-of-alice" not in here.process.output
+
+
+def test_keys_that_are_not_in_the_file_are_told(echo: Process, tmp_path: Path) -> None:
+    file = tmp_path / "proxy.yaml"
+    file.write_text(manifest(echo.port, "  access: {apiKeys: {secretRef: {name: trainers}}}"))
+    process = started(PYTHON, "-m", "llmproxy_cli", "local", "-f", str(file), "--port", str(free_port()))
+    assert process.wait() == 1
+    process.end()
+    assert "spec.access.apiKeys: Secret 'trainers'" in process.output
+
+
+def test_it_is_paused_and_resumed_with_the_token_that_it_names(echo: Process, tmp_path: Path) -> None:
+    with local(tmp_path, manifest(echo.port)) as here:
+        words = here.process.wait_for("to pause it").split("to pause it: ")[1]
+        url, _, file = words.partition("/pause with the token in ")
+        headers = {"authorization": f"Bearer {Path(file.strip()).read_text()}"}
+        mode = Path(file.strip()).stat().st_mode & 0o777
+        httpx2.post(f"{url}/pause", headers=headers)
+        paused = here.chat("hi").status_code
+        httpx2.post(f"{url}/resume", headers=headers)
+        resumed = here.chat("hi").status_code
+        anybody = httpx2.post(f"{url}/pause").status_code
+    assert (paused, resumed, anybody, mode) == (429, 200, 401, 0o600)

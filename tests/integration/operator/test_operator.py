@@ -75,6 +75,7 @@ def test_a_proxy_gets_its_children_and_a_status(team: Kube, operator: Operator) 
         "Service/five",
         "Service/five-peers",
         "Secret/five-peers",
+        "Secret/five-control",
         "ConfigMap/five-endpoint",
         document,
     }

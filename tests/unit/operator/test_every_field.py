@@ -72,7 +72,7 @@ BASE: Object = {
     "disruptionBudget": {"maxUnavailable": 1},
     "translator": {"resources": RESOURCES},
     "litellm": {"settings": {"drop_params": True}},
-    "access": {"namespaces": ["agents"]},
+    "access": {"namespaces": ["agents"], "apiKeys": {"secretRef": {"name": "trainers"}}},
     "monitoring": {"podMonitor": True, "labels": {"a": "b"}},
     "drainTimeout": "1m",
     "image": "img:1",

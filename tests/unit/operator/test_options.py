@@ -59,6 +59,7 @@ def test_a_policy_lets_in_who_is_named_to_the_port_that_serves(namespaces: list[
     assert policy is not None
     assert callers(policy, names.PORT_HTTP) == may_call
     assert callers(policy, names.PORT_ADMIN) == ANYWHERE
+    assert callers(policy, names.PORT_CONTROL) == [{"podSelector": {}}]
     assert callers(policy, names.PORT_PEERS) == [{"podSelector": {"matchLabels": names.selector_labels("p")}}]
     assert policy["spec"]["podSelector"] == {"matchLabels": names.selector_labels("p")}
     assert policy["spec"]["policyTypes"] == ["Ingress"]

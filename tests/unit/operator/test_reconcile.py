@@ -14,7 +14,14 @@ from llmproxy_operator.manifest import Ref
 from llmproxy_operator.status import condition
 
 Manifest = dict[str, Any]
-CHILDREN = ["ConfigMap/p-endpoint", "Deployment/p", "Secret/p-peers", "Service/p", "Service/p-peers"]
+CHILDREN = [
+    "ConfigMap/p-endpoint",
+    "Deployment/p",
+    "Secret/p-control",
+    "Secret/p-peers",
+    "Service/p",
+    "Service/p-peers",
+]
 NO_CHANGE: Manifest = {}
 
 
@@ -73,7 +80,7 @@ async def test_the_first_write_is_a_status_that_says_it_was_seen(cluster: FakeCl
     assert operator.condition("Reconciling") == ("True", "Created")
 
 
-@pytest.mark.parametrize("writes", range(9))
+@pytest.mark.parametrize("writes", range(10))
 async def test_a_pass_that_is_killed_anywhere_is_finished_by_the_next(cluster: FakeCluster, writes: int) -> None:
     cluster.put(a_proxy())
     cluster.fail_after = writes
@@ -87,9 +94,10 @@ async def test_a_pass_that_is_killed_anywhere_is_finished_by_the_next(cluster: F
     await operator.passes()
 
     assert sorted({*cluster.kinds()} & {*CHILDREN}) == CHILDREN
-    tokens = cluster.one("Secret", "p-peers")["data"]["token"]
+    tokens = [cluster.one("Secret", name)["data"]["token"] for name in ("p-peers", "p-control")]
     await operator.passes()
-    assert cluster.one("Secret", "p-peers")["data"]["token"] == tokens
+    assert [cluster.one("Secret", name)["data"]["token"] for name in ("p-peers", "p-control")] == tokens
+    assert all(tokens)
 
 
 async def test_an_edit_makes_a_new_document_and_keeps_the_old_while_a_replicaset_has_it(
@@ -417,3 +425,69 @@ async def test_the_spec_is_never_written(cluster: FakeCluster, operator: Operato
         k: v for k, v in before.items() if k != "metadata"
     }
     assert "apply LLMProxy" not in cluster.writes
+
+
+OPEN = {"apiKeys": {"secretRef": {"name": "trainers"}}}
+
+
+async def test_keys_of_callers_are_waited_for_and_another_set_of_them_rolls_nothing(
+    cluster: FakeCluster, operator: Operator
+) -> None:
+    cluster.put(a_proxy(access=OPEN))
+    await operator.passes()
+    operator.now_s += 61
+    await operator.passes()
+    assert operator.condition("Stalled") == ("True", "SecretNotFound")
+    assert "'trainers'" in condition(cluster.objects[PROXY]["status"], "Stalled")["message"]
+
+    cluster.put(a_secret(" ", "alice", "trainers"))
+    await operator.passes()
+    assert operator.condition("Reconciling") == ("True", "SecretKeyNotFound")
+
+    cluster.put(a_secret("first", "alice", "trainers"))
+    await operator.passes()
+    serve(cluster)
+    await operator.passes()
+    assert operator.condition("Ready") == ("True", "AllReplicasReady")
+    before = cluster.one("Deployment", "p")["spec"]
+    [document] = documents(cluster)
+
+    cluster.put(a_secret("second", "bob", "trainers"))
+    await operator.passes()
+    assert cluster.one("Deployment", "p")["spec"] == before
+    assert documents(cluster) == [document]
+    assert "first" not in str(cluster.one("Deployment", "p"))
+
+
+async def test_an_access_that_only_says_from_where_is_nothing_to_the_pods(
+    cluster: FakeCluster, operator: Operator
+) -> None:
+    cluster.put(a_proxy())
+    await operator.passes()
+    before = cluster.one("Deployment", "p")["spec"]["template"]
+    cluster.put(a_proxy(access={"namespaces": ["agents"]}))
+    await operator.passes()
+    assert cluster.one("Deployment", "p")["spec"]["template"] == before
+
+    cluster.put(a_secret("first", "alice", "trainers"))
+    cluster.put(a_proxy(access=OPEN))
+    await operator.passes()
+    pod = cluster.one("Deployment", "p")["spec"]["template"]["spec"]
+    assert {"name": "keys", "secret": {"secretName": "trainers", "defaultMode": 0o440}} in pod["volumes"]
+    assert "--keys-dir" in pod["containers"][0]["args"]
+
+
+async def test_a_control_token_that_was_deleted_is_made_anew_and_rolls_nothing(
+    cluster: FakeCluster, operator: Operator
+) -> None:
+    cluster.put(a_proxy())
+    await operator.passes()
+    before = cluster.one("Deployment", "p")["spec"]
+    token = cluster.one("Secret", "p-control")["data"]["token"]
+    cluster.remove(Ref("v1", "Secret", "n", "p-control"))
+    operator.now_s += 31
+    await operator.secrets.poll()
+    assert operator.woken == [KEY]
+    await operator.passes()
+    assert cluster.one("Secret", "p-control")["data"]["token"] != token
+    assert cluster.one("Deployment", "p")["spec"] == before

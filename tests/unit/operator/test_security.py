@@ -109,7 +109,8 @@ def test_a_pod_has_no_token_and_nothing_of_its_node() -> None:
 
     assert pod["automountServiceAccountToken"] is False
     assert not {"hostNetwork", "hostPID", "hostIPC", "hostAliases", "shareProcessNamespace"} & set(pod)
-    assert {key for volume in pod["volumes"] for key in volume} == {"name", "configMap", "emptyDir"}
+    assert {key for volume in pod["volumes"] for key in volume} == {"name", "configMap", "emptyDir", "secret"}
+    assert [v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v] == ["p-control", "trainers"]
 
 
 def test_every_container_satisfies_the_restricted_level() -> None:
