@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from llmproxy.echo import shapes
+from llmproxy.echo import responses, shapes
 from llmproxy.echo.asked import BadBodyError, answer, choices, last_said, prompt_ids, prompts_of
 from llmproxy.echo.behaviour import Behaviour, DirectiveError, read
 
@@ -25,7 +25,7 @@ Json = dict[str, Any]
 MAX_BODY = 64 << 20
 MAX_KEPT_BODY = 256 << 10
 """Bytes of the last body that `GET /stats` shows; of a larger one only its size."""
-ENDPOINTS = ("chat/completions", "completions", "embeddings")
+ENDPOINTS = ("chat/completions", "completions", "embeddings", "responses")
 _SECRETS = (b"authorization", b"api-key", b"x-api-key", b"x-goog-api-key", b"cookie")
 
 
@@ -38,7 +38,7 @@ class Stats:
     """What the server saw since its start or the last reset."""
 
     calls: int = 0
-    """Model calls: chat, completions, embeddings."""
+    """Model calls: chat, completions, embeddings, responses."""
     by_status: Counter[int] = field(default_factory=Counter)
     client_gone: int = 0
     in_flight: int = 0
@@ -133,6 +133,8 @@ class Echo:
         self.stats.last_headers = _without_secrets(scope["headers"])
         try:
             asked = self._parse(body)
+            if endpoint == "responses":
+                asked = responses.as_chat(asked)
             how = read(self._defaults, scope["headers"], last_said(asked))
             call = _Call(endpoint, asked, how, self._head(endpoint, asked), send, receive)
             if how.status < 400 and self._chance.random() < self._fail_rate:  # noqa: PLR2004 - an error it is already
@@ -159,7 +161,7 @@ class Echo:
 
     def _head(self, endpoint: str, asked: Json) -> shapes.Head:
         self._next += 1
-        prefix = {"chat/completions": "chatcmpl", "completions": "cmpl"}.get(endpoint, "embd")
+        prefix = {"chat/completions": "chatcmpl", "completions": "cmpl", "responses": "resp"}.get(endpoint, "embd")
         logprobs = asked.get("logprobs")
         return shapes.Head(
             id=f"{prefix}-echo-{self._started_s}-{self._next}",
@@ -201,7 +203,9 @@ class _Call:
     async def _plain(self) -> None:
         whole = self._whole()
         if self.how.chunk_ms and self.endpoint != "embeddings":
-            await self._pause(self.how.chunk_ms * whole["usage"].get("completion_tokens", 0))
+            used = whole["usage"]
+            made = used["output_tokens"] if self.endpoint == "responses" else used.get("completion_tokens", 0)
+            await self._pause(self.how.chunk_ms * made)
         body = msgspec.json.encode(whole)
         if self.how.die_after_chunks is not None:
             await _start(self.send, 200, b"application/json", [(b"content-length", b"%d" % len(body))])
@@ -216,6 +220,8 @@ class _Call:
         if self.endpoint == "completions":
             return shapes.completion(self.head, [(answer(asked, text, how), ids) for text, ids in prompts_of(asked)])
         said = answer(asked, last_said(asked), how)
+        if self.endpoint == "responses":
+            return responses.whole(self.head, asked, said, len(prompt_ids(asked)))
         return shapes.chat(self.head, said, prompt_ids(asked), choices(asked))
 
     def _chunks(self) -> Iterator[Json]:
@@ -227,6 +233,9 @@ class _Call:
         return shapes.chat_chunks(self.head, said, prompt_ids(asked), choices(asked))
 
     async def _stream(self) -> None:
+        if self.endpoint == "responses":
+            await self._stream_responses()
+            return
         options = self.asked.get("stream_options")
         with_usage = isinstance(options, dict) and options.get("include_usage") is True
         totals = self._whole()["usage"]
@@ -242,6 +251,22 @@ class _Call:
             kind = "text_completion" if self.endpoint == "completions" else "chat.completion.chunk"
             await self._event(msgspec.json.encode(self.head.of(kind, [], usage=totals)))
         await self._event(b"[DONE]")
+        await self.send({"type": "http.response.body", "body": b""})
+
+    async def _stream_responses(self) -> None:
+        said = answer(self.asked, last_said(self.asked), self.how)
+        made = responses.events(self.head, self.asked, said, len(prompt_ids(self.asked)))
+        await _start(self.send, self.how.status, b"text/event-stream; charset=utf-8", self._headers())
+        pieces = 0
+        for event in made:
+            if event["type"].endswith(".delta"):
+                if pieces == self.how.die_after_chunks:
+                    return
+                if pieces:
+                    await self._pause(self.how.chunk_ms)
+                pieces += 1
+            named = b"event: " + event["type"].encode() + b"\ndata: " + msgspec.json.encode(event) + b"\n\n"
+            await self.send({"type": "http.response.body", "body": named, "more_body": True})
         await self.send({"type": "http.response.body", "body": b""})
 
     async def _event(self, data: bytes) -> None:

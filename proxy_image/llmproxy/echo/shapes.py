@@ -142,9 +142,17 @@ def error(message: str, kind: str, status: int, param: str | None = None) -> Jso
     return {"error": {"message": message, "type": kind, "param": param, "code": status}}
 
 
+def call_id(number: int, call: ToolCall) -> str:
+    """Return the id of a call of a tool, always the same one for the same call."""
+    return f"call_{zlib.crc32(f'{number} {call.name} {call.arguments}'.encode()):08x}"
+
+
 def _tool_call(number: int, call: ToolCall) -> Json:
-    ident = f"call_{zlib.crc32(f'{number} {call.name} {call.arguments}'.encode()):08x}"
-    return {"id": ident, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+    return {
+        "id": call_id(number, call),
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    }
 
 
 def _chunk(head: Head, index: int, delta: Json, made: list[str], *, finish_reason: str | None = None) -> Json:

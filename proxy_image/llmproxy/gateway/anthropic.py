@@ -11,7 +11,6 @@ a model that others serve, because an estimate would be taken for the truth.
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 import msgspec
 
@@ -23,10 +22,9 @@ from llmproxy.anthropic.native_stream import NativeStream, answer_tokens
 from llmproxy.anthropic.wire import Json, MappingError, anthropic_event
 from llmproxy.gateway.body import Asked, read_body, upstream_body
 from llmproxy.gateway.errors import BadRequestError, CallError, Header, UpstreamError
-from llmproxy.gateway.exchange import Answer
+from llmproxy.gateway.exchange import Answer, Guarded
 from llmproxy.gateway.limits import Limiter
 from llmproxy.gateway.routes import COUNT_TOKENS, MESSAGES
-from llmproxy.gateway.streaming import MAX_EVENT, EventTooLargeError
 from llmproxy.gateway.targets import Target
 
 CHAT = "chat.completions"
@@ -107,7 +105,7 @@ class MessagesForward:
         """Return *body* as it is."""
         return Answer(body, answer_tokens(body) if status < _ANSWERED else None)
 
-    def stream(self, asked: Asked) -> "Guarded":  # noqa: ARG002 - nothing to hide
+    def stream(self, asked: Asked) -> Guarded:  # noqa: ARG002 - nothing to hide
         """Return a relay of bytes."""
         return Guarded(NativeStream())
 
@@ -147,7 +145,7 @@ class MessagesToChat:
             return Answer(errors.to_anthropic(status, body), None, mapped=True)
         return _understood(lambda: messages_answer.from_chat(body))
 
-    def stream(self, asked: Asked) -> "Guarded":  # noqa: ARG002 - nothing to hide
+    def stream(self, asked: Asked) -> Guarded:  # noqa: ARG002 - nothing to hide
         """Return the way of one stream."""
         return Guarded(MessagesStream())
 
@@ -175,61 +173,9 @@ class ChatToMessages:
             return Answer(errors.to_openai(status, body), None, mapped=True)
         return _understood(lambda: chat_answer.from_message(body, int(time.time())))
 
-    def stream(self, asked: Asked) -> "Guarded":
+    def stream(self, asked: Asked) -> Guarded:
         """Return the way of one stream."""
         return Guarded(ChatStream(int(time.time()), with_usage=asked.usage_asked))
-
-
-class _Mapper(Protocol):
-    """What the streams of `llmproxy.anthropic` have in common."""
-
-    done: bool
-    failed: bool
-
-    @property
-    def tokens(self) -> int | None: ...
-
-    @property
-    def pending(self) -> int: ...
-
-    def feed(self, data: bytes) -> tuple[bytes, bytes]: ...
-
-    def end(self) -> tuple[bytes, bytes]: ...
-
-
-class Guarded:
-    """One stream, no event of which may be endless."""
-
-    __slots__ = ("_inner",)
-
-    def __init__(self, inner: _Mapper) -> None:
-        self._inner = inner
-
-    @property
-    def done(self) -> bool:
-        """Whether the upstream has said that this was all."""
-        return self._inner.done
-
-    @property
-    def failed(self) -> bool:
-        """Whether it has ended with an error, which the client has been told."""
-        return self._inner.failed
-
-    @property
-    def tokens(self) -> int | None:
-        """Tokens that were used, None if nobody has said."""
-        return self._inner.tokens
-
-    def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """Return what to forward now, and what to hold until the call has been told."""
-        made = self._inner.feed(data)
-        if self._inner.pending > MAX_EVENT:
-            raise EventTooLargeError
-        return made
-
-    def rest(self) -> bytes:
-        """Return what is left when the upstream has closed in order."""
-        return b"".join(self._inner.end())
 
 
 def _described(name: str) -> dict[str, str]:

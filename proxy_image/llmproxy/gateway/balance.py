@@ -44,11 +44,15 @@ class Balancer:
         self._clock = clock
         self._rand = rand
 
-    def pick(self, rollout_id: str, tried: Collection[str] = ()) -> Target:
-        """Return the deployment for a call; one that is in *tried* only when all have been tried."""
-        if len(self.targets) == 1:
-            return self.targets[0]
-        fresh = [t for t in self.targets if t.deployment.id not in tried] or list(self.targets)
+    def pick(self, rollout_id: str, tried: Collection[str] = (), among: Sequence[Target] = ()) -> Target:
+        """Return the deployment for a call, one of *among* if they are said.
+
+        One that is in *tried* is returned only when all have been tried.
+        """
+        targets = among or self.targets
+        if len(targets) == 1:
+            return targets[0]
+        fresh = [t for t in targets if t.deployment.id not in tried] or list(targets)
         healthy = [t for t in fresh if self._is_open(t)] or fresh
         weighed = [t for t in healthy if t.deployment.weight > 0] or healthy
         if rollout_id:
@@ -56,9 +60,11 @@ class Balancer:
         weights = [t.deployment.weight or 1 for t in weighed]
         return self._rand.choices(weighed, weights)[0]
 
-    def untried(self, tried: Collection[str]) -> bool:
-        """Whether a healthy deployment with a weight has not been tried yet."""
-        return any(t.deployment.id not in tried and t.deployment.weight > 0 and self._is_open(t) for t in self.targets)
+    def untried(self, tried: Collection[str], among: Sequence[Target] = ()) -> bool:
+        """Whether a healthy deployment with a weight, one of *among* if they are said, has not been tried yet."""
+        return any(
+            t.deployment.id not in tried and t.deployment.weight > 0 and self._is_open(t) for t in among or self.targets
+        )
 
     def began(self, target: Target) -> None:
         """A try of *target* is on its way; `ended` must follow."""

@@ -28,6 +28,10 @@ _OVERRIDES = frozenset(
 """LiteLLM reads these from a body; retries, addresses and keys are the proxy's, so they never leave the gateway."""
 
 
+_WITHOUT_TOKEN_IDS = frozenset({"embeddings", "responses"})
+"""Endpoints where no server knows `return_token_ids`."""
+
+
 class Asked(msgspec.Struct):
     """What a body asks for, and its fields."""
 
@@ -43,19 +47,26 @@ class Asked(msgspec.Struct):
     """Lines of the client's head that are for an upstream of its protocol."""
 
 
-def read_body(body: bytes, path_model: str = "") -> Asked:
-    """Return what *body* asks for; *path_model* is the model if the path names one. Raise BadRequestError."""
+def read_body(
+    body: bytes, path_model: str = "", *, limits: tuple[str, ...] = ("max_completion_tokens", "max_tokens")
+) -> Asked:
+    """Return what *body* asks for; *path_model* is the model if the path names one. Raise BadRequestError.
+
+    The first of *limits* that is there bounds the answer's tokens.
+    """
     fields = read_fields(body)
     model = path_model or _field(fields, "model", _decode_str, "a string")
     if not model:
         raise BadRequestError("model is missing: name one of GET /v1/models", param="model")
     stream = bool(_field(fields, "stream", _decode_bool, "true or false"))
     choices = _field(fields, "n", _decode_count, "a whole number") or 1
-    limit = _field(fields, "max_completion_tokens", _decode_count, "a whole number")
-    if limit is None:
-        limit = _field(fields, "max_tokens", _decode_count, "a whole number")
+    limit = None
+    for name in limits:
+        if limit is None:
+            limit = _field(fields, name, _decode_count, "a whole number")
     if choices < 1 or (limit is not None and limit < 0):
-        raise BadRequestError("n and max_tokens must not be negative", param="n" if choices < 1 else "max_tokens")
+        wrong = "n" if choices < 1 else limits[-1]
+        raise BadRequestError(f"n and {limits[-1]} must not be negative", param=wrong)
     if "prompt" in fields:
         choices *= _prompts(fields["prompt"])
     usage = stream and "stream_options" in fields and _usage_asked(fields["stream_options"])
@@ -76,15 +87,17 @@ def read_fields(body: bytes) -> Fields:
     return fields
 
 
-def upstream_body(asked: Asked, target: Target, endpoint: str, *, want_usage: bool) -> bytes:
-    """Return the body for *target*: its own name of the model, its params where the client said nothing."""
+def upstream_body(
+    asked: Asked, target: Target, endpoint: str, *, want_usage: bool, params: Fields | None = None
+) -> bytes:
+    """Return the body for *target*: its own name of the model, *params* (its own) where the client said nothing."""
     fields = dict(asked.fields)
     if not _OVERRIDES.isdisjoint(fields):
         fields = {name: value for name, value in fields.items() if name not in _OVERRIDES}
-    for name, value in target.params.items():
+    for name, value in (target.params if params is None else params).items():
         fields.setdefault(name, value)
     fields["model"] = target.model_json
-    if target.deployment.token_ids and endpoint != "embeddings":
+    if target.deployment.token_ids and endpoint not in _WITHOUT_TOKEN_IDS:
         fields.setdefault("return_token_ids", TRUE)
         # A number in the older completions API, true or false in chat.
         fields.setdefault("logprobs", TRUE if endpoint == "chat.completions" else ONE)

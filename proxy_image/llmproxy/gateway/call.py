@@ -16,6 +16,7 @@ from llmproxy.gateway.limits import Grant, Limiter
 from llmproxy.gateway.metrics import Counts
 from llmproxy.gateway.pause import Pause
 from llmproxy.gateway.routes import Route
+from llmproxy.gateway.targets import Target
 from llmproxy.gateway.tries import Opened, Trying
 
 MAX_RECORDED = 24 << 20
@@ -28,6 +29,8 @@ class Parts:
 
     document: Document
     balancers: Mapping[str, Balancer]
+    serving: Mapping[tuple[str, str], Sequence[Target]]
+    """The deployments that have an endpoint, by model and endpoint."""
     output_tokens: Mapping[str, int]
     """Bound of an answer's tokens per choice, by model."""
     fallbacks: Mapping[str, Sequence[str]]

@@ -13,7 +13,7 @@ import msgspec
 from llmproxy.gateway.body import Asked, read_body, upstream_body
 from llmproxy.gateway.errors import CallError, Header, error_body
 from llmproxy.gateway.limits import Limiter
-from llmproxy.gateway.streaming import Relay, answer_tokens
+from llmproxy.gateway.streaming import MAX_EVENT, EventTooLargeError, Relay, answer_tokens
 from llmproxy.gateway.targets import Target
 
 
@@ -145,6 +145,58 @@ class Forward:
     def stream(self, asked: Asked) -> Stream:
         """Return a relay of bytes."""
         return Relay(hide_usage=not asked.usage_asked)
+
+
+class _Mapper(Protocol):
+    """What the streams of `llmproxy.anthropic` and `llmproxy.responses` have in common."""
+
+    done: bool
+    failed: bool
+
+    @property
+    def tokens(self) -> int | None: ...
+
+    @property
+    def pending(self) -> int: ...
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]: ...
+
+    def end(self) -> tuple[bytes, bytes]: ...
+
+
+class Guarded:
+    """One stream, no event of which may be endless."""
+
+    __slots__ = ("_inner",)
+
+    def __init__(self, inner: _Mapper) -> None:
+        self._inner = inner
+
+    @property
+    def done(self) -> bool:
+        """Whether the upstream has said that this was all."""
+        return self._inner.done
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has ended with an error, which the client has been told."""
+        return self._inner.failed
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens that were used, None if nobody has said."""
+        return self._inner.tokens
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """Return what to forward now, and what to hold until the call has been told."""
+        made = self._inner.feed(data)
+        if self._inner.pending > MAX_EVENT:
+            raise EventTooLargeError
+        return made
+
+    def rest(self) -> bytes:
+        """Return what is left when the upstream has closed in order."""
+        return b"".join(self._inner.end())
 
 
 OPENAI = OpenAIClient()

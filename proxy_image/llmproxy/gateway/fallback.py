@@ -5,12 +5,10 @@ runs there any more, and is admitted to the other, at once or not at all. What e
 too: a refusal that no other try would heal is passed on, and a model that cannot be asked, or has no room, is skipped.
 """
 
-from llmproxy.gateway.balance import Balancer
 from llmproxy.gateway.body import Asked
 from llmproxy.gateway.call import Call, Parts
 from llmproxy.gateway.errors import CallError, UpstreamError, UpstreamTimeoutError
 from llmproxy.gateway.limits import Denial, Grant
-from llmproxy.gateway.pairs import is_served
 from llmproxy.gateway.retry import is_retried
 from llmproxy.gateway.routes import COUNT_TOKENS, Route
 from llmproxy.gateway.tries import Opened, Trying
@@ -18,19 +16,18 @@ from llmproxy.gateway.tries import Opened, Trying
 _WITHOUT_OUTPUT = frozenset({"embeddings", COUNT_TOKENS})
 
 
-async def open_somewhere(parts: Parts, call: Call, asked: Asked, balancer: Balancer) -> Opened:
+async def open_somewhere(parts: Parts, call: Call, asked: Asked) -> Opened:
     """Return the answer to pass on; raise CallError when no model gave one."""
-    outcome = await _tried(parts, call, asked, asked.model, balancer)
+    outcome = await _tried(parts, call, asked, asked.model)
     for name in parts.fallbacks.get(asked.model, ()):
         if not _failed(outcome):
             break
-        target = parts.balancers[name]
-        if not is_served(call.route.endpoint, target.targets) or not await _admitted(parts, call, asked, name):
+        if not parts.serving[name, call.route.endpoint] or not await _admitted(parts, call, asked, name):
             continue
         if isinstance(outcome, Opened):
             outcome.release()
         parts.counts.fallbacks[asked.model, name] += 1
-        outcome = await _tried(parts, call, asked, name, target)
+        outcome = await _tried(parts, call, asked, name)
     if isinstance(outcome, Opened):
         return outcome
     raise outcome
@@ -45,14 +42,15 @@ def bound_tokens(parts: Parts, route: Route, asked: Asked, model: str, body_byte
     return tokens
 
 
-async def _tried(parts: Parts, call: Call, asked: Asked, model: str, balancer: Balancer) -> Opened | CallError:
+async def _tried(parts: Parts, call: Call, asked: Asked, model: str) -> Opened | CallError:
     """Return what the tries of one model came to."""
     call.trying = Trying(
         call.route,
         asked,
         model=model,
         want_usage=asked.stream and (parts.handover is not None or parts.limiter.counts_tokens(model)),
-        balancer=balancer,
+        balancer=parts.balancers[model],
+        targets=parts.serving[model, call.route.endpoint],
         counts=parts.counts,
         retries=parts.document.retries,
         rand=parts.rand,

@@ -5,13 +5,15 @@ from collections.abc import Iterable
 from llmproxy.gateway import anthropic
 from llmproxy.gateway.errors import Header, UnknownRouteError
 from llmproxy.gateway.exchange import OPENAI, Dialect, Exchange, Forward
-from llmproxy.gateway.routes import COUNT_TOKENS, MESSAGES
+from llmproxy.gateway.responses import RESPONSES_CLIENT, ResponsesForward
+from llmproxy.gateway.routes import COUNT_TOKENS, MESSAGES, RESPONSES
 from llmproxy.gateway.targets import Target
 
 _ANTHROPICS = frozenset({MESSAGES, COUNT_TOKENS})
 _OPENAIS = ("chat.completions", "completions", "embeddings")
 EXCHANGES: dict[tuple[str, str], Exchange] = {
     **{(endpoint, "openai"): Forward(endpoint) for endpoint in _OPENAIS},
+    (RESPONSES, "openai"): ResponsesForward(),
     (MESSAGES, "openai"): anthropic.MessagesToChat(),
     (MESSAGES, "anthropic"): anthropic.MessagesForward(),
     (COUNT_TOKENS, "anthropic"): anthropic.CountTokens(),
@@ -24,23 +26,26 @@ def dialect_of(endpoint: str, headers: Iterable[Header]) -> Dialect:
     """Return how a client speaks: as its endpoint says, and where both protocols have one, as its head does."""
     if endpoint in _OPENAIS:
         return OPENAI
+    if endpoint == RESPONSES:
+        return RESPONSES_CLIENT
     passed = anthropic.passed_on(headers)
     return anthropic.AnthropicClient(passed) if endpoint in _ANTHROPICS or passed else OPENAI
 
 
-def is_served(endpoint: str, targets: Iterable[Target]) -> bool:
-    """Whether a call of *endpoint* can reach every one of *targets*, whichever is picked."""
-    return all(_exchange(endpoint, target) is not None for target in targets)
+def serving(endpoint: str, targets: Iterable[Target]) -> tuple[Target, ...]:
+    """Return those of *targets* that a call of *endpoint* can reach."""
+    return tuple(target for target in targets if find_exchange(endpoint, target) is not None)
 
 
-def find_exchange(endpoint: str, target: Target, model: str) -> Exchange:
-    """Return how a call of *endpoint* reaches *target*; raise UnknownRouteError when it cannot."""
-    exchange = _exchange(endpoint, target)
-    if exchange is None:
-        raise UnknownRouteError(f"model {model!r} is served by {target.provider}, which has no {endpoint} here")
-    return exchange
+def not_served(endpoint: str, model: str, targets: Iterable[Target], others: Iterable[str]) -> UnknownRouteError:
+    """Return what to tell of a *model* none of whose *targets* has *endpoint*, while the models *others* have it."""
+    providers = " and ".join(sorted({target.provider for target in targets}))
+    known = ", ".join(sorted(others))
+    way_out = f"ask for one of {known}" if known else "no model here has it"
+    return UnknownRouteError(f"model {model!r} is served by {providers}, which has no {endpoint} here; {way_out}")
 
 
-def _exchange(endpoint: str, target: Target) -> Exchange | None:
+def find_exchange(endpoint: str, target: Target) -> Exchange | None:
+    """Return how a call of *endpoint* reaches *target*, None when it cannot."""
     exchange = EXCHANGES.get((endpoint, target.protocol))
     return exchange if exchange is not None and exchange.endpoint in target.heads else None

@@ -13,6 +13,7 @@ from llmproxy.gateway.errors import CallError, DrainingError, OverLimitError, Un
 from llmproxy.gateway.fallback import bound_tokens, open_somewhere
 from llmproxy.gateway.limits import Denial, Grant
 from llmproxy.gateway.limits.line import Waiter
+from llmproxy.gateway.pairs import not_served
 from llmproxy.gateway.routes import COUNT_TOKENS, Route
 
 CLIENT_CLOSED = 499
@@ -28,14 +29,14 @@ async def serve(parts: Parts, route: Route, caller: Caller) -> None:
         parts.pause.check()
         body = caller.request.body
         asked = call.asked = caller.dialect.read(body, route.model)
-        balancer = find(parts, asked.model)
+        _must_serve(parts, asked.model, route.endpoint)
         caller.watch()
         decision = _ask(parts, route, asked, len(body))
         if not isinstance(decision, (Grant, Denial)):
             decision = await parts.pause.turn(decision)
         call.grant = _granted(parts, asked.model, decision)
         _arrived(parts, call)
-        await _forward(parts, call, asked, balancer)
+        await _forward(parts, call, asked)
     except CallError as error:
         await _refuse(parts, call, error)
     except asyncio.CancelledError:
@@ -61,6 +62,13 @@ def find(parts: Parts, model: str) -> Balancer:
     return balancer
 
 
+def _must_serve(parts: Parts, model: str, endpoint: str) -> None:
+    balancer = find(parts, model)
+    if not parts.serving[model, endpoint]:
+        others = [name for name in parts.balancers if parts.serving[name, endpoint]]
+        raise not_served(endpoint, model, balancer.targets, others)
+
+
 def _ask(parts: Parts, route: Route, asked: Asked, body_bytes: int) -> Grant | Denial | Waiter[Grant | Denial]:
     return parts.limiter.admit(asked.model, bound_tokens(parts, route, asked, asked.model, body_bytes))
 
@@ -84,8 +92,8 @@ def _arrived(parts: Parts, call: Call) -> None:
             handover.arrived(calls.Arrival(call.call_id, route.rollout_id, route.attempt_id, call.started_ns))
 
 
-async def _forward(parts: Parts, call: Call, asked: Asked, balancer: Balancer) -> None:
-    opened = call.opened = await open_somewhere(parts, call, asked, balancer)
+async def _forward(parts: Parts, call: Call, asked: Asked) -> None:
+    opened = call.opened = await open_somewhere(parts, call, asked)
     try:
         await forward(parts, call, opened)
     finally:

@@ -35,7 +35,9 @@ from llmproxy.gateway.keys import Keys
 from llmproxy.gateway.limits import Limiter, peer
 from llmproxy.gateway.limits.snapshot import Snapshot
 from llmproxy.gateway.metrics import Counts, Exporter
+from llmproxy.gateway.pairs import serving
 from llmproxy.gateway.pause import Pause
+from llmproxy.gateway.routes import ENDPOINTS
 from llmproxy.gateway.server import BACKLOG, AdminServer
 from llmproxy.gateway.targets import Pools, make_target
 
@@ -92,6 +94,11 @@ class Gateway:
             Parts(
                 document=document,
                 balancers=self._balancers,
+                serving={
+                    (name, endpoint): serving(endpoint, balancer.targets)
+                    for name, balancer in self._balancers.items()
+                    for endpoint in ENDPOINTS.values()
+                },
                 output_tokens={m.name: output_bound(m) for m in document.models},
                 fallbacks={m.name: m.fallbacks for m in document.models if m.fallbacks},
                 limiter=self._limiter,

@@ -16,10 +16,12 @@ import msgspec
 
 MESSAGES = "messages"
 COUNT_TOKENS = "count_tokens"
+RESPONSES = "responses"
 ENDPOINTS = {
     "chat/completions": "chat.completions",
     "completions": "completions",
     "embeddings": "embeddings",
+    "responses": RESPONSES,
     "messages": MESSAGES,
     "messages/count_tokens": COUNT_TOKENS,
 }

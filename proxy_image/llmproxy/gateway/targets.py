@@ -13,10 +13,11 @@ import msgspec
 
 from llmproxy import contract, providers
 from llmproxy.anthropic.chat_request import Traits
-from llmproxy.gateway.routes import COUNT_TOKENS, MESSAGES
+from llmproxy.gateway.routes import COUNT_TOKENS, MESSAGES, RESPONSES
 from llmproxy.gateway.upstream import Address, Pool
 
 PATHS = {"chat.completions": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
+_TRANSLATED = ("chat.completions", "embeddings")
 ANTHROPIC_PATHS = {MESSAGES: "/messages", COUNT_TOKENS: "/messages/count_tokens"}
 TRANSLATOR_SOCKET = "translator.sock"
 
@@ -95,14 +96,14 @@ def make_target(deployment: contract.Deployment, pools: Pools, run_dir: Path) ->
         path = str(run_dir / TRANSLATOR_SOCKET)
         extra = f"x-llmproxy-deployment: {deployment.id}\r\n"
         pool, host = pools.at(Address("", 0, unix_path=path)), "translator"
-        heads = {e: _head("translator", "/v1" + p, extra) for e, p in PATHS.items() if e != "completions"}
+        heads = {e: _head("translator", "/v1" + PATHS[e], extra) for e in _TRANSLATED}
     else:
         base = deployment.api_base or provider.api_base
         if base is None:
             raise contract.ContractError(
                 f"deployment {deployment.id}: api_base is needed, {provider.name} has none of its own"
             )
-        pool, host, heads = _native(deployment, _with_path(base, provider.path), pools, provider.protocol)
+        pool, host, heads = _native(deployment, _with_path(base, provider.path), pools, provider)
     params = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in deployment.params.items()}
     return Target(
         deployment=deployment,
@@ -120,7 +121,7 @@ def make_target(deployment: contract.Deployment, pools: Pools, run_dir: Path) ->
 
 
 def _native(
-    deployment: contract.Deployment, base: str, pools: Pools, protocol: providers.Protocol
+    deployment: contract.Deployment, base: str, pools: Pools, provider: providers.Provider
 ) -> tuple[Pool, str, dict[str, bytes]]:
     url = urlsplit(base)
     if url.scheme not in {"http", "https"} or not url.hostname:
@@ -130,13 +131,14 @@ def _native(
     key = read_key(deployment)
     host = f"{url.hostname}:{port}"
     path = url.path.rstrip("/")
-    if protocol is providers.Protocol.ANTHROPIC:
+    if provider.protocol is providers.Protocol.ANTHROPIC:
         extra = f"x-api-key: {key}\r\n" if key else ""
         path = path.removesuffix("/v1") + "/v1"  # Anthropic's SDKs are given addresses without it
         heads = {e: _head(url.netloc, path + p, extra) for e, p in ANTHROPIC_PATHS.items()}
     else:
         extra = f"authorization: Bearer {key}\r\n" if key else ""
-        heads = {e: _head(url.netloc, path + p, extra) for e, p in PATHS.items()}
+        paths = PATHS | ({RESPONSES: "/responses"} if provider.responses else {})
+        heads = {e: _head(url.netloc, path + p, extra) for e, p in paths.items()}
     return pools.at(Address(url.hostname, port, pools.tls() if tls else None)), host, heads
 
 

@@ -8,6 +8,8 @@ waited for.
 import asyncio
 import random
 import time
+from collections.abc import Sequence
+from typing import cast
 
 from llmproxy import calls
 from llmproxy.contract import Retries
@@ -63,7 +65,8 @@ class Trying:
     """The tries of one call."""
 
     __slots__ = (
-        "_asked", "_balancer", "_before", "_counts", "_model", "_rand", "_retries", "_route", "_tried", "_want_usage",
+        "_asked", "_balancer", "_before", "_counts", "_model", "_rand", "_retries", "_route", "_targets", "_tried",
+        "_want_usage",
         "endpoint", "sent", "tries",
     )  # fmt: skip
 
@@ -75,17 +78,19 @@ class Trying:
         model: str,
         want_usage: bool,
         balancer: Balancer,
+        targets: Sequence[Target],
         counts: Counts,
         retries: Retries,
         rand: random.Random,
         before: list[calls.Try],
     ) -> None:
-        """*before* are the tries of other models for the same call, to which these are added."""
+        """*targets* have the endpoint; *before* are other models' tries for the same call, to which these are added."""
         self._route = route
         self._asked = asked
         self._model = model
         self._want_usage = want_usage
         self._balancer = balancer
+        self._targets = targets
         self._counts = counts
         self._retries = retries
         self._rand = rand
@@ -100,7 +105,7 @@ class Trying:
     async def open(self) -> Opened:
         """Return the answer to pass on; raise CallError when no try gave one."""
         while True:
-            target = self._balancer.pick(self._route.rollout_id, self._tried)
+            target = self._balancer.pick(self._route.rollout_id, self._tried, self._targets)
             self._tried.add(target.deployment.id)
             started_ns = time.time_ns()
             self._balancer.began(target)
@@ -131,7 +136,7 @@ class Trying:
                 await asyncio.sleep(delay_s)
 
     async def _try(self, target: Target) -> Opened:
-        exchange = find_exchange(self._route.endpoint, target, self._model)
+        exchange = cast("Exchange", find_exchange(self._route.endpoint, target))
         body = self.sent = exchange.request(self._asked, target, want_usage=self._want_usage)
         head = target.heads[exchange.endpoint] % len(body)
         self.endpoint = exchange.endpoint
@@ -164,7 +169,7 @@ class Trying:
 
     def _next_delay(self, asked_s: float | None) -> float | None:
         tries = len(self.tries) - self._before
-        if tries <= self._retries.max and self._balancer.untried(self._tried):
+        if tries <= self._retries.max and self._balancer.untried(self._tried, self._targets):
             return 0.0
         return wait_before_next(self._retries, tries, asked_s, self._rand)
 

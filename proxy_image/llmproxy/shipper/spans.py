@@ -18,8 +18,9 @@ import msgspec
 
 from llmproxy import calls
 from llmproxy.anthropic import as_chat
+from llmproxy.responses import as_chat as responses
 from llmproxy.shipper import otlp
-from llmproxy.shipper.answers import Json, parse, read_answer
+from llmproxy.shipper.answers import Json, events, parse, read_answer
 from llmproxy.shipper.attributes import (
     Attributes,
     flatten,
@@ -130,11 +131,25 @@ def spans_of(record: Record, content: Content) -> list[Span]:
 
 
 def _in_openais_terms(call: calls.Call) -> calls.Call:
-    """Return a call that Anthropic answered as the chat completion that it was: adapters know no other."""
-    if call.route != "messages" or not _answered(call):
+    """Return a call of Anthropic's or of the Responses API as the chat completion it was: adapters know no other."""
+    if not _answered(call):
+        return call
+    if call.route == "responses":
+        return _of_responses(call)
+    if call.route != "messages":
         return call
     answer = as_chat.answer(call.response, call.started_ns // 10**9, streamed=call.streamed)
     return msgspec.structs.replace(call, request=as_chat.request(call.request), response=answer)
+
+
+def _of_responses(call: calls.Call) -> calls.Call:
+    asked = parse(call.request)
+    said = responses.of_events(events(call.response)) if call.streamed else parse(call.response)
+    return msgspec.structs.replace(
+        call,
+        request=msgspec.json.encode(responses.request(asked)) if isinstance(asked, dict) else call.request,
+        response=msgspec.json.encode(responses.answer(said)) if isinstance(said, dict) else call.response,
+    )
 
 
 def _answered(call: calls.Call) -> bool:

@@ -5,11 +5,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import openai
 import pytest
 
 from integration.protocols.users import USERS, User
@@ -73,6 +74,13 @@ class Rig:
     echo: Process
     claude: Process
     recorder: Recorder
+    clients: list[openai.OpenAI] = field(default_factory=list)
+
+    def sdk(self, prefix: str = "/v1", **more: Any) -> openai.OpenAI:
+        """Return OpenAI's SDK at an address of the gateway's; it is closed after the test."""
+        made = openai.OpenAI(base_url=self.base + prefix, api_key="of-the-client", **{"max_retries": 0, **more})
+        self.clients.append(made)
+        return made
 
     def user(self, client: str, *, max_retries: int = 0, rollout: str = "") -> User:
         return USERS[client](self.base + rollout, max_retries)
@@ -161,8 +169,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 
 
 @pytest.fixture
-def rig(shared: Rig) -> Rig:
+def rig(shared: Rig) -> Iterator[Rig]:
     for upstream in ("openai", "anthropic"):
         httpx2.post(f"{shared.server(upstream)}/stats/reset")
     shared.recorder.calls.clear()
-    return shared
+    yield shared
+    while shared.clients:
+        shared.clients.pop().close()

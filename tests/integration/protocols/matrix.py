@@ -46,6 +46,12 @@ FEATURES = {
     "token ids": "token ids for the record, asked of servers that have them",
     "count tokens": "how many tokens a request has",
     "models": "the list of models",
+    "embeddings": "embeddings of texts",
+    "completions": "the older completions, plain and streamed",
+    "responses": "OpenAI's Responses API, an answer in one piece",
+    "responses stream": "the same as a stream of events",
+    "responses tools": "calls of tools and their results in it, plain and streamed",
+    "base paths": "every address a client may be given: bare, with /v1, of a rollout, behind a base path",
 }
 
 GAPS: dict[tuple[str, str, str], str] = {
@@ -69,6 +75,15 @@ GAPS: dict[tuple[str, str, str], str] = {
         "`broken stream`; the mapping of such an event is in tests/unit/anthropic/test_streams.py"
         for client in CLIENTS
         for upstream in ("openai", "vllm")
+    },
+    **{
+        ("anthropic", upstream, feature): "Anthropic's protocol has no such call: there is nothing to send"
+        for upstream in UPSTREAMS
+        for feature in ("embeddings", "completions", "responses", "responses stream", "responses tools")
+    },
+    **{
+        ("openai", "anthropic", feature): "refused with the models that have it, shown by `responses` and `embeddings`"
+        for feature in ("completions", "responses stream", "responses tools")
     },
     ("openai", "openai", "reasoning"): "bytes are forwarded: whatever the upstream has is the client's, as with vllm",
 }
