@@ -75,6 +75,9 @@ HELM = Part(
     "1",
     tuple(f"{name}{part}" for name in _HELM_ASKS for part in ("Major=1", f"Minor={KUBERNETES_VERSION.split('.')[1]}")),
 )
+# What a kind cluster takes beside these where its node image cannot be pulled.
+KUBEADM = Part("kubeadm", "kubeadm", "2", KUBERNETES.variables)
+KIND = Part("kind", "kind", "1")
 PARTS = (KUBERNETES, CONTAINERD, COREDNS, HELM)
 
 

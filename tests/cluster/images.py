@@ -13,7 +13,7 @@ from . import packages, store
 from .builders import Builder, Recipe, best
 from .errors import ClusterError
 from .places import REPOSITORY, SOURCES, Places
-from .progress import Step, output, run, say
+from .progress import Step, run, say
 
 RECIPES = {
     "operator": Recipe(
@@ -148,12 +148,10 @@ def _base_key() -> str:
 def _make_base(places: Places, builder: Builder, image: str) -> None:
     packages.ensure(packages.BASE)
     left_out = [f"--dpkgopt=path-exclude={pattern}" for pattern in DEBIAN_LEFT_OUT]
-    proxy = (output(["apt-config", "shell", "P", "Acquire::http::Proxy"]) or "").strip()
-    through = [f'--aptopt=Acquire::http::Proxy "{proxy[3:-1]}"'] if proxy else []
     with tempfile.TemporaryDirectory(dir=places.cache) as folder:
         archive = Path(folder, "base.tar")
         with Step(f"Making a base from Debian {DEBIAN_SUITE} with Python") as step:
-            words = ["--variant=essential", f"--include={','.join(DEBIAN_PACKAGES)}", *left_out, *through]
+            words = ["--variant=essential", f"--include={','.join(DEBIAN_PACKAGES)}", *left_out, *packages.apt_proxy()]
             run(["mmdebstrap", *words, DEBIAN_SUITE, archive], on_line=step.note)
         file = Path(folder, "Dockerfile")
         shutil.copy(SOURCES / "images" / "base.Dockerfile", file)

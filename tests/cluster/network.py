@@ -66,6 +66,15 @@ def attach(cable: Cable, pid: int) -> None:
     run(["ip", "link", "set", cable.link, "up"])
 
 
+def lay(cable: Cable, pid: int) -> bool:
+    """Lay the cable once the process has left the host's network namespace; whether it was."""
+    own, theirs = (Path(f"/proc/{who}/ns/net") for who in ("self", pid))
+    if not theirs.exists() or own.readlink() == theirs.readlink():
+        return False
+    attach(cable, pid)
+    return True
+
+
 def detach(link: str) -> None:
     """Remove the cable; the kernel may have done so with the namespace, a moment later."""
     if link_exists(link):

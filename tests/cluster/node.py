@@ -129,7 +129,7 @@ def _start(places: Places, step: Step) -> None:
         if process.poll() is not None or time.monotonic() > deadline_s:
             raise ClusterError(_why_not(places))
         if not laid:
-            laid = _lay_cable(cable, process.pid)
+            laid = network.lay(cable, process.pid)
         step.note(f"waiting for {_status(places).get('waiting_for') or 'the network'}")
         time.sleep(0.1)
 
@@ -146,15 +146,6 @@ def _spawn(places: Places, plan: Path) -> "subprocess.Popen[bytes]":
             cwd="/",
             start_new_session=True,
         )
-
-
-def _lay_cable(cable: network.Cable, pid: int) -> bool:
-    """Lay the cable once the process has left the host's network namespace."""
-    own, theirs = (Path(f"/proc/{who}/ns/net") for who in ("self", pid))
-    if not theirs.exists() or own.readlink() == theirs.readlink():
-        return False
-    network.attach(cable, pid)
-    return True
 
 
 def _why_not(places: Places) -> str:

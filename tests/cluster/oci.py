@@ -1,4 +1,4 @@
-"""Put one static program into an OCI image archive. No image tool and no registry is involved."""
+"""Put static programs into an OCI image archive. No image tool and no registry is involved."""
 
 import hashlib
 import io
@@ -55,13 +55,18 @@ def _json(media_type: str, value: dict[str, Any]) -> Blob:
 
 def write_archive(target: Path, *, image: str, program: Path) -> None:
     """Write an image named `image` that holds and starts `program`, at the root of the image."""
-    layer = Blob("layer.v1.tar", _tar({program.name: program.read_bytes()}, mode=0o755))
+    write_files(target, image=image, files={program.name: program}, start=f"/{program.name}", user=USER)
+
+
+def write_files(target: Path, *, image: str, files: dict[str, Path], start: str, user: str = "0:0") -> None:
+    """Write an image named `image` of programs, by their path in the image; it starts one of them."""
+    layer = Blob("layer.v1.tar", _tar({name: path.read_bytes() for name, path in files.items()}, mode=0o755))
     config = _json(
         "config.v1+json",
         {
             "architecture": architecture(),
             "os": "linux",
-            "config": {"Entrypoint": [f"/{program.name}"], "User": USER},
+            "config": {"Entrypoint": [start], "User": user},
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer.digest}"]},
         },
     )
@@ -75,7 +80,7 @@ def write_archive(target: Path, *, image: str, program: Path) -> None:
         },
     )
     named = manifest.descriptor() | {"annotations": {"io.containerd.image.name": image}}
-    files = {f"blobs/sha256/{blob.digest}": blob.data for blob in (layer, config, manifest)}
-    files["oci-layout"] = json.dumps({"imageLayoutVersion": "1.0.0"}).encode()
-    files["index.json"] = json.dumps({"schemaVersion": 2, "manifests": [named]}).encode()
-    target.write_bytes(_tar(files, mode=0o644))
+    blobs = {f"blobs/sha256/{blob.digest}": blob.data for blob in (layer, config, manifest)}
+    blobs["oci-layout"] = json.dumps({"imageLayoutVersion": "1.0.0"}).encode()
+    blobs["index.json"] = json.dumps({"schemaVersion": 2, "manifests": [named]}).encode()
+    target.write_bytes(_tar(blobs, mode=0o644))

@@ -63,3 +63,9 @@ def ensure(table: dict[str, str]) -> None:
             run(install, env=env, on_line=step.note)
     if absent := missing(table):
         raise UnavailableError(f"still missing after the installation: {', '.join(absent)}")
+
+
+def apt_proxy() -> list[str]:
+    """The words that tell mmdebstrap about the proxy that apt is told to use here, if any."""
+    proxy = (output(["apt-config", "shell", "P", "Acquire::http::Proxy"]) or "").strip()
+    return [f'--aptopt=Acquire::http::Proxy "{proxy[3:-1]}"'] if proxy else []

@@ -1,5 +1,6 @@
-"""The three ways to have a cluster, behind one small face: given, kind, or built here."""
+"""The ways to have a cluster, behind one small face: given, kind, built here, or kind with all it needs built here."""
 
+import json
 import os
 import platform
 import shutil
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from . import build, builders, cgroups, kind, node, oci, packages, toolchain
+from . import build, builders, cgroups, engine, kind, kind_image, node, oci, packages, toolchain
 from .errors import ClusterError, UnavailableError
 from .places import MASKED, MAX_STATE_PATH, Places, given_kubeconfig
 from .progress import output, say
@@ -18,7 +19,7 @@ class Provider(Protocol):
 
     @property
     def name(self) -> str:
-        """given, kind or node."""
+        """given, kind, node or kind-built."""
 
     @property
     def kubeconfig(self) -> Path:
@@ -148,6 +149,53 @@ class Built:
         node.load_archive(self.places, archive)
 
 
+@dataclass(frozen=True, slots=True)
+class KindBuilt:
+    """kind where there is none: its engine, its node image and kind itself are made here. Only when asked for."""
+
+    places: Places
+    name: str = "kind-built"
+
+    @property
+    def kubeconfig(self) -> Path:
+        """Written by `up`."""
+        return self.places.kubeconfig
+
+    @property
+    def _env(self) -> dict[str, str]:
+        return engine.env(self.places, build.KIND.folder(self.places))
+
+    def why_not(self) -> str | None:
+        """What the built node would lack, or Debian."""
+        return Built(self.places).why_not() or (None if packages.can_install() else "not root on Debian")
+
+    def trouble(self) -> str | None:
+        """Not made, or not answering."""
+        return kind.trouble(self.places, self._env) if engine.exists(self.places) else "it is not up"
+
+    def up(self) -> None:
+        """Start everything anew unless it answers."""
+        if not self.trouble():
+            return
+        self.down()
+        packages.ensure(packages.NODE)
+        engine.start(self.places)
+        kind_image.ensure(self.places, self._env)
+        config = self.places.state / "kind.json"
+        config.write_text(json.dumps(kind_image.config(engine.address(self.places))))
+        kind.create(self.places, self._env, "--image", kind_image.IMAGE, "--config", config)
+
+    def down(self) -> None:
+        """The cluster goes with its engine."""
+        engine.remove(self.places)
+        self.places.kubeconfig.unlink(missing_ok=True)
+        (self.places.state / "kind.json").unlink(missing_ok=True)
+
+    def load(self, archive: Path, image: str) -> None:
+        """Copy the image into the node."""
+        kind.load_archive(archive, self._env)
+
+
 def _linux(_: Places) -> str | None:
     known = platform.system() == "Linux" and platform.machine() in oci.ARCHITECTURES
     return None if known else f"{platform.system()} on {platform.machine()} is not supported"
@@ -200,15 +248,15 @@ CHECKS = (_linux, _root, _namespaces, _control_groups, _programs, _folders, _go)
 def choose(places: Places) -> Provider:
     """The cluster to use here: a given one, else kind, else the node built here.
 
-    `LLMPROXY_TEST_PROVIDER` (kind or node) skips the choice. Raises UnavailableError with the reasons.
+    `LLMPROXY_TEST_PROVIDER` (kind, node or kind-built) skips the choice. Raises UnavailableError with the reasons.
     """
     given = given_kubeconfig()
     if given:
         ways: list[Provider] = [Given(given)]
     else:
-        ways = [Kind(places), Built(places)]
+        ways = [Kind(places), Built(places), KindBuilt(places)]
         wanted = os.environ.get("LLMPROXY_TEST_PROVIDER")
-        ways = [way for way in ways if wanted in {None, "", way.name}]
+        ways = [way for way in ways if way.name == wanted] if wanted else ways[:2]
     reasons = []
     for way in ways:
         why = way.why_not()
@@ -224,4 +272,6 @@ def down(places: Places) -> None:
         return
     if shutil.which("kind") and builders.docker_answers():
         Kind(places).down()
+    if engine.exists(places):
+        KindBuilt(places).down()
     Built(places).down()

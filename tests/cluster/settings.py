@@ -102,11 +102,11 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.nri.v1.nri"]
 """
 
 
-def pod_network(node: Node) -> dict[str, Any]:
+def pod_network(addresses: Path) -> dict[str, Any]:
     """The CNI configuration: each pod on a cable of its own, so that all traffic is routed."""
     address = {
         "type": "host-local",
-        "dataDir": str(node.folder / "addresses"),
+        "dataDir": str(addresses),
         "ranges": [[{"subnet": POD_CIDR}]],
         "routes": [{"dst": "0.0.0.0/0"}],
     }
@@ -139,7 +139,7 @@ def write_files(node: Node, *, snapshotter: str) -> None:
     assert plugin is not None  # packages.ensure came before
     settings = containerd(node, snapshotter=snapshotter, cni_folder=str(Path(plugin).parent))
     (folder / "containerd.toml").write_text(settings)
-    (folder / "cni" / "10-pods.conflist").write_text(json.dumps(pod_network(node)))
+    (folder / "cni" / "10-pods.conflist").write_text(json.dumps(pod_network(folder / "addresses")))
     (folder / "kubelet.json").write_text(json.dumps(kubelet(node)))
     (folder / "audit.json").write_text(json.dumps(AUDIT))
     (folder / "resolv.conf").write_text("")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import network, oci, pipconf, processes
+from cluster import kind_image, network, oci, pipconf, processes, runc_limited
 from cluster.errors import ClusterError
 
 
@@ -85,3 +85,39 @@ def test_a_build_gets_the_index_of_the_host_but_none_of_its_folders(
     assert "timeout = 7" in lines
     assert f"cert = {pipconf.INSIDE}" in lines
     assert not [line for line in lines if "find-links" in line]
+
+
+def test_a_container_is_asked_for_no_capability_that_its_maker_lacks() -> None:
+    every_but_resource = (1 << 41) - 1 - (1 << 24)
+    mine = runc_limited.held(f"Name:\trunc\nCapEff:\t{every_but_resource:016x}\n")
+    process = {
+        "capabilities": {"bounding": ["CAP_CHOWN", "CAP_SYS_RESOURCE"]},
+        "oomScoreAdj": -999,
+        "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1 << 20, "soft": 1 << 20}],
+    }
+
+    runc_limited.lessen(process, mine)
+
+    assert process == {"capabilities": {"bounding": ["CAP_CHOWN"]}, "oomScoreAdj": 0, "rlimits": []}
+
+
+def test_a_container_gets_all_it_asks_for_where_nothing_is_lacking() -> None:
+    process = {"capabilities": {"bounding": ["CAP_SYS_RESOURCE"]}, "oomScoreAdj": -999, "rlimits": [1]}
+
+    runc_limited.lessen(process, {"CAP_SYS_RESOURCE"})
+
+    assert process == {"capabilities": {"bounding": ["CAP_SYS_RESOURCE"]}, "oomScoreAdj": -999, "rlimits": [1]}
+
+
+def test_the_description_of_a_process_is_found_in_the_words_for_runc() -> None:
+    assert runc_limited.file_of(["create", "--bundle", "/b", "--pid-file", "/p", "id"]) == Path("/b/config.json")
+    assert runc_limited.file_of(["exec", "--process", "/x.json", "id"]) == Path("/x.json")
+    assert runc_limited.file_of(["state", "id"]) is None
+
+
+def test_kind_serves_its_api_where_the_engine_can_be_reached() -> None:
+    config = kind_image.config("172.31.77.2")
+
+    assert (config["networking"]["apiServerAddress"], config["networking"]["apiServerPort"]) == ("172.31.77.2", 6443)
+    kinds = {json.loads(patch)["kind"] for patch in config["kubeadmConfigPatches"]}
+    assert kinds == {"KubeletConfiguration", "KubeProxyConfiguration"}
