@@ -152,6 +152,63 @@ def test_an_object_of_the_same_name_is_reported_and_left_alone(team: Kube) -> No
         team.run("delete", "service", "taken")
 
 
+def last_end(pod: Object) -> Object:
+    """How the gateway container of a pod ended last; empty if it did not."""
+    for container in pod.get("status", {}).get("containerStatuses", []):
+        for state in (container["state"], container["lastState"]):
+            if container["name"] == "gateway" and "terminated" in state:
+                ended: Object = state["terminated"]
+                return ended
+    return {}
+
+
+def replace_contract(team: Kube, name: str, **change: Any) -> None:
+    """Put a document with *change* in the place of the one that the gateway reads; it is immutable, so by a new one."""
+    volumes = team.get("deployment", name)["spec"]["template"]["spec"]["volumes"]
+    config = next(volume["configMap"]["name"] for volume in volumes if "configMap" in volume)
+    old = team.get("configmap", config)
+    [(file, text)] = old["data"].items()
+    metadata = {
+        key: old["metadata"][key]
+        for key in ("name", "labels", "annotations", "ownerReferences")
+        if key in old["metadata"]
+    }
+    team.run("delete", "configmap", config)
+    team.apply(old | {"metadata": metadata, "data": {file: json.dumps(json.loads(text) | change)}})
+
+
+def test_a_contract_of_another_release_ends_the_gateway_with_code_2_and_its_field(team: Kube, operator: Kube) -> None:
+    with running(team, an_llmproxy("foreign", drainTimeout="1s")):
+        operator.run("scale", "deployment/llmproxy-operator", "--replicas=0")
+        try:
+            operator.run(
+                "wait", "pod", "--for=delete", "-l", "app.kubernetes.io/name=llmproxy-operator", "--timeout=60s"
+            )
+            # A kubelet reads an immutable ConfigMap once for as long as a pod on its node uses it.
+            team.run("scale", "deployment/foreign", "--replicas=0")
+            team.run("wait", "pod", "--for=delete", "-l", "llmproxy.dev/name=foreign", "--timeout=90s")
+            replace_contract(team, "foreign", version=2)
+            team.run("scale", "deployment/foreign", "--replicas=1")
+
+            ended = eventually(lambda: [last_end(pod) for pod in gateway_pods(team, "foreign")], any, 90, "an end")[0]
+            assert ended["exitCode"] == 2
+            assert "version: this image understands version 1, got 2" in ended["message"]
+        finally:
+            operator.run("scale", "deployment/llmproxy-operator", "--replicas=1")
+            operator.run("rollout", "status", "deployment/llmproxy-operator", "--timeout=90s")
+
+        stalled = eventually(
+            lambda: team.condition("llmproxy", "foreign", "Stalled"),
+            lambda c: c.get("status") == "True",
+            120,
+            "Stalled",
+        )
+        # The document is immutable: the operator says that it is not the one that it made, and whose it is.
+        assert stalled["reason"] == "ObjectRefused", stalled
+        assert "ConfigMap" in stalled["message"]
+        assert "immutable" in stalled["message"]
+
+
 def test_a_roll_that_cannot_get_ready_leaves_the_old_pod_serving(team: Kube) -> None:
     with running(team, an_llmproxy("broken", spans={"store": STORE})):
         [old] = gateway_pods(team, "broken")
