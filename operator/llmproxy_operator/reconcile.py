@@ -276,7 +276,7 @@ class Reconciler:
         gone += children.unwanted([*maps, *itertools.chain(*others)], proxy, wanted)
         for item in gone:
             if children.is_store(item) and not complete:
-                continue  # the pods before count in it until they have ended
+                continue  # the pods before count in it until they are told to end
             await self._cluster.delete(ref(item), uid=item["metadata"]["uid"])
             log.info("object_deleted", extra={"object": str(ref(item))})
         self._tidied[key] = (mark, self._around.clock())

@@ -148,7 +148,7 @@ def _of_deployment(status: Mapping[str, Any], pods: Iterable[Manifest]) -> Failu
     waits_for_node = next((words for pod in pods if (words := _unschedulable(pod))), "")
     progressing = conditions.get("Progressing") or {}
     if progressing.get("status") == "False" and progressing.get("reason") == "ProgressDeadlineExceeded":
-        why = waits_for_node or "see the pod's events and the gateway's log"
+        why = waits_for_node or "see the pod's events and its log"
         return Failure("ProgressDeadlineExceeded", f"the new pod does not get ready: {why}", final=True)
     return Failure("Unschedulable", waits_for_node, final=False) if waits_for_node else None
 

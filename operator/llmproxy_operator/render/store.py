@@ -104,6 +104,7 @@ def objects(proxy: LLMProxy, pods: Mapping[str, Any]) -> tuple[Manifest, ...]:
         "spec": {
             "replicas": 1,
             "revisionHistoryLimit": 1,
+            "progressDeadlineSeconds": 180,  # one that is not ready by then is reported
             "selector": {"matchLabels": selector},
             "strategy": {"type": "Recreate"},  # two stores at a time would admit twice
             "template": dict(pods),

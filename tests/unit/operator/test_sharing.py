@@ -147,14 +147,12 @@ async def test_a_lost_token_of_a_proxy_that_counts_alone_rolls_nothing(
     assert cluster.one("Deployment", "p")["spec"]["template"] == before
 
 
-async def test_the_store_goes_when_the_last_pod_that_counts_in_it_has_ended(
-    cluster: FakeCluster, operator: Operator
-) -> None:
+async def test_the_store_goes_when_no_pod_is_left_that_counts_in_it(cluster: FakeCluster, operator: Operator) -> None:
     await served(cluster, operator, replicas=2, **LIMITED)
 
     cluster.put(a_proxy(**LIMITED))
     await operator.passes()
-    serve(cluster, replicas=2)  # one of the pods before still drains
+    serve(cluster, replicas=2)  # one of the pods before still serves
     await operator.passes()
     assert of_store(cluster) == STORE
     assert limits(cluster)["mode"] == "Managed"
