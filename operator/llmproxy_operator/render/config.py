@@ -25,7 +25,7 @@ LIMITS_CA = "LIMITS_CA"
 MAX_SURGE = 1
 """Pods that a roll has besides those that are wanted."""
 
-_STEPS = (8, 16, 32, MAX_REPLICAS + MAX_SURGE)
+_STEPS = (4, 8, 16, 32, MAX_REPLICAS + MAX_SURGE)
 
 _HASH_CHARS = 16
 _DOCUMENT_HASH_CHARS = 10

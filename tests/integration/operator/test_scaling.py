@@ -101,12 +101,12 @@ def test_kubectl_scale_goes_by_the_proxy(team: Kube, operator: Operator) -> None
     eventually(lambda: beside(team), lambda c: "Deployment/wide" in c, 30, "children")
     template = team.get("deployment", "wide")["spec"]["template"]
 
-    team.run("scale", "llmproxy", "wide", "--replicas=5")
+    team.run("scale", "llmproxy", "wide", "--replicas=3")
 
-    eventually(lambda: count(team, "wide"), lambda n: n == 5, 30, "five pods wanted")
+    eventually(lambda: count(team, "wide"), lambda n: n == 3, 30, "three pods wanted")
     assert team.get("deployment", "wide")["spec"]["template"] == template
     scale = json.loads(team.raw(f"/apis/llmproxy.dev/v1alpha1/namespaces/{team.namespace}/llmproxies/wide/scale"))
-    assert scale["spec"]["replicas"] == 5
+    assert scale["spec"]["replicas"] == 3
     assert "llmproxy.dev/name=wide" in scale["status"]["selector"]
     assert "component=gateway" in scale["status"]["selector"]
 
