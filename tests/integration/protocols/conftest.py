@@ -133,6 +133,8 @@ def document(echo: int, claude: int) -> contract.Document:
         models.append({"name": f"dead-{name}", "deployments": [{"id": f"dead-{name}/0", **dead}]})
         spare = [{"id": f"spare-{name}/0", **dead}, {"id": f"spare-{name}/1", **how, "weight": 0}]
         models.append({"name": f"spare-{name}", "deployments": spare})
+        falls = {"name": f"falls-{name}", "deployments": [{"id": f"falls-{name}/0", **dead}]}
+        models.append({**falls, "fallbacks": ["m-openai" if name == "anthropic" else "m-anthropic"]})
         slow = {**how, "timeout_s": 0.3}
         models.append({"name": f"slow-{name}", "deployments": [{"id": f"slow-{name}/0", **slow}]})
     models.append({"name": "older", "deployments": [{"id": "older/0", **older}]})

@@ -36,6 +36,7 @@ FEATURES = {
     "user": "who the end user is",
     "client error": "a request that the upstream refuses: its status and its words",
     "server error": "a deployment that cannot be reached: the call goes to the next, the client sees nothing",
+    "fallback": "a model whose server is away: another answers, of the other protocol, and the record has every try",
     "overloaded": "an upstream that stays overloaded: its status, in the client's protocol",
     "upstream back-off": "an upstream's 429 with Retry-After above maxDelay: passed on, and the SDK waits",
     "limit back-off": "a 429 of a limit here: the SDK waits by itself and gets its answer",

@@ -11,6 +11,8 @@ import pytest
 from integration.protocols.conftest import Rig
 from integration.protocols.matrix import CLIENTS, covers
 from integration.protocols.users import Question
+from llmproxy.shipper.records import Record
+from llmproxy.shipper.spans import spans_of
 
 RATE_LIMIT: Any = (openai.RateLimitError, anthropic.RateLimitError)
 STATUS: Any = (openai.APIStatusError, anthropic.APIStatusError)
@@ -44,6 +46,25 @@ def test_client_error(rig: Rig, client: str, upstream: str) -> None:
 def test_server_error(rig: Rig, client: str, upstream: str) -> None:
     said = rig.user(client).ask(rig.model(upstream, "spare"), Question("x"))
     assert said.text.endswith("x")
+
+
+@covers("fallback")
+@pytest.mark.parametrize("stream", [False, True])
+def test_fallback(rig: Rig, client: str, upstream: str, *, stream: bool) -> None:
+    """*upstream* is the one that is away."""
+    other = "openai" if upstream == "anthropic" else "anthropic"
+    user = rig.user(client, rollout="/rollout/ro-1/attempt/at-1")
+    said = (user.stream if stream else user.ask)(rig.model(upstream, "falls"), Question("hi"))
+
+    assert said.text.endswith("hi")
+    call = rig.recorder.last()
+    tried = [(item.deployment, item.error) for item in call.tries]
+    assert tried == [*[(f"falls-{upstream}/0", "connect")] * 2, (f"m-{other}/0", "")]
+    assert (call.model, call.provider, call.status) == (f"falls-{upstream}", other, 200)
+    root = spans_of(Record(gateway="g", call=call, sequence_id=1, late=False), "Full")[0]
+    assert root.attributes["llmproxy.deployment"] == f"m-{other}/0"
+    assert root.attributes["llmproxy.tries"] == 3
+    assert [event.attributes["deployment"] for event in root.events] == [deployment for deployment, _ in tried]
 
 
 @covers("overloaded")
