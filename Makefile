@@ -13,7 +13,7 @@ include tests/cluster/cluster.mk
 -include tests/bench/bench.mk
 -include examples/demo/demo.mk
 
-.PHONY: help venv venv-agl lock check test test-unit test-integration chaos test-agl test-long test-chart test-e2e crds clean
+.PHONY: help venv venv-agl lock check test test-unit test-integration chaos test-agl test-otlp test-long test-chart test-e2e crds clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,10 @@ chaos: venv ## Traffic while shippers and gateways are killed and the store brea
 
 test-agl: venv-agl ## Agent-Lightning's own store and adapters on our spans
 	$(AGL)/bin/pytest -q tests/agl -p no:cacheprovider -m "not long"
+
+test-otlp: venv ## A real OpenTelemetry Collector (built once from Go modules) as a destination of spans
+	@$(CLUSTER) build collector
+	$(BIN)/pytest -q tests/collector
 
 test-long: venv-agl ## What `make test` leaves out because something shorter shows it too; and chaos for three minutes
 	$(AGL)/bin/pytest -q tests/agl -p no:cacheprovider -m long

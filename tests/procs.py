@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 AGL_PYTHON = ROOT / ".venv-agl/bin/python"
 """The environment with litellm and agentlightning, which no test imports but some start."""
-READY_S = 60.0
+READY_S = 180.0
 
 
 class ProcessError(AssertionError):

@@ -128,7 +128,13 @@ class HasUrl(Protocol):
     """A store, whichever."""
 
     @property
-    def url(self) -> str: ...
+    def url(self) -> str | None: ...
+
+
+class NoStore:
+    """Where a collector is all there is."""
+
+    url = None
 
 
 @dataclass
@@ -138,13 +144,14 @@ class ShipperProcess:
     run_dir: Path
     spool_dir: Path
     flush_s: float = 8.0
+    env: dict[str, str] = field(default_factory=dict)
     process: procs.Process | None = None
     outputs: list[str] = field(default_factory=list)
 
     def start(self) -> None:
         args = ("--config", str(self.run_dir / "config.json"), "--run-dir", str(self.run_dir))
         more = ("--spool-dir", str(self.spool_dir), "--flush-s", str(self.flush_s))
-        self.process = procs.started("llmproxy.shipper", *args, *more)
+        self.process = procs.started("llmproxy.shipper", *args, *more, env=self.env)
         self.process.wait_for("shipper_ready")
 
     def kill(self) -> None:
@@ -186,7 +193,7 @@ def metrics(path: Path) -> dict[str, float]:
     return found
 
 
-def write_config(run_dir: Path, store_url: str, **spans: Any) -> None:
+def write_config(run_dir: Path, store_url: str | None, **spans: Any) -> None:
     document = Document(
         proxy=Proxy(name="phi", namespace="test"),
         models=(Model(name="phi", deployments=(Deployment(id="phi/0", model="hosted_vllm/phi-2", api_base=NOWHERE),)),),
@@ -206,9 +213,11 @@ def store_double(**flags: Any) -> Iterator[StoreDouble]:
 
 
 @contextlib.contextmanager
-def shipper(folder: Path, store: "HasUrl", *, flush_s: float = 8.0, **spans: Any) -> Iterator[ShipperProcess]:
+def shipper(
+    folder: Path, store: "HasUrl", *, flush_s: float = 8.0, env: dict[str, str] | None = None, **spans: Any
+) -> Iterator[ShipperProcess]:
     write_config(folder, store.url, **spans)
-    made = ShipperProcess(folder, folder / "spool", flush_s)
+    made = ShipperProcess(folder, folder / "spool", flush_s, env or {})
     made.start()
     try:
         yield made

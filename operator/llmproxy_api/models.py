@@ -10,17 +10,16 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from llmproxy_api import quantities
 from llmproxy_api.access import Access, Monitoring
-from llmproxy_api.deployments import TRANSLATED, URL, Deployment, provider_in
+from llmproxy_api.deployments import TRANSLATED, Deployment, provider_in
 from llmproxy_api.durations import Duration, seconds
 from llmproxy_api.limits import ModelRateLimits, RateLimits, any_of
 from llmproxy_api.parts import ListMap, Part, Tries, UniqueItems
 from llmproxy_api.pods import Pod
-from llmproxy_api.quantities import Quantity
 from llmproxy_api.resources import Resources
-from llmproxy_api.rules import Rule, optional_matches
+from llmproxy_api.rules import Rule
 from llmproxy_api.scale import Autoscaling, DisruptionBudget, Replicas
+from llmproxy_api.spans import Spans
 
 GROUP = "llmproxy.dev"
 VERSION = "v1alpha1"
@@ -37,8 +36,6 @@ DEFAULT_MAX_DELAY = "8s"
 DEFAULT_TIMEOUT = "10m"
 DEFAULT_CONNECT_TIMEOUT = "5s"
 MAX_FALLBACKS = 8
-DEFAULT_ACK_WAIT = "50ms"
-DEFAULT_SPOOL_SIZE = "1Gi"
 DEFAULT_DRAIN_TIMEOUT = "5m"
 
 _SEVERAL = "(has(self.replicas) && self.replicas > 1) || has(self.autoscaling)"
@@ -96,58 +93,6 @@ class Fallback(Part):
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule("!(self.model in self.to)", "must not name the model itself", lambda f: f.model not in f.to, ".to"),
-    )
-
-
-class Spool(Part):
-    """Disk for records of calls that are not in the store yet. It lives as long as the pod."""
-
-    size: Quantity | None = None
-    """How much it may hold. Above it new records are refused and counted; none that was acknowledged is dropped.
-    Default: 1Gi."""
-
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "!has(self.size) || (quantity(string(self.size)).compareTo(quantity('1Mi')) >= 0 && "
-            "quantity(string(self.size)).compareTo(quantity('1Ti')) <= 0)",
-            "must be between 1Mi and 1Ti",
-            lambda s: s.size is None or 2**20 <= quantities.value(s.size) <= 2**40,
-            ".size",
-        ),
-    )
-
-
-class Spans(Part):
-    """Where calls are recorded, as spans for training: every answered call, in the order of arrival."""
-
-    store: Annotated[str, Field(min_length=1, max_length=256)]
-    """Base URL of an Agent-Lightning LightningStore: `http://lightning-store:4747`. A store that is slow or away costs
-    callers nothing; records wait in the spool."""
-    ack_wait: Duration | None = None
-    """How long the last byte of a rollout's call is held for its spans to be in the store, because trainers read them
-    once, the moment a rollout succeeds. Default: 50ms; at most 10s. With 0s nothing is held."""
-    content: Literal["Full", "TokensOnly"] | None = None
-    """What of a call is recorded. `Full`: everything. `TokensOnly`: token ids, log-probabilities, usage, times and
-    models; no prompt, answer, tool or error text gets into a span. Default: Full."""
-    spool: Spool | None = None
-    """Disk for records that are not delivered yet."""
-    resources: Resources | None = None
-    """Processor and memory of the shipper's container. Default: requests of cpu 100m and memory 128Mi, and at most
-    512Mi."""
-
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        optional_matches(
-            "store",
-            "store",
-            URL,
-            "must be a URL such as http://lightning-store:4747, without user, password, query or fragment",
-        ),
-        Rule(
-            "!has(self.ackWait) || duration(self.ackWait) <= duration('10s')",
-            "must be at most 10s: callers wait for it",
-            lambda s: s.ack_wait is None or seconds(s.ack_wait) <= 10,  # noqa: PLR2004 - said by the rule
-            ".ackWait",
-        ),
     )
 
 

@@ -171,7 +171,7 @@ class Local:
         self._alive.remove(pod)
         left = _undelivered(pod.spool)
         if left:
-            self._say(f"{left} bytes of records are not in the store and stay in {pod.spool}")
+            self._say(f"{left} bytes of records are not delivered and stay in {pod.spool}")
         else:
             shutil.rmtree(pod.folder, ignore_errors=True)
 
@@ -211,7 +211,7 @@ class Local:
         document = pod.plan.document
         host, port = listener.getsockname()[:2]
         self._url = url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        store = f", spans to {document.spans.store}" if document.spans is not None else ""
+        store = f", spans to {_targets(document.spans)}" if document.spans is not None else ""
         self._say(f"{document.proxy.name} is ready on {url}: {describe(document)}{store}")
         token = setting.control_token_file
         self._say(f"to pause it: http://127.0.0.1:{pod.control_port}/pause with the token in {token}")
@@ -225,6 +225,10 @@ def _new_token(folder: Path) -> Path:
     with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as out:
         out.write(secrets.token_urlsafe(32))
     return file
+
+
+def _targets(spans: contract.Spans) -> str:
+    return " and ".join(filter(None, (spans.store, spans.otlp.endpoint if spans.otlp is not None else None)))
 
 
 def describe(document: contract.Document) -> str:

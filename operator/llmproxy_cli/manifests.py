@@ -148,6 +148,8 @@ def _addresses(raw: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
         return
     if isinstance(spec.get("spans"), dict):
         yield spec["spans"], "store"
+        if isinstance(spec["spans"].get("otlp"), dict):
+            yield spec["spans"]["otlp"], "endpoint"
     models = spec.get("models")
     for model in models if isinstance(models, list) else ():
         deployments = model.get("deployments") if isinstance(model, dict) else None

@@ -18,6 +18,7 @@ class Plan:
     gateway_keys: Mapping[str, str]
     """Environment variable to key."""
     translator_keys: Mapping[str, str]
+    shipper_keys: Mapping[str, str]
     hash: str
     """Changes with anything that matters to a process, Secrets included."""
     client_keys: tuple[str, ...] = ()
@@ -50,8 +51,15 @@ def make(bundle: Bundle, named: Mapping[SecretRef, str], environment: Mapping[st
         ways[config.is_translated(deployment)][config.key_variable(ref)] = keys[ref]
     ways[True] |= config.environment_values(proxy)
     ways[True] |= {name: keys[ref] for name, ref in config.environment_references(proxy).items()}
+    headers = {config.key_variable(ref): keys[ref] for ref in config.header_references(proxy)}
     return Plan(
-        document, ways[False], ways[True], config.config_hash(document, digests), _client_keys(bundle, source), notes
+        document=document,
+        gateway_keys=ways[False],
+        translator_keys=ways[True],
+        shipper_keys=headers,
+        hash=config.config_hash(document, digests),
+        client_keys=_client_keys(bundle, source),
+        notes=notes,
     )
 
 
@@ -97,6 +105,7 @@ def _resolve(
     # Without its store a gateway that runs alone counts as well.
     others = {ref for _, ref in config.keyed_deployments(bundle.proxy)}
     others |= set(config.environment_references(bundle.proxy).values())
+    others |= set(config.header_references(bundle.proxy))
     needed = others | set(named)
     keys: dict[SecretRef, str] = {}
     missing = []
@@ -122,7 +131,7 @@ def _where(proxy: LLMProxy, ref: SecretRef) -> str:
         source = variable.secret_key_ref
         if source is not None and (source.name, source.key) == ref:
             return f"spec.pod.env[{i}].secretKeyRef"
-    return "spec.rateLimits.shared"
+    return "spec.spans.otlp.headers" if ref in config.header_references(proxy) else "spec.rateLimits.shared"
 
 
 def _way_out(ref: SecretRef, variable: str, *, named: bool) -> str:

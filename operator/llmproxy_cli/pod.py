@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmproxy import contract
 from llmproxy_cli.children import Child, Show
 from llmproxy_cli.plan import Plan
 
@@ -56,6 +57,13 @@ class Setting:
     show: Show
     verbose: bool
 
+    @property
+    def url(self) -> str:
+        """Where the gateways are reached from this machine."""
+        host, port = self.listener.getsockname()[:2]
+        near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - every address is ours too
+        return f"http://{f'[{near}]' if ':' in near else near}:{port}"
+
 
 class Pod:
     """One generation of processes."""
@@ -85,7 +93,7 @@ class Pod:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if len(bytes(self.folder / "translator.sock")) > MAX_SOCKET_PATH:
             raise PodError(f"{self.folder} is too long a path for a socket: choose a shorter --run-dir")
-        (self.folder / "config.json").write_text(self.plan.document.to_json())
+        (self.folder / "config.json").write_text(self._document().to_json())
         (self.folder / CONTROL_FILE).write_text(f"http://127.0.0.1:{self.control_port}\n")
         self.set_keys(self.plan.client_keys)
         if predecessor is not None:
@@ -136,6 +144,15 @@ class Pod:
             if child.code is None:
                 child.signal(signal.SIGKILL)
 
+    def _document(self) -> contract.Document:
+        """Return what the processes are told: here the gateway has another address than in a cluster."""
+        document = self.plan.document
+        if document.spans is None or document.spans.resource is None:
+            return document
+        resource = document.spans.resource.model_copy(update={"endpoint": self._setting.url})
+        spans = document.spans.model_copy(update={"resource": resource})
+        return document.model_copy(update={"spans": spans})
+
     def _sidecars(self) -> tuple[str, ...]:
         shipper = (SHIPPER,) if self.plan.document.spans is not None else ()
         return shipper + ((TRANSLATOR,) if self.plan.translated else ())
@@ -177,7 +194,7 @@ class Pod:
 
     def _more(self, name: str) -> tuple[str, ...]:
         if name == SHIPPER:
-            return ("--spool-dir", str(self.spool))
+            return ("--spool-dir", str(self.spool), "--flush-s", f"{FLUSH_S:g}")
         if name == TRANSLATOR:
             return ()
         fd = str(self._setting.listener.fileno())
@@ -200,7 +217,7 @@ class Pod:
     def _env(self, name: str) -> Mapping[str, str]:
         if name == GATEWAY:
             return {**self.plan.gateway_keys, "PEER_TOKEN": self._setting.peer_token}
-        return self.plan.translator_keys if name == TRANSLATOR else {}
+        return self.plan.translator_keys if name == TRANSLATOR else self.plan.shipper_keys
 
     def _is_ready(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=1)

@@ -7,9 +7,9 @@ whole, with the field that is wrong, because half a configuration is worse than 
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 VERSION = 1
 """Raised when a reader of the version before would do something wrong with the document, not when a field is added."""
@@ -19,6 +19,7 @@ EXIT_CODE = 2
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 PositiveInt = Annotated[int, Field(ge=1, le=1_000_000_000_000)]
+Url = Annotated[str, Field(pattern="^https?://", max_length=2048)]
 Seconds = Annotated[float, Field(ge=0, le=7 * 24 * 3600, allow_inf_nan=False)]
 EnvName = Annotated[str, Field(max_length=128, pattern="^[A-Z][A-Z0-9_]*$")]
 
@@ -114,17 +115,60 @@ class Retries(_Part):
     max_delay_s: Seconds = 8.0
 
 
-class Spans(_Part):
-    """Where calls are told; without it there is no shipper."""
+class OtlpHeader(_Part):
+    """One header of every request to a collector."""
 
-    store: Annotated[str, Field(pattern="^https?://", max_length=2048)]
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern="^[a-z0-9][a-z0-9-]*$")]
+    value_env: EnvName
+    """Environment variable that holds its value."""
+
+
+class Otlp(_Part):
+    """A collector."""
+
+    endpoint: Url
+    """Base URL of an OTLP/HTTP receiver, without `/v1/traces`."""
+    headers: Annotated[tuple[OtlpHeader, ...], Field(max_length=16)] = ()
+
+
+class Resource(_Part):
+    """What the store is told of the proxy itself, so that runners find it."""
+
+    name: Name
+    """Among the store's resources."""
+    endpoint: Url
+    """Where runners reach the gateway, without `/v1`."""
+
+
+class Spans(_Part):
+    """Where calls are told; without it there is no shipper. One of `store` and `otlp` at least."""
+
+    store: Url | None = None
     """Base URL of a LightningStore, without `/v1/...`."""
+    otlp: Otlp | None = None
+    """A collector: it gets every call, also those of no rollout."""
+    resource: Resource | None = None
+    """Registered in the store; None registers nothing."""
     ack_wait_s: Seconds = 0.05
-    """How long the last byte of a rollout's call is held for its spans to be stored; 0 never holds."""
+    """How long the last byte of a rollout's call is held for its spans to be stored; 0, or no store, never holds."""
     content: Literal["Full", "TokensOnly"] = "Full"
     """TokensOnly: token ids, log-probabilities, usage, times and models; no text of a call gets into a span."""
     spool_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 40)] = 1 << 30
-    """Records that are not delivered yet, on disk; above it new ones are refused and counted."""
+    """Records that are not delivered yet, on disk; above it new ones are refused and counted. Two destinations have
+    half of it each."""
+
+    @model_validator(mode="after")
+    def _has_a_destination(self) -> Self:
+        if self.store is None and self.otlp is None:
+            raise ValueError("no store is named, and no collector")
+        if self.resource is not None and self.store is None:
+            raise ValueError("a resource is registered in a store, and none is named")
+        return self
+
+    @property
+    def holds_s(self) -> float:
+        """Seconds that a rollout's last byte is held at most: nobody waits for a collector."""
+        return self.ack_wait_s if self.store is not None else 0.0
 
 
 class Translation(_Part):

@@ -80,10 +80,10 @@ def doctor(places: Places, _: list[str]) -> int:
 
 
 def build_programs(places: Places, words: list[str]) -> int:
-    """Build the named parts (all, if none is named) into the cache."""
-    parts = [part for part in build.PARTS if not words or part.name in words]
+    """Build the named parts (those of a cluster, if none is named) into the cache."""
+    parts = [part for part in build.ALL if part.name in words] if words else list(build.PARTS)
     if unknown := set(words) - {part.name for part in parts}:
-        raise ClusterError(f"unknown part {', '.join(unknown)}; there are {', '.join(p.name for p in build.PARTS)}")
+        raise ClusterError(f"unknown part {', '.join(unknown)}; there are {', '.join(p.name for p in build.ALL)}")
     if all(part.folder(places).exists() for part in parts):
         return 0
     with alone(places):
@@ -98,7 +98,7 @@ def prepare(places: Places, _: list[str]) -> int:
     if provider.name == "node":
         build_programs(places, [])
     with alone(places):
-        build.ensure(places, build.HELM)
+        build.ensure(places, build.HELM, build.COLLECTOR)
         images.build(places, [])
     say("prepared")
     return 0

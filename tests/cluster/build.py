@@ -1,4 +1,4 @@
-"""Build Kubernetes, etcd, containerd, CoreDNS and Helm from Go modules, once per content.
+"""Build Kubernetes, etcd, containerd, CoreDNS, Helm and an OpenTelemetry Collector from Go modules, once per content.
 
 Each part is a folder below `go/` with a locked `go.mod`. Its binaries lie in the cache under a key
 made of that lock and the flags, and appear there by one rename: a build that was killed is never used.
@@ -31,7 +31,7 @@ class Part:
 
     @property
     def source(self) -> Path:
-        """The folder that holds go.mod and go.sum."""
+        """The folder that holds go.mod, go.sum and, where no module has the program, its source."""
         return SOURCES / "go" / self.name
 
     @property
@@ -44,8 +44,8 @@ class Part:
     def key(self) -> str:
         """Changes whenever the binaries would."""
         digest = hashlib.sha256(platform.machine().encode())
-        for name in ("go.mod", "go.sum"):
-            digest.update((self.source / name).read_bytes())
+        for path in sorted(self.source.iterdir()):
+            digest.update(path.read_bytes())
         digest.update("\0".join(self.flags).encode())
         return digest.hexdigest()[:12]
 
@@ -78,7 +78,10 @@ HELM = Part(
 # What a kind cluster takes beside these where its node image cannot be pulled.
 KUBEADM = Part("kubeadm", "kubeadm", "2", KUBERNETES.variables)
 KIND = Part("kind", "kind", "1")
+COLLECTOR = Part("collector", "an OpenTelemetry Collector", "2")
 PARTS = (KUBERNETES, CONTAINERD, COREDNS, HELM)
+"""Of a cluster."""
+ALL = (*PARTS, COLLECTOR)
 
 
 def ensure(places: Places, *parts: Part) -> None:

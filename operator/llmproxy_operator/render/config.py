@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from llmproxy import contract, providers
 from llmproxy_api import LLMProxy, Problem, SpecError, deployments, limits, models, quantities
 from llmproxy_api.durations import seconds
+from llmproxy_api.references import SecretSource
 from llmproxy_api.scale import MAX_REPLICAS
+from llmproxy_api.spans import DEFAULT_ACK_WAIT, DEFAULT_SPOOL_SIZE, Otlp, Spans
 from llmproxy_operator import names
 
 SecretRef = tuple[str, str]
@@ -41,7 +43,7 @@ def document(proxy: LLMProxy) -> contract.Document:
         rate_limits=_limits(spec.rate_limits),
         overflow=_overflow(spec.rate_limits),
         retries=_retries(spec.retries or models.Retries()),
-        spans=None if spec.spans is None else _spans(spec.spans),
+        spans=None if spec.spans is None else _spans(proxy, spec.spans),
         translation=_translation(spec.litellm),
         require_api_key=client_secret(proxy) is not None,
         drain_timeout_s=drain_timeout_s(spec),
@@ -78,9 +80,8 @@ def secret_digest(uid: str, content: bytes) -> str:
 def secret_references(proxy: LLMProxy) -> tuple[SecretRef, ...]:
     """Return every (Secret, key) that *proxy* names, once, in a stable order."""
     deployments = {ref for _, ref in keyed_deployments(proxy)}
-    return tuple(
-        sorted(deployments | set(store_references(proxy).values()) | set(environment_references(proxy).values()))
-    )
+    named = {*store_references(proxy).values(), *environment_references(proxy).values(), *header_references(proxy)}
+    return tuple(sorted(deployments | named))
 
 
 def digested(proxy: LLMProxy) -> tuple[SecretRef, ...]:
@@ -127,6 +128,17 @@ def keyed_deployments(proxy: LLMProxy) -> tuple[tuple[deployments.Deployment, Se
     )
 
 
+def header_references(proxy: LLMProxy) -> tuple[SecretRef, ...]:
+    """Return where the headers of requests to a collector are, once, in a stable order."""
+    otlp = proxy.spec.spans.otlp if proxy.spec.spans is not None else None
+    headers = (otlp.headers if otlp is not None else None) or ()
+    return tuple(sorted({_ref(header.value) for header in headers}))
+
+
+def _ref(source: SecretSource) -> SecretRef:
+    return source.secret_key_ref.name, source.secret_key_ref.key
+
+
 def key_variable(ref: SecretRef) -> str:
     """Return the environment variable that holds the content of *ref*."""
     name, key = ref
@@ -154,10 +166,10 @@ def max_pods(spec: models.Spec) -> int:
     return next(step for step in _STEPS if step >= wanted)
 
 
-def spool_bytes(spans: models.Spans) -> int:
+def spool_bytes(spans: Spans) -> int:
     """Return how much the spool may hold, in bytes."""
     size = spans.spool.size if spans.spool is not None else None
-    return int(quantities.value(size or models.DEFAULT_SPOOL_SIZE))
+    return int(quantities.value(size or DEFAULT_SPOOL_SIZE))
 
 
 def _model(model: models.Model, fallbacks: tuple[str, ...]) -> contract.Model:
@@ -223,10 +235,22 @@ def _translation(given: models.LiteLLM | None) -> contract.Translation | None:
     return contract.Translation(drop_params=True) if drops else None
 
 
-def _spans(spans: models.Spans) -> contract.Spans:
+def _spans(proxy: LLMProxy, spans: Spans) -> contract.Spans:
+    metadata, name = proxy.metadata, spans.register_resource
+    endpoint = names.endpoint_url(metadata.name, metadata.namespace)
     return contract.Spans(
         store=spans.store,
-        ack_wait_s=seconds(spans.ack_wait or models.DEFAULT_ACK_WAIT),
+        otlp=None if spans.otlp is None else _otlp(spans.otlp),
+        resource=None if name is None else contract.Resource(name=name, endpoint=endpoint),
+        ack_wait_s=seconds(spans.ack_wait or DEFAULT_ACK_WAIT),
         content=spans.content or "Full",
         spool_bytes=spool_bytes(spans),
     )
+
+
+def _otlp(otlp: Otlp) -> contract.Otlp:
+    headers = tuple(
+        contract.OtlpHeader(name=header.name, value_env=key_variable(_ref(header.value)))
+        for header in otlp.headers or ()
+    )
+    return contract.Otlp(endpoint=otlp.endpoint, headers=headers)

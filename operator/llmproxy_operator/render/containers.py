@@ -15,6 +15,7 @@ from llmproxy_operator.render.config import (
     client_secret,
     environment_references,
     environment_values,
+    header_references,
     is_translated,
     key_variable,
     keyed_deployments,
@@ -82,6 +83,7 @@ def shipper(proxy: LLMProxy, inputs: Inputs) -> Container:
         **_base(proxy, inputs, names.SHIPPER, python="python"),
         "restartPolicy": "Always",
         "args": [*_arguments("llmproxy.shipper"), "--spool-dir", SPOOL_DIR],
+        "env": [_secret(key_variable(ref), ref) for ref in header_references(proxy)],
         "resources": amounts(proxy.spec.spans.resources if proxy.spec.spans is not None else None, _SHIPPER),
         "volumeMounts": _mounts("config", "run", "spool", "tmp"),
     }

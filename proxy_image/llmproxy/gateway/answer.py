@@ -53,8 +53,8 @@ async def hold(parts: Parts, call: Call) -> None:
     """Hand the call over now, and wait until its spans are stored: at most ackWait."""
     tell(parts, call)
     spans = parts.document.spans
-    if call.call_id and parts.handover is not None and spans is not None and spans.ack_wait_s > 0:
-        await parts.handover.stored(call.call_id, spans.ack_wait_s)
+    if call.route.rollout_id and call.call_id and parts.handover is not None and spans is not None and spans.holds_s:
+        await parts.handover.stored(call.call_id, spans.holds_s)
 
 
 def tell(parts: Parts, call: Call) -> None:

@@ -86,6 +86,9 @@ def _arrived(parts: Parts, call: Call) -> None:
         return  # no model was called
     if not route.rollout_id:
         parts.counts.without_rollout += 1
+        spans = parts.document.spans
+        if handover is not None and spans is not None and spans.otlp is not None:
+            call.call_id = handover.new_id()
     elif handover is not None:
         call.call_id = handover.new_id()
         if not route.sequence_id:

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import uvloop
 from llmproxy import contract, logs
 from llmproxy.shipper import folders, offline
 from llmproxy.shipper.app import Shipper
+from llmproxy.shipper.collector import read_headers
 
 FLUSH_S = 12.0
 """What the operator leaves a shipper at the end of a pod, less a margin."""
@@ -35,9 +37,14 @@ def main(argv: list[str] | None = None) -> int:
         log.critical("document_refused", extra={"reason": f"{flags.config}: spans: no store is named"})
         return contract.EXIT_CODE
     try:
+        headers = read_headers(document.spans, os.environ)
+    except contract.ContractError as exc:
+        log.critical("document_refused", extra={"reason": f"{flags.config}: {exc}"})
+        return contract.EXIT_CODE
+    try:
         held = folders.lock(flags.spool_dir)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(document, document.spans, flags))
+            runner.run(_serve(Shipper(document, document.spans, flags.spool_dir, headers), flags))
     except (folders.InUseError, OSError) as exc:
         log.critical("cannot_start", extra={"reason": str(exc)})
         return 1
@@ -45,8 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-async def _serve(document: contract.Document, spans: contract.Spans, flags: argparse.Namespace) -> None:
-    shipper = Shipper(document, spans, flags.spool_dir)
+async def _serve(shipper: Shipper, flags: argparse.Namespace) -> None:
     end = asyncio.Event()
     loop = asyncio.get_running_loop()
     serving = asyncio.ensure_future(shipper.serve(flags.run_dir, end, flags.flush_s))
@@ -67,7 +73,7 @@ async def _serve(document: contract.Document, spans: contract.Spans, flags: argp
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m llmproxy.shipper",
-        description="Keeps calls on disk and delivers spans of them to a LightningStore, for the gateway beside it.",
+        description="Keeps calls on disk and delivers spans of them to a LightningStore, a collector or both.",
         epilog="`python -m llmproxy.shipper inspect DIR` lists what is in a spool, `replay DIR` sends it.",
     )
     parser.add_argument("--config", type=Path, required=True, help="the contract document")

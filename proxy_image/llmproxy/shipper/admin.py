@@ -1,6 +1,6 @@
 """Metrics and health over a unix socket beside the other one: the pod's ports are the gateway's."""
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 
 from aiohttp import web
@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from llmproxy.shipper import sockets
-from llmproxy.shipper.counts import Counts, Exporter
+from llmproxy.shipper.counts import Exporter
 
 SOCKET = "shipper-admin.sock"
 
@@ -16,9 +16,10 @@ SOCKET = "shipper-admin.sock"
 class Admin:
     """Serves `/metrics` and `/healthz`."""
 
-    def __init__(self, counts: Counts, gauges: Callable[[], dict[str, tuple[str, float]]]) -> None:
+    def __init__(self, exporters: Iterable[Exporter]) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(Exporter(counts, gauges))
+        for exporter in exporters:
+            self._registry.register(exporter)
         self._runner: web.AppRunner | None = None
 
     async def listen(self, path: Path) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,17 @@ from llmproxy import contract
 from llmproxy.shipper import folders, intake, records
 from llmproxy.shipper.admin import SOCKET as ADMIN_SOCKET
 from llmproxy.shipper.admin import Admin
-from llmproxy.shipper.counts import Counts
-from llmproxy.shipper.delivery import Delivery, UnitMaker
+from llmproxy.shipper.collector import Collector
+from llmproxy.shipper.counts import DESTINATION, INTAKE, Counts, Exporter
+from llmproxy.shipper.delivery import PlainMaker, UnitMaker
+from llmproxy.shipper.destination import Destination, Home
 from llmproxy.shipper.gate import Gate
+from llmproxy.shipper.genai import GenAiEncoder
 from llmproxy.shipper.intake import Intake
 from llmproxy.shipper.journal import Journal
-from llmproxy.shipper.parked import Letters, Parked
-from llmproxy.shipper.segments import Segments
-from llmproxy.shipper.sender import Sender
+from llmproxy.shipper.registration import Registration
 from llmproxy.shipper.sequence import Sequencer
 from llmproxy.shipper.spans import Encoder
-from llmproxy.shipper.spool import Spool
 from llmproxy.shipper.store import Store
 
 log = logging.getLogger("llmproxy.shipper")
@@ -32,41 +32,54 @@ POLL_S = 0.02
 class Shipper:
     """One shipper. `serve` is its whole life."""
 
-    def __init__(self, document: contract.Document, spans: contract.Spans, spool_dir: Path) -> None:
+    def __init__(
+        self, document: contract.Document, spans: contract.Spans, spool_dir: Path, headers: Mapping[str, str]
+    ) -> None:
+        """*headers* are those of requests to a collector, by name."""
         where = folders.Folders(spool_dir)
-        size = folders.segment_bytes(spans.spool_bytes)
-        self._spool_bytes = spans.spool_bytes
         self.counts = counts = Counts()
-        self._store = Store(spans.store)
-        gate = Gate()
-        sender = Sender(self._store, gate, counts)
-        self._spool = Spool(where.waiting, segment_bytes=size)
+        self._store = Store(spans.store) if spans.store is not None else None
+        self._collector: Collector | None = None
         self._journal = Journal(where.journal)
-        self._letters = Letters(
-            Segments(where.dead, segment_bytes=size), folders.letters_bytes(spans.spool_bytes), counts
-        )
         self._sequencer = Sequencer(self._store, self._journal, counts)
-        encoder = Encoder(name=document.proxy.name, namespace=document.proxy.namespace, content=spans.content)
-        maker = UnitMaker(self._sequencer, gate, encoder, counts)
-        self._parked = Parked(Segments(where.parked, segment_bytes=size), self._letters, sender, maker.make, counts)
-        self._delivery = Delivery(self._spool, sender, self._parked, maker, counts)
-        self._intake = Intake(self._spool, self._room, self._sequencer, self._journal, counts)
-        self._intake.on_durable = self._delivery.wake
-        self._delivery.on_stored = self._parked.on_stored = self._stored
-        self._delivery.on_parked = self._sequencer.delivered
-        self._gate = gate
-        self._admin = Admin(counts, self._gauges)
+        who: dict[str, Any] = {
+            "name": document.proxy.name,
+            "namespace": document.proxy.namespace,
+            "content": spans.content,
+        }
+        share = spans.spool_bytes // ((spans.store is not None) + (spans.otlp is not None))
+        self._destinations: list[Destination] = []
+        self._more: list[Coroutine[Any, Any, Any]] = []
+        if self._store is not None:
+            self._destinations.append(self._to_store(self._store, Encoder(**who), where, share))
+            if spans.resource is not None:
+                looks = Registration(self._store, spans.resource, document.models, where.registered)
+                self._more.append(looks.run())
+        if spans.otlp is not None:
+            told = Counts()
+            self._collector = Collector(spans.otlp.endpoint, headers, told)
+            self._destinations.append(_to_collector(self._collector, GenAiEncoder(**who), where.otlp, share, told))
+        self._intake = Intake(self._destinations, self._sequencer, self._journal, counts)
+        begun = "Calls that have begun and not ended"
+        common = Exporter(counts, INTAKE, lambda: {"begun_calls": (begun, self._journal.open_calls)})
+        each = [Exporter(there.counts, DESTINATION, there.gauges, name=there.name) for there in self._destinations]
+        self._admin = Admin([common, *each])
 
     async def serve(self, run_dir: Path, end: asyncio.Event, flush_s: float) -> int:
         """Take and deliver calls until *end*, then empty the spool for at most *flush_s*; return what is left."""
-        async with self._store:
-            self._parked.load()
+        async with contextlib.AsyncExitStack() as stack:
+            for target in (self._store, self._collector):
+                if target is not None:
+                    await stack.enter_async_context(target)
+            for there in self._destinations:
+                there.start()
             await self._admin.listen(run_dir / ADMIN_SOCKET)
             await self._intake.listen(run_dir / intake.SOCKET)
-            self._delivery.wake()
-            runs = (self._intake.run(), self._delivery.run(), self._delivery.keep_cursor(), self._parked.run())
+            runs = [self._intake.run(), *self._more, *(run for there in self._destinations for run in there.runs())]
             tasks = [asyncio.ensure_future(run) for run in runs]
-            log.info("shipper_ready", extra={"spool_bytes": self._spool.size, "parked": self._parked.calls})
+            spooled = sum(there.spool.size for there in self._destinations)
+            parked = sum(there.parked.calls for there in self._destinations)
+            log.info("shipper_ready", extra={"spool_bytes": spooled, "parked": parked})
             ending = asyncio.ensure_future(end.wait())
             await asyncio.wait([ending, *tasks], return_when=asyncio.FIRST_COMPLETED)
             try:
@@ -74,68 +87,59 @@ class Shipper:
                     await self._flush(flush_s)
             finally:
                 await self._stop([ending, *tasks], run_dir)
-        return self._say_what_is_left()
+        return sum([there.say_what_is_left() for there in self._destinations])
 
     async def _flush(self, flush_s: float) -> None:
         """Deliver what there is, while gateways may still hand over their last calls."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + flush_s
-        self._parked.hurry()
+        for there in self._destinations:
+            there.parked.hurry()
         abandoned = False
         while loop.time() < deadline_s:
             if not self._intake.connected:
                 if not abandoned:
                     abandoned = True
                     self._intake.abandon()
-                elif self._intake.settled and self._delivery.idle and self._parked.tried:
+                elif self._intake.settled and all(there.done for there in self._destinations):
                     return
             await asyncio.sleep(POLL_S)
 
     async def _stop(self, tasks: "Sequence[asyncio.Future[Any]]", run_dir: Path) -> None:
         self._intake.close()
-        self._delivery.cancel()
+        for there in self._destinations:
+            there.delivery.cancel()
         self._sequencer.close()
         for task in tasks:
             task.cancel()
         for task in tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        await self._delivery.save()
-        self._spool.close()
+        for there in self._destinations:
+            await there.stop()
         self._journal.close()
         await self._admin.close()
         for name in (intake.SOCKET, ADMIN_SOCKET):
             (run_dir / name).unlink(missing_ok=True)
 
-    def _say_what_is_left(self) -> int:
-        counts = self.counts
-        left = {"parked": self._parked.calls, "waiting_bytes": self._spool.unread_bytes, "waiting": self._spool.taken}
-        done = {"durable": counts.durable, "delivered": counts.delivered, "refused": sum(counts.refused.values())}
-        calls_left = self._parked.calls + self._spool.taken
-        if calls_left or self._spool.unread_bytes:
-            log.error("spool_not_empty", extra={**left, **done, "reason": "the store did not take them in time"})
-        else:
-            log.info("spool_empty", extra=done)
-        return calls_left
+    def _to_store(self, store: Store, encoder: Encoder, where: folders.Folders, max_bytes: int) -> Destination:
+        """Return the way to the store: what comes of a call there is told to gateways, and its ids are needed."""
+        gate = Gate()
+        maker = UnitMaker(self._sequencer, gate, encoder, self.counts)
+        home = Home("store", where, max_bytes)
+        made = Destination(store, gate, maker, home, takes=lambda record: bool(record.call.rollout_id))
+        made.delivery.on_stored = made.parked.on_stored = self._stored
+        made.delivery.on_parked = self._sequencer.delivered
+        return made
 
     def _stored(self, stored: list[records.Record]) -> None:
         self._intake.stored(stored)
         self._sequencer.delivered(stored)
 
-    def _room(self) -> int:
-        """Return how many bytes the spool may still take."""
-        used = self._spool.size + self._parked.segments.size + self._letters.segments.size
-        return self._spool_bytes - used
 
-    def _gauges(self) -> dict[str, tuple[str, float]]:
-        return {
-            "spool_bytes": ("Bytes on disk, of all calls", self._spool_bytes - self._room()),
-            "spool_limit_bytes": ("Bytes that may be on disk", self._spool_bytes),
-            "waiting_bytes": ("Bytes of calls that wait and are not under way", self._spool.unread_bytes),
-            "under_way": ("Calls that are being delivered", self._spool.taken),
-            "oldest_seconds": ("Age of the oldest call that is not delivered", self._delivery.oldest_s),
-            "parked_calls": ("Calls that the store refuses", self._parked.calls),
-            "dead_letter_bytes": ("Bytes of calls that were given up", self._letters.segments.size),
-            "begun_calls": ("Calls that have begun and not ended", self._journal.open_calls),
-            "store_up": ("Whether the last request to the store worked", float(self._gate.healthy)),
-        }
+def _to_collector(
+    collector: Collector, encoder: GenAiEncoder, where: folders.Folders, max_bytes: int, counts: Counts
+) -> Destination:
+    """Return the way to a collector: it gets every call, and nobody waits for it."""
+    home = Home("otlp", where, max_bytes)
+    return Destination(collector, Gate(name="otlp"), PlainMaker(encoder, counts), home, takes=lambda _: True)

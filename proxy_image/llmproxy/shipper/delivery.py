@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from llmproxy.shipper import records
 from llmproxy.shipper.counts import Counts
@@ -16,7 +17,6 @@ from llmproxy.shipper.parked import Parked
 from llmproxy.shipper.segments import Place
 from llmproxy.shipper.sender import Refusal, Sender
 from llmproxy.shipper.sequence import Sequencer
-from llmproxy.shipper.spans import Encoder
 from llmproxy.shipper.spool import Spool
 from llmproxy.shipper.store import StoreError
 from llmproxy.shipper.units import MAX_BATCH_BYTES, MAX_BATCH_CALLS, Unit, by_group
@@ -31,14 +31,47 @@ QUIET_BYTES = 256 << 10
 """Encoded between two turns of the loop: other connections are served in between."""
 
 
-class UnitMaker:
-    """Makes what is sent of a record: its sequence id, then its spans."""
+class Encodes(Protocol):
+    """What makes spans of a record."""
 
-    def __init__(self, sequencer: Sequencer, gate: Gate, encoder: Encoder, counts: Counts) -> None:
+    def encode(self, record: records.Record) -> list[bytes]:
+        """Return each of its spans as a batch."""
+        ...
+
+
+class Maker(Protocol):
+    """What makes of a record what is sent."""
+
+    @property
+    def counts(self) -> Counts:
+        """The numbers of where it goes."""
+        ...
+
+    async def make(self, place: Place, record: records.Record) -> Unit:
+        """Return its unit."""
+        ...
+
+
+class PlainMaker:
+    """Makes what a collector is sent of a record: its span."""
+
+    def __init__(self, encoder: Encodes, counts: Counts) -> None:
+        self._encoder = encoder
+        self.counts = counts
+
+    async def make(self, place: Place, record: records.Record) -> Unit:
+        """Return the unit of *record*."""
+        return Unit(place, record, self._encoder.encode(record), set(record.delivered))
+
+
+class UnitMaker:
+    """Makes what a store is sent of a record: its sequence id, then its spans."""
+
+    def __init__(self, sequencer: Sequencer, gate: Gate, encoder: Encodes, counts: Counts) -> None:
         self._sequencer = sequencer
         self._gate = gate
         self._encoder = encoder
-        self._counts = counts
+        self.counts = counts
 
     async def make(self, place: Place, record: records.Record) -> Unit:
         """Return the unit of *record*, once the store has given an id."""
@@ -52,14 +85,14 @@ class UnitMaker:
                 try:
                     return await self._sequencer.sequenced(record)
                 except StoreError as exc:
-                    self._counts.store_failures[str(exc)] += 1
+                    self.counts.failures[str(exc)] += 1
                     self._gate.failed(str(exc))
 
 
 class Delivery:
     """The task that empties the spool."""
 
-    def __init__(self, spool: Spool, sender: Sender, parked: Parked, maker: UnitMaker, counts: Counts) -> None:
+    def __init__(self, spool: Spool, sender: Sender, parked: Parked, maker: Maker, counts: Counts) -> None:
         self._spool = spool
         self._sender = sender
         self._parked = parked

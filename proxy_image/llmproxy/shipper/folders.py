@@ -36,6 +36,16 @@ class Folders:
         return self.root / "dead"
 
     @property
+    def otlp(self) -> "Folders":
+        """The same of the collector; the folders above are the store's."""
+        return Folders(self.root / "otlp")
+
+    @property
+    def registered(self) -> Path:
+        """What was last registered in the store."""
+        return self.root / "registered"
+
+    @property
     def journal(self) -> Path:
         """Calls that have begun."""
         return self.root / "begun.jsonl"

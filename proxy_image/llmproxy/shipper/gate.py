@@ -1,4 +1,4 @@
-"""Whether the store is worth a request now: all at once while it works, one probe at a time while it does not."""
+"""Whether a destination is worth a request now: all at once while it works, one probe at a time while it does not."""
 
 import asyncio
 import contextlib
@@ -22,9 +22,10 @@ def backoff_s(
 
 
 class Gate:
-    """The state of one store. Whoever passes says afterwards how it was."""
+    """The state of one destination. Whoever passes says afterwards how it was."""
 
-    def __init__(self, rand: random.Random | None = None) -> None:
+    def __init__(self, rand: random.Random | None = None, *, name: str = "store") -> None:
+        self._is_back, self._is_away = f"{name}_is_back", f"{name}_unavailable"
         self._rand = rand or random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._failures = 0
         self._not_before_s = 0.0
@@ -51,7 +52,7 @@ class Gate:
         """Note a request that worked."""
         if self._failures:
             down_s = asyncio.get_running_loop().time() - self._since_s
-            log.info("store_is_back", extra={"down_s": round(down_s, 1)})
+            log.info(self._is_back, extra={"down_s": round(down_s, 1)})
         self._failures = 0
 
     def failed(self, why: str) -> None:
@@ -59,6 +60,6 @@ class Gate:
         now_s = asyncio.get_running_loop().time()
         if not self._failures:
             self._since_s = now_s
-            log.warning("store_unavailable", extra={"reason": why})
+            log.warning(self._is_away, extra={"reason": why})
         self._failures += 1
         self._not_before_s = now_s + backoff_s(self._failures, self._rand)

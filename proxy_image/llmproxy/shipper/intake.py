@@ -6,7 +6,7 @@ acknowledged. What cannot be kept, because the spool or the disk is full, is ref
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -15,9 +15,9 @@ import msgspec
 from llmproxy import calls
 from llmproxy.shipper import records, sockets
 from llmproxy.shipper.counts import Counts
+from llmproxy.shipper.destination import Destination
 from llmproxy.shipper.journal import Begun, Journal
 from llmproxy.shipper.sequence import Sequencer
-from llmproxy.shipper.spool import Spool
 
 log = logging.getLogger("llmproxy.shipper")
 
@@ -27,6 +27,8 @@ MAX_WAITING_BYTES = 32 << 20
 GONE_S = 15.0
 """A gateway that has been away so long does not come back: its calls have no end."""
 ABANDONED = "gateway_gone"
+NOWHERE = "no_destination"
+"""Why a call is refused that nobody takes: one of no rollout, while there is a store alone."""
 
 
 class _Waiting(NamedTuple):
@@ -39,10 +41,9 @@ class Intake:
     """All connections, and the task that writes what they bring."""
 
     def __init__(
-        self, spool: Spool, max_bytes: Callable[[], int], sequencer: Sequencer, journal: Journal, counts: Counts
+        self, destinations: Sequence[Destination], sequencer: Sequencer, journal: Journal, counts: Counts
     ) -> None:
-        self._spool = spool
-        self._room = max_bytes
+        self._destinations = destinations
         self._sequencer = sequencer
         self._journal = journal
         self._counts = counts
@@ -52,8 +53,6 @@ class Intake:
         self._connections: dict[str, Connection] = {}
         self._gone: dict[str, asyncio.TimerHandle] = {}
         self._server: asyncio.Server | None = None
-        self._refusing = ""
-        self.on_durable: Callable[[], None] = lambda: None
 
     @property
     def connected(self) -> bool:
@@ -154,46 +153,40 @@ class Intake:
         self._wake.set()
 
     async def _write(self, batch: list[_Waiting]) -> None:
-        """Put a batch on disk and say so, or refuse it."""
-        room = self._room()
-        size = 0
-        kept: list[_Waiting] = []
-        refused: list[_Waiting] = []
-        for item in batch:
-            size += len(item.payload)
-            (kept if size <= room else refused).append(item)
-        if kept:
-            try:
-                await asyncio.to_thread(self._spool.append, [item.payload for item in kept])
-            except OSError as exc:
-                self._refuse(kept, f"disk: {exc.strerror or exc}")
+        """Put a batch on disk for every destination and say so, or refuse it.
+
+        What the first destination of a call says of it is its fate: a gateway is told nothing of the second.
+        """
+        shares = [[item for item in batch if there.takes(item.record)] for there in self._destinations]
+        kept_by = (
+            there.keep([item.payload for item in share])
+            for there, share in zip(self._destinations, shares, strict=True)
+        )
+        verdicts = await asyncio.gather(*kept_by)
+        fates: dict[int, str] = {}
+        for share, verdict in zip(shares, verdicts, strict=True):
+            for item, why in zip(share, verdict, strict=True):
+                fates.setdefault(id(item), why)
+        for why, items in _by_fate(batch, fates):
+            if why:
+                self._refuse(items, why)
             else:
-                self._kept(kept)
-        if refused:
-            self._refuse(refused, "spool_full")
-        elif kept:
-            self._refusing = ""
+                self._kept(items)
         self._waiting_bytes -= sum(len(item.payload) for item in batch)
         for connection in list(self._connections.values()):
             connection.resume()
 
     def _kept(self, kept: list[_Waiting]) -> None:
-        self._counts.durable += len(kept)
         self._sequencer.durable([item.record for item in kept])
         for connection, call_ids in _by_connection(kept):
             connection.tell(calls.Durable(call_ids))
-        self.on_durable()
 
     def _refuse(self, refused: list[_Waiting], why: str) -> None:
-        self._counts.refused[why] += len(refused)
         self._journal.end([(item.record.gateway, item.record.call.call_id) for item in refused])
         for item in refused:
             self._sequencer.forget(item.record.gateway, item.record.call.call_id)
         for connection, call_ids in _by_connection(refused):
             connection.tell(calls.Refused(call_ids, why))
-        if self._refusing != why:
-            self._refusing = why
-            log.error("calls_refused", extra={"reason": why, "calls": len(refused), "spool_bytes": self._spool.size})
 
 
 class Connection(asyncio.Protocol):
@@ -283,6 +276,14 @@ class Connection(asyncio.Protocol):
         log.error("gateway_not_understood", extra={"gateway": self.gateway, "reason": why})
         if self._transport is not None:
             self._transport.abort()
+
+
+def _by_fate(batch: list[_Waiting], fates: dict[int, str]) -> Iterable[tuple[str, list[_Waiting]]]:
+    """Return the items of a batch by why they were not kept, empty for those that were."""
+    found: dict[str, list[_Waiting]] = {}
+    for item in batch:
+        found.setdefault(fates.get(id(item), NOWHERE), []).append(item)
+    return found.items()
 
 
 def _by_connection(items: list[_Waiting]) -> Iterable[tuple[Connection, list[int]]]:

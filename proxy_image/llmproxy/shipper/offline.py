@@ -5,6 +5,8 @@ Nothing of what calls hold is printed. A replay takes out of the folder what the
 
 import argparse
 import asyncio
+import contextlib
+import os
 import sys
 import time
 from collections import Counter
@@ -13,21 +15,24 @@ from pathlib import Path
 from typing import TextIO
 
 from llmproxy import contract
-from llmproxy.shipper import folders, records
+from llmproxy.shipper import collector, folders, records
 from llmproxy.shipper.counts import Counts
-from llmproxy.shipper.delivery import UnitMaker
+from llmproxy.shipper.delivery import Maker, PlainMaker, UnitMaker
 from llmproxy.shipper.gate import Gate
+from llmproxy.shipper.genai import GenAiEncoder
 from llmproxy.shipper.journal import Journal
 from llmproxy.shipper.parked import noted
 from llmproxy.shipper.segments import Place, Segments
 from llmproxy.shipper.sender import Refusal, Sender
 from llmproxy.shipper.sequence import Sequencer
-from llmproxy.shipper.spans import Content, Encoder, call_name
+from llmproxy.shipper.spans import Encoder, call_name
 from llmproxy.shipper.spool import load_cursor
 from llmproxy.shipper.store import Store
 from llmproxy.shipper.units import MAX_BATCH_CALLS, Unit
 
 TIMEOUT_S = 600.0
+OTLP = "otlp "
+"""Before the states of what waits for a collector."""
 
 
 def main(argv: list[str]) -> int:
@@ -44,14 +49,22 @@ def main(argv: list[str]) -> int:
         return 1
 
 
-def _parts(folder: Path) -> dict[str, tuple[Segments, tuple[int, int]]]:
+_Parts = dict[str, tuple[Segments, tuple[int, int]]]
+
+
+def _parts(where: folders.Folders, prefix: str = "") -> _Parts:
     """Return the segments of each state, and from where on their records are not delivered."""
-    where = folders.Folders(folder)
     return {
-        "waiting": (Segments(where.waiting), load_cursor(where.waiting)),
-        "parked": (Segments(where.parked), (0, 0)),
-        "dead": (Segments(where.dead), (0, 0)),
+        f"{prefix}waiting": (Segments(where.waiting), load_cursor(where.waiting)),
+        f"{prefix}parked": (Segments(where.parked), (0, 0)),
+        f"{prefix}dead": (Segments(where.dead), (0, 0)),
     }
+
+
+def _all_parts(folder: Path) -> _Parts:
+    """Return the parts of the store and, if there ever was one, of the collector."""
+    where = folders.Folders(folder)
+    return {**_parts(where), **(_parts(where.otlp, OTLP) if where.otlp.root.is_dir() else {})}
 
 
 def _walk(segments: Segments, number: int, cursor: tuple[int, int]) -> Iterator[tuple[Place, records.Record]]:
@@ -69,7 +82,8 @@ def _inspect(flags: argparse.Namespace) -> int:
     groups: Counter[tuple[str, str, str, str]] = Counter()
     states: Counter[str] = Counter()
     size = damaged = 0
-    for state, (segments, cursor) in _parts(flags.folder).items():
+    parts = _all_parts(flags.folder)
+    for state, (segments, cursor) in parts.items():
         for number in sorted(segments.sizes):
             for _, record in _walk(segments, number, cursor):
                 states[state] += 1
@@ -81,7 +95,7 @@ def _inspect(flags: argparse.Namespace) -> int:
     if not flags.calls:
         for (state, rollout, attempt, reason), count in sorted(groups.items()):
             _say(f"{state:8} {rollout} {attempt} {count} {reason or '-'}")
-    told = ", ".join(f"{states[state]} {state}" for state in ("waiting", "parked", "dead"))
+    told = ", ".join(f"{states[state]} {state}" for state in parts)
     _say(f"{told}; {size} bytes on disk, {damaged} damaged")
     return 0
 
@@ -95,39 +109,61 @@ def _line(state: str, record: records.Record) -> str:
 
 
 async def _replay(flags: argparse.Namespace) -> int:
-    url, name, namespace = flags.store, "replay", "-"
-    content: Content = flags.content
+    url, who = flags.store, {"name": "replay", "namespace": "-", "content": flags.content}
+    spans: contract.Spans | None = None
     if flags.config is not None:
         document = contract.load(flags.config)
-        name, namespace = document.proxy.name, document.proxy.namespace
-        if document.spans is not None:
-            url, content = url or document.spans.store, document.spans.content
-    if url is None:
+        who |= {"name": document.proxy.name, "namespace": document.proxy.namespace}
+        spans = document.spans
+        if spans is not None:
+            url, who["content"] = url or spans.store, spans.content
+    otlp = spans.otlp if spans is not None else None
+    if url is None and otlp is None:
         _say("replay: say where to: --store URL, or --config FILE", to=sys.stderr)
         return 2
-    async with Store(url) as store:
-        replay = Replay(flags.folder, store, Encoder(name=name, namespace=namespace, content=content))
+    where = folders.Folders(flags.folder)
+    replays: list[Replay] = []
+    async with contextlib.AsyncExitStack() as stack:
+        if url is not None:
+            store = await stack.enter_async_context(Store(url))
+            replays.append(to_store(where, store, Encoder(**who)))
+        if otlp is not None and spans is not None and where.otlp.root.is_dir():
+            counts = Counts()
+            headers = collector.read_headers(spans, os.environ)
+            there = await stack.enter_async_context(collector.Collector(otlp.endpoint, headers, counts))
+            maker, sender = (
+                PlainMaker(GenAiEncoder(**who), counts),
+                Sender(there, Gate(name="otlp"), counts, name="otlp"),
+            )
+            replays.append(Replay(_parts(where.otlp, OTLP), maker, sender))
         try:
             async with asyncio.timeout(flags.timeout_s):
-                await replay.run()
+                await asyncio.gather(*(replay.run() for replay in replays))
         except TimeoutError:
-            _say(f"replay: the store at {url} did not take everything within {flags.timeout_s:g} s", to=sys.stderr)
+            targets = " and ".join(filter(None, (url, otlp.endpoint if otlp is not None else None)))
+            _say(f"replay: {targets} did not take everything within {flags.timeout_s:g} s", to=sys.stderr)
             return 1
-    _say(f"{replay.counts.delivered} delivered, {replay.refused} refused")
-    return 1 if replay.refused else 0
+    refused = sum(replay.refused for replay in replays)
+    _say(f"{sum(replay.counts.delivered for replay in replays)} delivered, {refused} refused")
+    return 1 if refused else 0
+
+
+def to_store(where: folders.Folders, store: Store, encoder: Encoder) -> "Replay":
+    """Return the pass over all that is for a store."""
+    counts, gate = Counts(), Gate()
+    maker = UnitMaker(Sequencer(store, Journal(where.journal), counts), gate, encoder, counts)
+    return Replay(_parts(where), maker, Sender(store, gate, counts))
 
 
 class Replay:
     """One pass over all there is: a segment is sent, what is refused of it becomes a dead letter, and it goes."""
 
-    def __init__(self, folder: Path, store: Store, encoder: Encoder) -> None:
-        self.counts = Counts()
+    def __init__(self, parts: _Parts, maker: Maker, sender: Sender) -> None:
+        self.counts = maker.counts
         self.refused = 0
-        self._parts = _parts(folder)
-        gate = Gate()
-        sequencer = Sequencer(store, Journal(folders.Folders(folder).journal), self.counts)
-        self._maker = UnitMaker(sequencer, gate, encoder, self.counts)
-        self._sender = Sender(store, gate, self.counts)
+        self._parts = parts
+        self._maker = maker
+        self._sender = sender
 
     async def run(self) -> None:
         """Send everything."""
@@ -146,7 +182,7 @@ class Replay:
         if batch:
             refusals += await self._sender.send(batch, self._stored)
         if refusals:
-            dead, _ = self._parts["dead"]
+            dead, _ = next(part for state, part in self._parts.items() if state.endswith("dead"))
             dead.append([records.encode(noted(refusal, time.time_ns())) for refusal in refusals])
         for refusal in refusals:
             _say(f"refused {call_name(refusal.unit.record)} {' '.join(refusal.unit.record.group)} {refusal.why}")
@@ -165,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     sending = commands.add_parser("replay", help="send the calls in a spool, and remove those that the store takes")
     sending.add_argument("--store", help="base URL of the LightningStore")
     sending.add_argument("--content", choices=("Full", "TokensOnly"), default="Full", help="what of a call is recorded")
-    sending.add_argument("--config", type=Path, help="contract document that names the store")
+    sending.add_argument("--config", type=Path, help="contract document that names store and collector")
     sending.add_argument(
         "--timeout-s", type=float, default=TIMEOUT_S, help=f"give up after that (default {TIMEOUT_S:g})"
     )

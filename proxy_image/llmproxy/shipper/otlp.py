@@ -8,7 +8,11 @@ objects cost twice as much; a test holds them equal to what it writes.
 import struct
 from dataclasses import dataclass
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 from opentelemetry.proto.trace.v1 import trace_pb2
 
@@ -83,6 +87,15 @@ def _fill(made: trace_pb2.Span, span: Span) -> None:
         made.status.message = _utf8(span.error).decode()
     else:
         made.status.CopyFrom(_OK)
+
+
+def rejected(answer: bytes) -> int:
+    """Return how many spans a receiver says that it has dropped of a batch that it took."""
+    try:
+        count: int = ExportTraceServiceResponse.FromString(answer).partial_success.rejected_spans
+    except DecodeError:
+        return 0  # taken is taken, whatever the answer says besides
+    return max(0, count)
 
 
 def attributes_field(tag: bytes, attributes: Attributes) -> bytes:

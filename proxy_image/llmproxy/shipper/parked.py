@@ -1,4 +1,4 @@
-"""Calls that the store refuses while it takes others: kept apart, so that they delay nobody, and tried again.
+"""Calls that a destination refuses while it takes others: kept apart, so that they delay nobody, and tried again.
 
 By rollout and attempt, after 1, 2, 4 s and so on. A group that is refused for 10 minutes or 20 times becomes dead
 letters: files of their own, a metric, a line that says why. Here too a record is on disk before it leaves where it was.
@@ -137,7 +137,12 @@ class Parked:
                 lot.due_s = now_s + backoff_s(1, self._rand, first_s=FIRST_S, max_s=MAX_S)
                 log.warning(
                     "calls_parked",
-                    extra={"rollout": record.group[0], "attempt": record.group[1], "reason": record.reason},
+                    extra={
+                        "rollout": record.group[0],
+                        "attempt": record.group[1],
+                        "reason": record.reason,
+                        "destination": self._sender.name,
+                    },
                 )
             self._keep(lot, place)
         self._wake.set()
@@ -235,6 +240,7 @@ class Parked:
             extra={
                 "rollout": group[0],
                 "attempt": group[1],
+                "destination": self._sender.name,
                 "calls": buried,
                 "reason": lot.why,
                 "tries": lot.tries,

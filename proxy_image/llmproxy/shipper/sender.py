@@ -1,16 +1,16 @@
-"""Gets units into the store: waits while it is away, cuts a refused batch until what is bad in it stands alone.
+"""Gets units into a store or a collector: waits while it is away, cuts a refused batch until what is bad stands alone.
 
-It returns what the store refused while it works; what to do with that is for others to decide.
+It returns what was refused while it works; what to do with that is for others to decide.
 """
 
 import asyncio
 import random
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from llmproxy.shipper.counts import Counts
 from llmproxy.shipper.gate import Gate, backoff_s
-from llmproxy.shipper.store import Answer, Outcome, Standing, Store
+from llmproxy.shipper.store import Answer, Outcome, Standing
 from llmproxy.shipper.units import Unit, by_group, smaller
 
 UNKNOWN = "rollout_unknown"
@@ -18,6 +18,18 @@ PATIENCE = 5
 """Tries of a call that is refused although the store knows its rollout, while nothing else is taken either: the store
 may be what is broken."""
 PATIENCE_S = 0.2
+
+
+class Target(Protocol):
+    """What takes batches: a store or a collector."""
+
+    async def post(self, batch: bytes) -> Answer:
+        """Deliver a batch."""
+        ...
+
+    async def standing(self, rollout_id: str, attempt_id: str) -> Standing:
+        """Say whether it takes spans of a rollout's attempt at all."""
+        ...
 
 
 class Refusal(NamedTuple):
@@ -32,8 +44,10 @@ class Refusal(NamedTuple):
 class Sender:
     """Sends batches, any number at a time."""
 
-    def __init__(self, store: Store, gate: Gate, counts: Counts) -> None:
-        self._store = store
+    def __init__(self, target: Target, gate: Gate, counts: Counts, *, name: str = "store") -> None:
+        self.name = name
+        """Of the destination, for logs."""
+        self._target = target
         self._gate = gate
         self._counts = counts
         self._rand = random.Random()  # noqa: S311 - spreads retries, guards nothing
@@ -78,7 +92,7 @@ class Sender:
         """Return what the store says of *body*, once it says something."""
         while True:
             async with self._gate.passing():
-                answer = await self._store.post(body)
+                answer = await self._target.post(body)
                 if answer.outcome is not Outcome.UNAVAILABLE:
                     if answer.outcome is Outcome.ACCEPTED:
                         self.accepted += 1
@@ -89,12 +103,12 @@ class Sender:
     async def _standing(self, group: tuple[str, str]) -> Standing:
         while True:
             async with self._gate.passing():
-                standing = await self._store.standing(*group)
+                standing = await self._target.standing(*group)
                 if standing is not Standing.SICK:
                     self._gate.works()
                     return standing
                 self._failed("does not answer questions")
 
     def _failed(self, why: str) -> None:
-        self._counts.store_failures[why] += 1
+        self._counts.failures[why] += 1
         self._gate.failed(why)

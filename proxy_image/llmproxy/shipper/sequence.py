@@ -30,7 +30,8 @@ MAX_BEGUN = 100_000
 class Sequencer:
     """The sequence ids of the calls that have begun."""
 
-    def __init__(self, store: Store, journal: Journal, counts: Counts) -> None:
+    def __init__(self, store: Store | None, journal: Journal, counts: Counts) -> None:
+        """Without a store there are no ids, and only what has begun is remembered."""
         self._store = store
         self._journal = journal
         self._counts = counts
@@ -50,7 +51,7 @@ class Sequencer:
             return
         self._journal.begin(begun)
         loop = asyncio.get_running_loop()
-        if loop.time() < self._not_before_s:
+        if self._store is None or loop.time() < self._not_before_s:
             return
         self._answers[begun.key] = loop.create_future()
         queue = self._waiting.get(begun.rollout_id)
@@ -82,6 +83,8 @@ class Sequencer:
         begun = self._journal.begun.get(key)
         if begun is not None and begun.sequence_id:
             return msgspec.structs.replace(record, sequence_id=begun.sequence_id)
+        if self._store is None:
+            raise StoreError("no_store")
         number = await self._store.next_id(*record.group)
         self._counts.sequenced_late += 1
         return msgspec.structs.replace(record, sequence_id=number, late=True)
@@ -124,12 +127,12 @@ class Sequencer:
         """Return an id, 0 if the store gives none in a few tries: the call goes on meanwhile, nobody waits."""
         loop = asyncio.get_running_loop()
         for tried in range(TRIES):
-            if loop.time() < self._not_before_s:
+            if self._store is None or loop.time() < self._not_before_s:
                 return 0
             try:
                 return await self._store.next_id(begun.rollout_id, begun.attempt_id)
             except StoreError as exc:
-                self._counts.store_failures[str(exc)] += 1
+                self._counts.failures[str(exc)] += 1
                 await asyncio.sleep(FIRST_RETRY_S * 2**tried)
         self._not_before_s = loop.time() + PAUSE_S
         return 0

@@ -72,7 +72,7 @@ class Encoder:
             made = spans_of(record, self._content)
         except Exception:  # what a provider answers is never the end of the rest
             log.exception("call_not_understood", extra={"call": call_name(record)})
-            made = [_root(record, _facts(record), error="not_understood")]
+            made = [_root(record, facts_of(record), error="not_understood")]
         call = record.call
         resource = {
             **self._resource,
@@ -94,20 +94,21 @@ def span_id(record: Record, part: str) -> bytes:
 
 
 def trace_id(record: Record) -> bytes:
-    """Return the id of the trace, which an attempt's calls share."""
-    return hashlib.sha256(f"{record.call.rollout_id}\0{record.call.attempt_id}".encode()).digest()[:16]
+    """Return the id of the trace, which an attempt's calls share; a call of no rollout has one of its own."""
+    of = f"{record.call.rollout_id}\0{record.call.attempt_id}" if record.call.rollout_id else call_name(record)
+    return hashlib.sha256(of.encode()).digest()[:16]
 
 
 def spans_of(record: Record, content: Content) -> list[Span]:
     """Return the spans of a call, the root first."""
-    call = _in_openais_terms(record.call)
-    facts = _facts(record)
+    call = in_openais_terms(record.call)
+    facts = facts_of(record)
     full = content == "Full"
     request = parse(call.request)
     request = request if isinstance(request, dict) else {}
-    if not _answered(call):
+    if not is_answered(call):
         if full:
-            _add_exchange(facts, call)
+            add_exchange(facts, call)
         return [_root(record, facts, error=call.error or f"http_{call.status}")]
     answer = read_answer(call.response, streamed=call.streamed)
     if call.route == "embeddings":
@@ -117,7 +118,7 @@ def spans_of(record: Record, content: Content) -> list[Span]:
         return [_root(record, facts)]
     if answer is None or not isinstance(answer.get("choices"), list) or not answer["choices"]:
         if full:
-            _add_exchange(facts, call)
+            add_exchange(facts, call)
         return [_root(record, facts, error="answer_not_understood")]
     said = converse(request, answer, missing_id=f"chatcmpl-{span_id(record, 'id').hex()}")
     root = _root(record, {**facts, **_root_attributes(call, said, full=full)})
@@ -130,9 +131,9 @@ def spans_of(record: Record, content: Content) -> list[Span]:
     ]
 
 
-def _in_openais_terms(call: calls.Call) -> calls.Call:
+def in_openais_terms(call: calls.Call) -> calls.Call:
     """Return a call of Anthropic's or of the Responses API as the chat completion it was: adapters know no other."""
-    if not _answered(call):
+    if not is_answered(call):
         return call
     if call.route == "responses":
         return _of_responses(call)
@@ -152,11 +153,12 @@ def _of_responses(call: calls.Call) -> calls.Call:
     )
 
 
-def _answered(call: calls.Call) -> bool:
+def is_answered(call: calls.Call) -> bool:
+    """Whether a call got what it asked for."""
     return not call.error and 200 <= call.status < 300  # noqa: PLR2004 - the class of successes
 
 
-def _facts(record: Record) -> Attributes:
+def facts_of(record: Record) -> Attributes:
     """Return what is known of any call, under names that no adapter reads."""
     call = record.call
     facts: Attributes = {
@@ -180,7 +182,7 @@ def _facts(record: Record) -> Attributes:
     return facts
 
 
-def _add_exchange(facts: Attributes, call: calls.Call) -> None:
+def add_exchange(facts: Attributes, call: calls.Call) -> None:
     """Add what was asked and answered to a call that failed."""
     request = parse(call.request)
     if request is not None:
@@ -200,12 +202,13 @@ def _root(record: Record, attributes: Attributes, error: str = "") -> Span:
         max(call.started_ns, call.ended_ns),
         attributes,
         error,
-        tuple(_try(item) for item in call.tries),
+        tuple(try_event(item) for item in call.tries),
         otlp.CLIENT,
     )
 
 
-def _try(item: calls.Try) -> Event:
+def try_event(item: calls.Try) -> Event:
+    """Return what is told of one request to an upstream."""
     facts: Attributes = {
         "deployment": item.deployment,
         "status": item.status,
@@ -242,8 +245,8 @@ def _root_attributes(call: calls.Call, said: Conversation, *, full: bool) -> Att
     if said.finish_reasons:
         made["gen_ai.response.finish_reasons"] = said.finish_reasons
     _add_usage(made, said.answer, prefix="gen_ai.usage.")
-    _add_ids(made, said)
-    _add_logprobs(made, said, full=full)
+    add_ids(made, said)
+    add_logprobs(made, said, full=full)
     if full:
         for i, message in enumerate(said.messages):
             _add_message(made, f"gen_ai.prompt.{i}", message)
@@ -287,14 +290,16 @@ def _add_usage(made: Attributes, answer: Json, *, prefix: str) -> None:
         put(made, total, usage.get("total_tokens"))
 
 
-def _add_ids(made: Attributes, said: Conversation) -> None:
+def add_ids(made: Attributes, said: Conversation) -> None:
+    """Add the token ids of the prompt and of the first choice."""
     if said.prompt_ids:
         made["prompt_token_ids"] = said.prompt_ids
     if said.response_ids and said.response_ids[0]:
         made["response_token_ids"] = said.response_ids[0]
 
 
-def _add_logprobs(made: Attributes, said: Conversation, *, full: bool) -> None:
+def add_logprobs(made: Attributes, said: Conversation, *, full: bool) -> None:
+    """Add the log-probabilities of the first choice's tokens."""
     found = said.logprobs
     if found:
         made["logprobs.content"] = render_json(found if full else [{"logprob": item.get("logprob")} for item in found])
@@ -320,8 +325,8 @@ def _raw_attributes(said: Conversation, *, full: bool) -> Attributes:
 
 def _chat_attributes(said: Conversation, *, full: bool) -> Attributes:
     made: Attributes = {}
-    _add_ids(made, said)
-    _add_logprobs(made, said, full=full)
+    add_ids(made, said)
+    add_logprobs(made, said, full=full)
     request = {name: value for name, value in said.request.items() if full or name in {"model", *_REQUEST}}
     flatten("agentlightning.operation.input", {**request, **({"messages": said.messages} if full else {})}, made)
     shown = ("model", "object", "created", "system_fingerprint", "service_tier", "usage")

@@ -15,7 +15,7 @@ POST_S = 20.0
 """For a batch; a store that hangs longer is as good as gone."""
 ASK_S = 5.0
 CONNECTIONS = 64
-_PROTOBUF = {"Content-Type": "application/x-protobuf"}
+PROTOBUF = {"Content-Type": "application/x-protobuf"}
 _REFUSALS = {400, 413, 415, 422, 500}
 
 
@@ -81,7 +81,7 @@ class Store:
             async with self._open.post(
                 self._traces,
                 data=batch,
-                headers=_PROTOBUF,
+                headers=PROTOBUF,
                 timeout=aiohttp.ClientTimeout(total=POST_S, sock_connect=CONNECT_S),
             ) as response:
                 await response.read()
@@ -111,11 +111,25 @@ class Store:
         known = any(item.get("attempt_id") == attempt_id for item in attempts)
         return Standing.KNOWN if known else Standing.UNKNOWN
 
-    async def _ask(self, method: str, path: str, body: dict[str, Any]) -> object:
+    async def resources(self) -> dict[str, Any]:
+        """Return the latest of the store's named resources, empty if it has none; raise StoreError."""
+        found = await self._ask("GET", "/resources/latest", None)
+        if found is None:
+            return {}
+        resources = found.get("resources") if isinstance(found, dict) else None
+        if not isinstance(resources, dict):
+            raise StoreError("not_understood")
+        return resources
+
+    async def add_resources(self, resources: dict[str, Any]) -> None:
+        """Make *resources* the latest; raise StoreError."""
+        await self._ask("POST", "/resources", resources)
+
+    async def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> object:
         timeout = aiohttp.ClientTimeout(total=ASK_S, sock_connect=CONNECT_S)
         try:
             async with self._open.request(method, self._agl + path, json=body, timeout=timeout) as response:
-                if response.status != 200:  # noqa: PLR2004 - what these routes answer when they work
+                if response.status not in {200, 201}:
                     await response.read()
                     raise StoreError(f"http_{response.status}")
                 return await response.json(content_type=None)

@@ -63,6 +63,11 @@ BASE: Object = {
     "retries": {"max": 1, "initialDelay": "1s", "maxDelay": "2s"},
     "spans": {
         "store": "http://store:4747",
+        "otlp": {
+            "endpoint": "http://collector:4318",
+            "headers": [{"name": "authorization", "value": {"secretKeyRef": {"name": "collector", "key": "token"}}}],
+        },
+        "registerResource": "main_llm",
         "ackWait": "20ms",
         "content": "Full",
         "spool": {"size": "2Gi"},
@@ -115,6 +120,11 @@ CHANGED: dict[str, Any] = {
     "rateLimits.shared.ca.secretKeyRef.name": "other",
     "rateLimits.shared.ca.secretKeyRef.key": "other",
     "spans.store": "http://other:4747",
+    "spans.otlp.endpoint": "http://other:4318",
+    "spans.otlp.headers[].name": "x-other",
+    "spans.otlp.headers[].value.secretKeyRef.name": "other",
+    "spans.otlp.headers[].value.secretKeyRef.key": "other",
+    "spans.registerResource": "other_llm",
     "spans.content": "TokensOnly",
     "pod.env[].secretKeyRef.name": "other",
     "pod.env[].secretKeyRef.key": "other",
