@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmproxy.providers import Way, split
-from llmproxy_api import litellm_model, litellm_table
+from llmproxy_api import litellm_fallbacks, litellm_model, litellm_table
 from llmproxy_api.check import Problem, SpecError, parse
 from llmproxy_api.litellm_model import Entry, Key, is_this_machine
 from llmproxy_api.litellm_notes import Notes
@@ -85,6 +85,7 @@ def convert(
         notes.refuse("store", "is this machine's own address, which pods cannot reach: say one that they can")
     entries = list(_entries(notes, config.get("model_list"), in_cluster=in_cluster))
     limits, retries, timeout = _settings(notes, config)
+    fallbacks = litellm_fallbacks.read(notes, config, {entry.name for entry in entries})
     if notes.problems:
         raise SpecError(tuple(notes.problems))
     secret_name = f"{name}-keys"
@@ -94,6 +95,8 @@ def convert(
         spec["rateLimits"] = limits
     if retries is not None:
         spec["retries"] = {"max": retries}
+    if fallbacks:
+        spec["fallbacks"] = fallbacks
     if _drops(notes, config, entries):
         spec["litellm"] = {"settings": {"drop_params": True}}
     if store is not None:
@@ -149,7 +152,7 @@ def _rest(notes: Notes, section: str, raw: Mapping[str, Any], ignored: Mapping[s
     works = {*litellm_table.LIMITS, _RETRIES, *_TIMEOUTS}
     for key, value in raw.items():
         path = f"{section}.{key}"
-        if key in works or value is None:
+        if key in works or value is None or (key == litellm_fallbacks.NAME and section in litellm_fallbacks.SECTIONS):
             continue
         if key in litellm_table.ELSEWHERE:
             notes.refuse(path, f"does not work here, and {litellm_table.ELSEWHERE[key]}")

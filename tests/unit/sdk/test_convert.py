@@ -321,3 +321,28 @@ def test_fields_are_left_out_for_models_that_litellm_translates(model: str, kept
 
     assert result.proxy["spec"].get("litellm") == kept
     assert "litellm_settings.drop_params" in [r.path for r in result.remarks]
+
+
+TWO = [{"model_name": name, "litellm_params": VLLM} for name in ("main", "spare", "third")]
+
+
+def test_fallbacks_are_taken_over_and_the_routers_win() -> None:
+    result = made(
+        {
+            "model_list": TWO,
+            "litellm_settings": {"fallbacks": [{"main": ["spare"]}, {"spare": ["main"]}]},
+            "router_settings": {"fallbacks": [{"main": ["third", "spare"]}]},
+        }
+    )
+    assert result.proxy["spec"]["fallbacks"] == [
+        {"model": "main", "to": ["third", "spare"]},
+        {"model": "spare", "to": ["main"]},
+    ]
+    assert not [remark for remark in result.remarks if "fallbacks" in str(remark)]
+
+
+@pytest.mark.parametrize(
+    "fallbacks", ["main", [{"main": ["nobody"]}], [{"*": ["main"]}], [{"main": ["main"]}], [{"main": [{"model": "x"}]}]]
+)
+def test_fallbacks_that_name_nobody_are_refused(fallbacks: object) -> None:
+    assert "litellm_settings.fallbacks" in refused({"model_list": TWO, "litellm_settings": {"fallbacks": fallbacks}})
