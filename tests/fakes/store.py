@@ -67,7 +67,7 @@ class Store:
         self.spans: dict[tuple[str, str, str], Json] = {}
         self.sequence: dict[str, int] = {}
         self.first_seen: dict[tuple[str, str, str], float] = {}
-        self.repeats = self.batches = self.taken = 0
+        self.repeats = self.batches = self.taken = self.asked = 0
 
     def start_rollout(self, rollout: str = "", attempt: str = "") -> Json:
         rollout, attempt = rollout or f"ro-{uuid.uuid4().hex[:12]}", attempt or f"at-{uuid.uuid4().hex[:8]}"
@@ -75,6 +75,7 @@ class Store:
         return {"rollout_id": rollout, "status": "preparing", "attempt": {"attempt_id": attempt, "rollout_id": rollout}}
 
     def next_id(self, rollout: str) -> int:
+        self.asked += 1
         self.sequence[rollout] = self.sequence.get(rollout, 0) + 1
         return self.sequence[rollout]
 
@@ -134,6 +135,8 @@ class Store:
             "repeats": self.repeats,
             "batches": self.batches,
             "rollouts": len(self.attempts),
+            "asked": self.asked,
+            "sequence": self.sequence,
         }
 
 

@@ -32,6 +32,8 @@ class Handover(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._gateway = secrets.token_hex(8)
         self._queue: deque[calls.Arrival | calls.Call] = deque()
+        self._begun: dict[int, calls.Arrival] = {}
+        """Calls in flight: a new connection is told of them again, for one that was lost may not have been."""
         self._unacked: dict[int, calls.Call] = {}
         self._stored: dict[int, asyncio.Future[bool]] = {}
         self._transport: asyncio.Transport | None = None
@@ -61,12 +63,14 @@ class Handover(asyncio.Protocol):
 
     def arrived(self, arrival: calls.Arrival) -> None:
         """Tell that a rollout's call has been admitted: the shipper takes its sequence id now."""
+        self._begun[arrival.call_id] = arrival
         if self._transport is not None:
             self._queue.append(arrival)
             self._flush_soon()
 
     def ended(self, call: calls.Call) -> None:
         """Hand a call over; it is dropped, and counted, when too much is kept already."""
+        self._begun.pop(call.call_id, None)
         size = _size(call)
         if self._kept_bytes + size > MAX_KEPT_BYTES:
             self.dropped += 1
@@ -126,12 +130,12 @@ class Handover(asyncio.Protocol):
             await asyncio.sleep(RECONNECT_S)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Say who we are, and everything again that the shipper did not confirm."""
+        """Say who we are, which calls are in flight, and everything again that the shipper did not confirm."""
         self._transport = cast("asyncio.Transport", transport)
         self._buffer.clear()
         self._writable = True
         self._transport.write(calls.frame([calls.Hello(calls.PROTOCOL, self._gateway)]))
-        self._queue = deque(self._unacked.values())
+        self._queue = deque((*self._begun.values(), *self._unacked.values()))
         self._flush_soon()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -42,14 +42,18 @@ class Sequencer:
         self._not_before_s = 0.0
 
     def arrived(self, gateway: str, arrival: calls.Arrival) -> None:
-        """Take the id of a call that has begun."""
-        self._counts.arrivals += 1
+        """Take the id of a call that has begun; a gateway says it again on each connection while the call lasts."""
         begun = Begun(
             gateway, arrival.call_id, arrival.rollout_id, arrival.attempt_id, arrival.arrived_ns, sequence_id=0
         )
-        if begun.key in self._journal.begun or len(self._journal.begun) >= MAX_BEGUN:
+        known = self._journal.begun.get(begun.key)
+        if known is None:
+            self._counts.arrivals += 1
+            if len(self._journal.begun) >= MAX_BEGUN:
+                return
+            self._journal.begin(begun)
+        elif known.sequence_id or known.ended or begun.key in self._answers:
             return
-        self._journal.begin(begun)
         loop = asyncio.get_running_loop()
         if self._store is None or loop.time() < self._not_before_s:
             return

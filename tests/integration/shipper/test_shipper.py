@@ -259,6 +259,33 @@ async def test_ids_follow_arrival_over_a_kill_of_the_shipper(folder: Path) -> No
         assert process.metrics()["sequenced_late_total"] == 0
 
 
+async def test_what_arrives_while_the_shipper_is_away_has_its_id_before_it_ends(folder: Path) -> None:
+    with spanrig.store_double() as store, spanrig.shipper(folder, store) as process:
+        async with spanrig.gateway(folder) as gateway:
+            await asyncio.to_thread(process.kill)
+            await until(lambda: not gateway.handover.connected)
+            first = asyncio.ensure_future(gateway.call("ro", pause_s=6.0))
+            await asyncio.to_thread(process.start)
+            await until(lambda: store.ledger()["sequence"].get("ro") == 1)
+            reward = await asyncio.to_thread(
+                store.post, "/v1/agl/spans/next", {"rollout_id": "ro", "attempt_id": "at-1"}
+            )
+            await first
+            ledger = await delivered(store, 1)
+        assert (ledger["calls"][0][2], reward["sequence_id"]) == (1, 2)
+        assert process.metrics()["sequenced_late_total"] == 0
+
+
+async def test_a_clients_own_sequence_id_is_used_and_the_store_asked_for_none(folder: Path) -> None:
+    with spanrig.store_double() as store, spanrig.shipper(folder, store):
+        async with spanrig.gateway(folder) as gateway:
+            gateway.handover.ended(spanrig.a_call(9, "ro", sequence_id=77))  # no arrival: see the gateway's pipeline
+            ledger = await delivered(store, 1)
+        assert ledger["calls"][0][2] == 77
+        assert store.spans("ro")[0]["sequence_id"] == 77
+        assert ledger["asked"] == 0
+
+
 async def test_a_call_whose_gateway_died_is_an_error_without_an_end(folder: Path) -> None:
     with spanrig.store_double() as store, spanrig.shipper(folder, store) as process:
         async with spanrig.gateway(folder) as gateway:

@@ -131,6 +131,26 @@ async def test_what_is_not_confirmed_is_told_again_on_a_new_connection(shipper: 
     assert len([m for m in shipper.heard if isinstance(m, calls.Hello)]) == 1
 
 
+async def test_a_new_connection_is_told_of_calls_in_flight_and_of_no_other(shipper: Shipper, ours: Handover) -> None:
+    """So that a call which arrived while the shipper was away has its sequence id before it ends."""
+    ours.arrived(calls.Arrival(1, "ro", "at", 1))
+    ours.arrived(calls.Arrival(2, "ro", "at", 2))
+    await until(lambda: len(shipper.heard) == 3)
+    await shipper.stop()
+    await until(lambda: not ours.connected)
+    ours.arrived(calls.Arrival(3, "ro", "at", 3))
+    ours.arrived(calls.Arrival(4, "ro", "at", 4))
+    for ident in (1, 4):
+        ours.ended(a_call(ident))
+    shipper.heard.clear()
+    await shipper.start()
+    await until(lambda: shipper.calls() == [1, 4])
+    assert [m.call_id for m in shipper.heard if isinstance(m, calls.Arrival)] == [2, 3]
+    for ident in (2, 3):
+        ours.ended(a_call(ident))
+    assert ours._begun == {}
+
+
 async def test_what_finds_no_room_is_dropped_and_counted(ours: Handover, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handover, "MAX_KEPT_BYTES", 3000)
     for ident in range(5):
