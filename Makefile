@@ -46,7 +46,8 @@ test-unit: venv ## Pure parts, seconds
 	$(BIN)/pytest -q tests/unit tests/crds tests/cluster -m "not cluster and not e2e"
 
 test-integration: venv venv-agl ## Real processes on loopback: gateway, shipper, translator, a real LightningStore
-	$(BIN)/pytest -q tests/integration tests/chaos -m "not cluster and not e2e"
+	@PYTHONPATH=tests $(BIN)/python -m redisd
+	$(BIN)/pytest -q tests/integration tests/chaos -m "not cluster and not e2e and not long"
 
 chaos: venv ## Traffic while shippers and gateways are killed and the store breaks: minutes, and a ledger at the end
 	@$(BIN)/python tests/chaos/chaos.py --seconds $(or $(SECONDS_OF_CHAOS),180)
@@ -60,6 +61,8 @@ test-otlp: venv ## A real OpenTelemetry Collector (built once from Go modules) a
 
 test-long: venv-agl ## What `make test` leaves out because something shorter shows it too; and chaos for three minutes
 	$(AGL)/bin/pytest -q tests/agl -p no:cacheprovider -m long
+	@PYTHONPATH=tests $(BIN)/python -m redisd
+	$(BIN)/pytest -q tests/integration/limits -m long
 	@$(MAKE) --no-print-directory chaos
 
 test-chart: venv helm ## The chart: lint, what it renders, which values it refuses

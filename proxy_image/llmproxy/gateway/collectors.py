@@ -1,13 +1,15 @@
 """Metrics of what has its own numbers: limits, the hand-over to the shipper, the health of deployments."""
 
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from llmproxy.gateway.balance import Balancer
 from llmproxy.gateway.handover import Handover
 from llmproxy.gateway.limits import Limiter
+from llmproxy.gateway.limits.store import LATENCY_S, Told
 from llmproxy.gateway.pause import Pause
 
 
@@ -25,20 +27,49 @@ class LimitsCollector(Collector):
             decisions.add_metric([name], getattr(limiter.decisions, name))
         yield decisions
         mode = GaugeMetricFamily(
-            "llmproxy_limiter_mode", "1 for whose counters decide: local or successor", labels=["mode"]
+            "llmproxy_limiter_mode",
+            "1 for whose counters decide: local, successor, shared (the store's) or shares (the store is away)",
+            labels=["mode"],
         )
-        for name in ("local", "successor"):
+        for name in ("local", "successor", "shared", "shares"):
             mode.add_metric([name], limiter.mode == name)
         yield mode
         yield GaugeMetricFamily("llmproxy_limit_waiting", "Calls that wait for their turn", value=limiter.waiting)
         labels = ["kind", "scope", "model"]
         limit = GaugeMetricFamily("llmproxy_limit", "Each limit", labels=labels)
         used = GaugeMetricFamily("llmproxy_limit_used", "What counts against each limit now", labels=labels)
+        share = GaugeMetricFamily(
+            "llmproxy_limit_share", "What this pod may admit of each limit; less than it in mode shares", labels=labels
+        )
         for use in limiter.usage():
+            share.add_metric([use.kind, use.scope, use.model], use.share)
             limit.add_metric([use.kind, use.scope, use.model], use.limit)
             used.add_metric([use.kind, use.scope, use.model], use.used)
         yield limit
         yield used
+        yield share
+        if limiter.shared is not None:
+            yield from _store(limiter.shared.told)
+
+
+def _store(told: Told) -> Iterator[Metric]:
+    latency = HistogramMetricFamily(
+        "llmproxy_limit_store_seconds", "How long the store of shared limits took to answer", labels=[]
+    )
+    names = (*map(str, LATENCY_S), "+Inf")
+    buckets = list(zip(names, map(float, accumulate(told.latency)), strict=True))
+    latency.add_metric([], buckets=buckets, sum_value=told.seconds)
+    yield latency
+    yield CounterMetricFamily("llmproxy_limit_store_calls", "Calls of the store of shared limits", value=told.calls)
+    yield CounterMetricFamily("llmproxy_limit_store_cuts", "How often this pod went by its shares", value=told.cuts)
+    failures = CounterMetricFamily(
+        "llmproxy_limit_store_failures",
+        "Connections lost or not made, answers late, stores that began anew, pods it had counted out",
+        labels=["cause"],
+    )
+    for cause, number in told.failures.items():
+        failures.add_metric([cause], number)
+    yield failures
 
 
 class PauseCollector(Collector):

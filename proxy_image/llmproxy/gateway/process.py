@@ -1,6 +1,7 @@
 """One gateway from its document to its end: what is built, in which order it starts, and how it drains.
 
-Start: admin port, counters from the file and from the pod before, then the data port; ready only after that.
+Start: admin port, counters, then the data port; ready only after that. Counters come from the file and from the pod
+before; or, where several pods share limits, from their store (`sharing`), which need not be there.
 End (SIGTERM, which Kubernetes sends after preStop): not ready, no new connections, answers say `connection: close`;
 calls in flight go on up to drainTimeout; counters and calls are handed on; then the process ends by itself.
 """
@@ -33,12 +34,14 @@ from llmproxy.gateway.control import make_control
 from llmproxy.gateway.handover import Handover
 from llmproxy.gateway.keys import Keys
 from llmproxy.gateway.limits import Limiter, peer
+from llmproxy.gateway.limits.shared import Shared
 from llmproxy.gateway.limits.snapshot import Snapshot
 from llmproxy.gateway.metrics import Counts, Exporter
 from llmproxy.gateway.pairs import serving
 from llmproxy.gateway.pause import Pause
 from llmproxy.gateway.routes import ENDPOINTS
 from llmproxy.gateway.server import BACKLOG, AdminServer
+from llmproxy.gateway.sharing import share_limits
 from llmproxy.gateway.targets import Pools, make_target
 
 SHIPPER_SOCKET = "shipper.sock"
@@ -112,7 +115,8 @@ class Gateway:
         beside = partial(shipper_metrics, setting.run_dir) if spans else None
         self._admin = AdminServer(make_admin(self._readiness, self._collectors(), beside, self._limits))
         self._control = self._make_control()
-        self._snapshot = Snapshot(self._limiter, setting.run_dir / SNAPSHOT)
+        self._shared = _shared(setting, self._limiter)
+        self._snapshot = None if self._shared else Snapshot(self._limiter, setting.run_dir / SNAPSHOT)
         self._peers: peer.Peers | None = None
         self._serving = False
         self._draining = False
@@ -159,6 +163,10 @@ class Gateway:
 
     async def _take_counters(self) -> None:
         setting = self._setting
+        if self._shared is not None:
+            await self._shared.start()
+        if self._snapshot is None:  # the store knows
+            return
         self._snapshot.restore()
         if setting.peer_token:
             self._peers = await peer.serve(
@@ -173,7 +181,10 @@ class Gateway:
         self._draining = True
         log.info("drain_began", extra={"in_flight": self._counts.in_flight})
         await self._server.drain(LINGER_S, self._setting.document.drain_timeout_s)
-        await self._snapshot.stop()
+        if self._shared is not None:
+            await self._shared.close()
+        if self._snapshot is not None:
+            await self._snapshot.stop()
         if self._peers is not None:
             await self._peers.close()
         if self._handover is not None:
@@ -202,6 +213,8 @@ class Gateway:
         }
         if self._peers is not None:
             detail |= {"leader": self._peers.leader, "peers": self._peers.peers}
+        if self._shared is not None:
+            detail["limits_store"] = self._shared.state()
         if self._handover is not None:
             detail["shipper"] = self._handover.connected
         return self._serving, detail
@@ -219,6 +232,11 @@ class Gateway:
             "limiter": self._limiter.mode,
             "seconds": round(seconds, 3),
         }
+
+
+def _shared(setting: Setting, limiter: Limiter) -> Shared | None:
+    told = setting.document.shared_limits
+    return None if told is None else share_limits(limiter, told, setting.pod)
 
 
 def _keys(setting: Setting) -> Keys | None:

@@ -18,7 +18,10 @@ import uvloop
 
 from llmproxy import contract
 from llmproxy.gateway.limits import Denial, Grant, Limiter, peer
+from llmproxy.gateway.limits.resp import Address, Redis
+from llmproxy.gateway.limits.shared import Shared
 from llmproxy.gateway.limits.snapshot import Snapshot
+from llmproxy.gateway.limits.store import SCRIPT
 
 
 async def main() -> None:
@@ -27,6 +30,8 @@ async def main() -> None:
     parser.add_argument("--record", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--peers", default="")
+    parser.add_argument("--store", default="", help="count there, and meet no peers")
+    parser.add_argument("--max-pods", type=int, default=8)
     parser.add_argument("--token", default="secret")
     parser.add_argument("--id", default="pod")
     parser.add_argument("--snapshot", type=Path)
@@ -35,6 +40,9 @@ async def main() -> None:
     parser.add_argument("--lasts", type=float, default=0.0, help="seconds a call lasts, about")
     args = parser.parse_args()
     limiter = Limiter(contract.parse(args.document))
+    if args.store:
+        await share(limiter, args)
+        return
     peers = await peer.serve(limiter, "127.0.0.1", args.port, args.token, args.id)
     snapshot = Snapshot(limiter, args.snapshot) if args.snapshot else None
     if snapshot is not None:
@@ -57,6 +65,47 @@ async def main() -> None:
         await snapshot.stop()
     await peers.close()
     print("ended", flush=True)
+
+
+async def share(limiter: Limiter, args: argparse.Namespace) -> None:
+    """Count in a store until SIGTERM."""
+    shared = Shared(limiter, Redis(Address(args.store), SCRIPT), uid="uid", pod=args.id, max_pods=args.max_pods)
+    await shared.start()
+    print(f"ready on :0 {limiter.mode}", flush=True)
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    with args.record.open("w", buffering=1) as record:
+        tasks = [
+            asyncio.create_task(drive(limiter, record, args)),
+            asyncio.create_task(modes(limiter)),
+            asyncio.create_task(stalls(record)),
+        ]
+        await ended.wait()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    await shared.close()
+    print(f"ended calls {shared.told.calls} cuts {shared.told.cuts}", flush=True)
+
+
+async def modes(limiter: Limiter) -> None:
+    """Print the mode whenever it changes."""
+    last = ""
+    while True:
+        if limiter.mode != last:
+            last = limiter.mode
+            print(f"{time.monotonic():.3f} mode {last}", flush=True)
+        await asyncio.sleep(0.005)
+
+
+async def stalls(record: TextIO) -> None:
+    """Write down when this process could not run: whoever waited then waited for the machine."""
+    while True:
+        before = time.monotonic()
+        await asyncio.sleep(0.005)
+        now = time.monotonic()
+        if now - before > 0.007:
+            record.write(json.dumps({"stalled": before, "until": now}) + "\n")
 
 
 async def report(limiter: Limiter, peers: peer.Peers) -> None:

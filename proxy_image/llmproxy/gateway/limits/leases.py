@@ -66,6 +66,7 @@ class Pool:
         self.low = 0
         """Ask for more when no more than this is left; -1: never ahead of need."""
         self.limited = [s for s in plan.slots if s.limit is not None]
+        self.limits = len(plan.windows) + len(self.limited)
         self.largest = min((w.limit for w in plan.tokens), default=1 << 60)
         """Tokens of one request that are charged alike to every limit; one above is asked for alone."""
         limits = [w.limit for w in plan.requests] + [s.limit for s in self.limited if s.limit is not None]

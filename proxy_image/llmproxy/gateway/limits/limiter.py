@@ -14,6 +14,7 @@ from llmproxy.gateway.limits.headers import Header, anthropic_headers, headers
 from llmproxy.gateway.limits.kinds import Denial, KindName, Scope
 from llmproxy.gateway.limits.line import Line, Waiter
 from llmproxy.gateway.limits.local import Blocked, Book, Charge, Plan
+from llmproxy.gateway.limits.store import Told
 
 
 class Away(Protocol):
@@ -43,6 +44,13 @@ class Keeper(Away, Protocol):
     @property
     def reason(self) -> str:
         """Why it is not."""
+
+    @property
+    def told(self) -> Told:
+        """What its conversation with the store came to."""
+
+    def state(self) -> dict[str, object]:
+        """Return what a person wants to know of it."""
 
     def note_settle(self, plan: Plan, lineage: str, charge: Charge, tokens: int, requests: int) -> None:
         """A charge was changed in this pod's own counters."""
@@ -106,6 +114,8 @@ class Use:
     """Empty for the proxy's."""
     limit: int
     used: int
+    share: int
+    """What this pod may admit of it: less than the limit while it goes by its share."""
 
 
 @dataclass(slots=True)
@@ -185,15 +195,16 @@ class Limiter:
 
     def usage(self) -> list[Use]:
         """Return every limit with its present use. While another pod decides, as far as it has told."""
-        found = [
-            Use(w.kind, "model" if w.model else "proxy", w.model, w.limit, w.used + w.elsewhere)
-            for w in self.book.windows()
-        ]
-        found.extend(
-            Use("maxParallel", "model" if s.model else "proxy", s.model, s.limit, s.held + s.elsewhere)
-            for s in self.book.slots()
-            if s.limit is not None
-        )
+        by_shares = self.mode == "shares"
+        found = []
+        for w in self.book.windows():
+            share = w.share if by_shares else w.limit
+            found.append(Use(w.kind, "model" if w.model else "proxy", w.model, w.limit, w.used + w.elsewhere, share))
+        for s in self.book.slots():
+            if s.limit is not None:
+                share = s.share if by_shares and s.share is not None else s.limit
+                scope: Scope = "model" if s.model else "proxy"
+                found.append(Use("maxParallel", scope, s.model, s.limit, s.held + s.elsewhere, share))
         return found
 
     @property

@@ -19,6 +19,8 @@ from llmproxy.gateway.limits.store import Owner
 
 CONNECT_S = 1.0
 """For the connection, the password and the script."""
+PLAIN = ("redis", "valkey")
+TLS = ("rediss", "valkeys")
 RETRY_S = 0.1
 MAX_RETRY_S = 1.0
 log = logging.getLogger(__name__)
@@ -33,13 +35,16 @@ class StoreError(Exception):
 
 
 class Address:
-    """Where the store is: `redis[s]://[[user]:password@]host[:port][/db]`."""
+    """Where the store is: `redis[s]://[[user]:password@]host[:port][/db]`, or `valkey[s]` for the same."""
 
     def __init__(self, url: str, ca: str | None = None) -> None:
-        """*ca* is a file with the certificates that a `rediss` server's is checked by; None: the system's."""
-        parts = urlsplit(url)
-        if parts.scheme not in {"redis", "rediss"} or not parts.hostname:
-            raise UrlError("the store's address must look like redis://:password@host:6379/0 (or rediss:// for TLS)")
+        """*ca* are the certificates (PEM) that a TLS server's is checked by; None: the system's."""
+        try:
+            parts = urlsplit(url)
+        except ValueError as exc:
+            raise UrlError(f"the store's address: {exc}") from exc
+        if parts.scheme not in {*PLAIN, *TLS} or not parts.hostname:
+            raise UrlError("the store's address must look like redis://:password@host:6379/0 (rediss:// for TLS)")
         db = parts.path.strip("/")
         if db and not db.isdigit():
             raise UrlError(f"the store's address names database {db!r}; it must be a number")
@@ -51,7 +56,10 @@ class Address:
         self.db = int(db or 0)
         self.user = unquote(parts.username or "")
         self.password = unquote(parts.password or "")
-        self.tls = ssl.create_default_context(cafile=ca) if parts.scheme == "rediss" else None
+        try:
+            self.tls = ssl.create_default_context(cadata=ca) if parts.scheme in TLS else None
+        except (ssl.SSLError, ValueError) as exc:
+            raise UrlError(f"the store's certificates cannot be read: {exc}") from exc
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"

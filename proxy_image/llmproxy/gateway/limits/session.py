@@ -1,7 +1,8 @@
 """One pod's conversation with the store: when it asks, goes apart and joins again. `shared` has the overview.
 
-Nothing here knows requests; `Desk` does. A call that got no answer is never repeated: what it may have given back is
-dropped (counted longer than needed), what it may have added is told again.
+Nothing here knows requests; `Desk` does. What a pod may do while it is apart is `parting`. A call that got no answer
+is never repeated: what it may have given back is dropped (counted longer than needed), what it may have added is told
+again.
 """
 
 import asyncio
@@ -10,16 +11,17 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from llmproxy.gateway.limits import store
 from llmproxy.gateway.limits.history import renumber
-from llmproxy.gateway.limits.kinds import MINUTE_S, SECOND_S
 from llmproxy.gateway.limits.limiter import Limiter
 from llmproxy.gateway.limits.local import Charge, Slots
-from llmproxy.gateway.limits.shares import share, stranger_share
-from llmproxy.gateway.limits.store import OK, WARMING, Ask, Change, Channel, Flag, Keys, Part, Reply, decode, encode
-from llmproxy.gateway.limits.window import AHEAD, NEVER, RING, Window
+from llmproxy.gateway.limits.parting import Amounts, Parting, hold_us, window_seconds
+from llmproxy.gateway.limits.store import OK, WARMING, Ask, Cause, Change, Channel, Flag, Keys, Part, Reply
+from llmproxy.gateway.limits.window import Window
 
 ANSWER_S = 0.02
 """A request waits so long for the store, and then no longer."""
+LOOK_S = 0.001
 DEAD_S = 1.0
 """A connection without an answer for so long is broken."""
 BEAT_S = 1.0
@@ -80,10 +82,11 @@ class _Call(Generic[H]):
     flag: Flag
     sent_s: float
     part: Part
-    changes: dict[tuple[Window, int], int]
+    changes: Amounts
     asks: list[H]
-    reported: dict[tuple[Window, int], int] = field(default_factory=dict)
+    reported: Amounts = field(default_factory=dict)
     oldest_s: float = 0.0
+    looked: bool = False
     late: bool = False
 
 
@@ -96,21 +99,17 @@ class Session(Generic[H]):
         """The store admits; else this pod does, up to its shares."""
         self.reason = "not connected yet"
         """Why it is apart."""
-        self.members: list[str] = []
-        """The pods that were there when the store last admitted; empty when it never did."""
-        self.max_pods = max_pods
-        self.cuts = 0
-        self.calls = 0
+        self.away_since_s = limiter.book.clock()
+        """When it went apart, by the pod's clock."""
+        self.told = store.Told()
+        self.parting = Parting(limiter, self.id, max_pods)
         self._limiter = limiter
         self._book = limiter.book
         self._channel = channel
         self._desk = desk
         self._keys = Keys(uid)
-        self._hold_us = _hold_us(limiter)
-        self._mark = (NEVER, NEVER)
-        """While apart: buckets (minute, second) up to which everything is counted in the store."""
-        self._noted = (NEVER, NEVER)
-        self._changes: dict[tuple[Window, int], int] = {}
+        self._hold_us = hold_us(limiter, LIVES_S)
+        self._changes: Amounts = {}
         self._call: _Call[H] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -126,13 +125,13 @@ class Session(Generic[H]):
 
     async def start(self) -> None:
         """Connect; return when the store has answered, or after START_S without it."""
-        self.share_out()
+        self.parting.share_out()
         self._channel.start(self)
         try:
             async with asyncio.timeout(START_S):
                 await self._answered.wait()
         except TimeoutError:
-            log.warning("limits_store_away", extra={"reason": self.reason, "share_of": self.max_pods})
+            log.warning("limits_store_away", extra={"reason": self.reason, "share_of": self.parting.max_pods})
 
     async def close(self) -> None:
         """Tell the store that this pod ends."""
@@ -181,7 +180,7 @@ class Session(Generic[H]):
 
     def counts(self, charge: Charge) -> bool:
         """Whether the store knows of *charge*, given in this book's numbers."""
-        return self.joined or (charge.minute <= self._mark[0] and charge.second <= self._mark[1])
+        return self.joined or self.parting.is_told(charge)
 
     # What the channel says.
 
@@ -196,7 +195,7 @@ class Session(Generic[H]):
         call, self._call = self._call, None
         if call is not None:
             self._forget(call)
-        self._cut(reason)
+        self._cut("lost", reason)
 
     def answered(self, data: bytes) -> None:
         """Take the answer to the open call."""
@@ -206,9 +205,10 @@ class Session(Generic[H]):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-        reply = decode(data)
+        reply = store.decode(data)
         now = self._book.clock()
         took_s = now - call.sent_s
+        self.told.answered(took_s)
         self._answer_s = took_s if call.late else 0.8 * self._answer_s + 0.2 * took_s
         self._follow(reply, call)
         terms = Terms(call.sent_s, reply.minute, reply.second)
@@ -229,10 +229,13 @@ class Session(Generic[H]):
 
     def _admitted(self, call: _Call[H], reply: Reply, terms: Terms) -> None:
         if reply.status != OK:
-            self._cut("the store began anew" if reply.status == WARMING else "the store had counted this pod out")
+            if reply.status == WARMING:
+                self._cut("anew", "the store began anew")
+            else:
+                self._cut("out", "the store had counted this pod out")
             return
-        self._meet(reply)
-        self._noted = (reply.minute, reply.second + AHEAD)  # slow leases are booked ahead, in seconds only
+        self.parting.members = reply.pods
+        self.parting.note(reply.minute, reply.second)
         for handle, result in zip(call.asks, reply.results, strict=True):
             self._desk.answer(handle, result, call.part, terms)
 
@@ -248,7 +251,7 @@ class Session(Generic[H]):
             self._send("join")
 
     def _join(self, call: _Call[H], reply: Reply) -> None:
-        now = self._own()
+        now = self.parting.own()
         for key in now.keys() | call.reported.keys():  # what came between the report and its answer
             amount = now.get(key, 0) - call.reported.get(key, 0)
             if amount:
@@ -256,31 +259,25 @@ class Session(Generic[H]):
         self.joined = True
         self.reason = ""
         self._join_s = self._book.clock()
-        self._meet(reply)
-        log.info("limits_shared", extra={"pods": len(self.members)})
+        self.parting.members = reply.pods
+        log.info("limits_shared", extra={"pods": len(reply.pods)})
         self._desk.arrive()
         self.soon()
 
-    def _cut(self, reason: str) -> None:
+    def _cut(self, cause: Cause, reason: str) -> None:
         """Go apart, at once."""
         self.reason = reason
+        self.told.failures[cause] += 1
         self._oldest_s = None
         if self.joined:
             now = self._book.clock()
             self._apart_s = min(2 * self._apart_s, MAX_APART_S) if now - self._join_s < CALM_S else APART_S
-            self._cut_s = now
+            self._cut_s = self.away_since_s = now
             self.joined = False
-            self.cuts += 1
-            marks = []
-            for ticker, noted in zip((self._book.minute, self._book.second), self._noted, strict=True):
-                ticker.tick(now)
-                mark = max(ticker.number, noted)
-                ticker.reach(mark + 1)
-                marks.append(mark)
-            self._mark = (marks[0], marks[1])
-            self.share_out()
-            nothing = [f"{w.kind} of {w.model or 'the proxy'}" for w in self._book.windows() if not w.share]
-            log.warning("limits_apart", extra={"reason": reason, "pods": len(self.members), "share_is_0": nothing})
+            self.told.cuts += 1
+            self.parting.cut()
+            fields = {"pods": len(self.parting.members), "share_is_0": self.parting.nothing()}
+            log.warning("limits_apart", extra={"reason": reason, **fields})
             self._desk.leave()
         self._plan()
 
@@ -297,30 +294,27 @@ class Session(Generic[H]):
         loop = asyncio.get_running_loop()
         part = Part()
         asks = self._desk.asks(part, self._answer_s) if flag == "take" else []
-        reported = self._own() if flag == "join" else {}
+        reported = self.parting.own() if flag == "join" else {}
         changes, self._changes = self._changes, {}
         told = [(part.window(w), number, amount) for (w, number), amount in (*changes.items(), *reported.items())]
         for slots in self._book.slots():
             if slots.limit is not None:
                 part.slot(slots)
-        payload = encode(self._payload(flag, part, told, [ask for ask, _ in asks]))
+        payload = store.encode(self._payload(flag, part, told, [ask for ask, _ in asks]))
         now = loop.time()
         call = self._call = _Call(flag, self._book.clock(), part, changes, [handle for _, handle in asks], reported)
         call.oldest_s = now if self._oldest_s is None else self._oldest_s
         self._oldest_s = None
         self._said_s = call.sent_s
-        self.calls += 1
+        self.told.calls += 1
         self._deadline = loop.call_at(call.oldest_s + ANSWER_S, self._late)
         self._channel.call(self._keys.of(part), payload)
 
     def _payload(self, flag: Flag, part: Part, told: list[Change], asks: list[Ask]) -> tuple[object, ...]:
-        windows = [
-            (w.limit, int(SECOND_S if w.ticker is self._book.second else MINUTE_S), w.by_token, not w.model)
-            for w in part.windows
-        ]
+        windows = [(w.limit, window_seconds(self._limiter, w), w.by_token, not w.model) for w in part.windows]
         slots = [(s.limit, s.held + self._desk.reserved(s)) for s in part.slots]
         queues = self._limiter.queues
-        expected = self.members if flag == "join" else []
+        expected = self.parting.members if flag == "join" else []
         known = self._book.lineage == LINEAGE
         sent_us = round((self._book.clock() - self._book.minute.zero) * 1e6) if known else 0
         return (self.id, self._channel.run, self._hold_us, flag, windows, slots, told, asks, queues, expected, sent_us)
@@ -334,10 +328,14 @@ class Session(Generic[H]):
         if call.late:
             self._channel.abort()
             return
+        if not call.looked:  # this process may have stood still: read first what has come meanwhile
+            call.looked = True
+            self._deadline = loop.call_later(LOOK_S, self._late)
+            return
         call.late = True
         self._deadline = loop.call_later(DEAD_S, self._late)
         self._forget(call)
-        self._cut(f"the store did not answer within {ANSWER_S * 1000:.0f} ms")
+        self._cut("late", f"the store did not answer within {ANSWER_S * 1000:.0f} ms")
 
     def _forget(self, call: _Call[H]) -> None:
         """Nobody knows whether the store took it: what was used is told again, what was given back is not."""
@@ -371,15 +369,6 @@ class Session(Generic[H]):
         for slots, others in zip(part.slots, reply.others, strict=True):
             slots.elsewhere = others
 
-    def _own(self) -> dict[tuple[Window, int], int]:
-        """Return what this pod admitted without the store."""
-        found = {}
-        for window in self._book.windows():
-            mark = self._mark[0 if window.ticker is self._book.minute else 1]
-            first, amounts = window.since(mark + 1)
-            found.update({(window, number): amount for number, amount in enumerate(amounts, first) if amount})
-        return found
-
     # When.
 
     def _plan(self) -> None:
@@ -389,12 +378,9 @@ class Session(Generic[H]):
         if not self.joined:
             self.wake(POLL_S)
             return
-        now = self._book.clock()
-        due = [self._said_s + BEAT_S]
+        due_s = self._said_s + BEAT_S
         desk_s = self._desk.due_s()
-        if desk_s is not None:
-            due.append(desk_s)
-        self.wake(min(due) - now)
+        self.wake((due_s if desk_s is None else min(due_s, desk_s)) - self._book.clock())
 
     def _look(self) -> None:
         self._timer = None
@@ -402,27 +388,3 @@ class Session(Generic[H]):
             self._send("take" if self.joined else "poll")
         elif not self.joined:
             self._plan()
-
-    def _meet(self, reply: Reply) -> None:
-        if self.members != reply.pods:
-            self.members = reply.pods
-
-    def share_out(self) -> None:
-        """Set what this pod may admit of each limit by itself."""
-        for window in self._book.windows():
-            window.share = self._share(window.limit, f"{window.model}/{window.kind}")
-        for slots in self._book.slots():
-            if slots.limit is not None:
-                slots.share = self._share(slots.limit, f"{slots.model}/maxParallel")
-
-    def _share(self, limit: int, name: str) -> int:
-        if self.id in self.members:
-            return share(limit, self.id, self.members, name)
-        return stranger_share(limit, self.max_pods)
-
-
-def _hold_us(limiter: Limiter) -> int:
-    """Return how long a new store must wait until nothing counts that was admitted before it."""
-    widths = [w.ticker.width * RING for w in limiter.book.windows()]
-    slots = [LIVES_S for s in limiter.book.slots() if s.limit is not None]
-    return round(max([0.0, *widths, *slots]) * 1e6)

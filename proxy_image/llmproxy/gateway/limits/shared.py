@@ -21,7 +21,7 @@ from llmproxy.gateway.limits.limiter import Grant, Limiter
 from llmproxy.gateway.limits.line import Waiter
 from llmproxy.gateway.limits.local import Blocked, Charge, Plan, Slots
 from llmproxy.gateway.limits.session import LINEAGE, Session, Terms
-from llmproxy.gateway.limits.store import Ask, Channel, Part
+from llmproxy.gateway.limits.store import Ask, Channel, Part, Told
 
 KNOWN_S = 0.05
 """For so long at most, what the store denied is denied without asking: others may give back."""
@@ -53,6 +53,20 @@ class Shared:
         return self.session.joined
 
     @property
+    def told(self) -> Told:
+        """What the conversation with the store came to."""
+        return self.session.told
+
+    def state(self) -> dict[str, object]:
+        """Return what a person wants to know of it."""
+        session = self.session
+        found: dict[str, object] = {"joined": session.joined, "pods": len(session.parting.members)}
+        if not session.joined:
+            away_s = max(0.0, self._book.clock() - session.away_since_s)
+            found |= {"away_s": round(away_s, 1), "reason": session.reason}
+        return found
+
+    @property
     def reason(self) -> str:
         """Why this pod is apart; empty when it is not."""
         return self.session.reason
@@ -70,6 +84,8 @@ class Shared:
     def ask(self, plan: Plan, tokens: int, wait_s: float) -> "Grant | Denial | Waiter[Grant | Denial]":
         """Admit from a lease, deny what is known to be denied, or ask the store."""
         pool = self._pools[plan]
+        if not pool.limits:  # nothing to ask about
+            return self._limiter.take(plan, tokens) or self._limiter.refuse(plan, tokens, "")
         pool.came(tokens)
         if not pool.waiting:
             now = self._book.clock()
@@ -96,16 +112,21 @@ class Shared:
         here = self._book.translated(lineage, charge)
         if not self.session.counts(here):
             return
+        changed = False
         for window in plan.tokens:
             cost = window.charged(here.minute, here.tokens)
             if tokens < cost:
                 self.session.change(window, here.minute, tokens - cost)
+                changed = True
             elif tokens > cost and self.joined:  # apart it is told with what was admitted
                 self.session.change(window, 0, tokens - cost)
+                changed = True
         for window in plan.requests if requests else ():
             number = here.minute if window.ticker is self._book.minute else here.second
             self.session.change(window, number, -window.charged(number, 0))
-        self.session.wake(GIVE_BACK_S)
+            changed = True
+        if changed:
+            self.session.wake(GIVE_BACK_S)
 
     def release(self, plan: Plan) -> None:
         """A call has ended: its slot is free for this pod at once, and soon for others."""

@@ -3,8 +3,9 @@
 No connection here (`resp`), no decision (`shared`).
 """
 
+from bisect import bisect_left
 from importlib.resources import files
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import msgspec
 
@@ -37,6 +38,29 @@ class Reply(msgspec.Struct, array_like=True, frozen=True):
     """For each ask: requests, tokens; if none, us until the first fits and what is in the way (from 1)."""
     used: list[int]
     others: list[int]
+
+
+LATENCY_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0)
+Cause = Literal["lost", "late", "anew", "out"]
+"""The connection was lost or not made; no answer in time; the store began anew; it had counted this pod out."""
+
+
+class Told:
+    """What a pod's conversation with the store came to; only ever grows."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.cuts = 0
+        """How often the pod went apart."""
+        self.failures: dict[Cause, int] = dict.fromkeys(get_args(Cause), 0)
+        self.seconds = 0.0
+        self.latency = [0] * (len(LATENCY_S) + 1)
+        """Answers by how long they took: up to each of LATENCY_S, and longer."""
+
+    def answered(self, took_s: float) -> None:
+        """Count one answer."""
+        self.seconds += took_s
+        self.latency[bisect_left(LATENCY_S, took_s)] += 1
 
 
 class Channel(Protocol):
