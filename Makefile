@@ -13,7 +13,7 @@ include tests/cluster/cluster.mk
 -include tests/bench/bench.mk
 -include examples/demo/demo.mk
 
-.PHONY: help venv venv-agl lock check test test-unit test-integration chaos test-agl test-otlp test-long test-chart test-e2e crds clean
+.PHONY: help venv venv-agl lock check test test-unit test-integration chaos test-agl test-otlp test-long test-chart test-argocd test-e2e crds clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ test-long: venv-agl ## What `make test` leaves out because something shorter sho
 
 test-chart: venv helm ## The chart: lint, what it renders, which values it refuses
 	@LLMPROXY_E2E_HELM="$$($(CLUSTER) tool helm)" $(BIN)/pytest -q tests/charts -m "not cluster"
+
+test-argocd: venv argocd ## A real Argo CD keeps LLMProxies on a real cluster as a Git repository has them
+	@tests/tools/test-e2e argocd
 
 test-e2e: venv ## On a real cluster: the cluster itself, API server, operator, pods end to end; removes it if it started it
 	@tests/tools/test-e2e

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import build, images, providers
+from . import build, images, packages, providers
 from .errors import ClusterError
 from .places import Places
 from .progress import Step, say
@@ -62,6 +62,7 @@ def status(places: Places, words: list[str]) -> int:
         "kubeconfig": str(provider.kubeconfig),
         "kubectl": _tool(places, build.KUBERNETES, "kubectl"),
         "helm": _tool(places, build.HELM, "helm"),
+        "argocd": _tool(places, build.ARGOCD, "cmd"),
         "logs": str(places.node / "log") if provider.name == "node" else None,
     }
     if "--json" in words:
@@ -104,6 +105,14 @@ def prepare(places: Places, _: list[str]) -> int:
     return 0
 
 
+def argocd(places: Places, _: list[str]) -> int:
+    """Build Argo CD into the cache, and install what it calls."""
+    with alone(places):
+        packages.ensure(packages.ARGOCD)
+        build.ensure(places, build.ARGOCD)
+    return 0
+
+
 def build_images(places: Places, words: list[str]) -> int:
     """Build the named images (all, if none is named) and load them where a cluster is up."""
     with alone(places):
@@ -134,12 +143,14 @@ def load_image(places: Places, words: list[str]) -> int:
 
 
 def tool(places: Places, words: list[str]) -> int:
-    """Print the path of kubectl or helm: the one built here, else the one on the PATH."""
-    known = {"kubectl": build.KUBERNETES, "helm": build.HELM}
+    """Print the path of kubectl, helm or argocd: the one built here, else the one on the PATH."""
+    known = {"kubectl": build.KUBERNETES, "helm": build.HELM, "argocd": build.ARGOCD}
     for word in words:
-        path = _tool(places, known[word], word) if word in known else None
+        # Argo CD's one binary goes by any of its parts' names, and a command line of that name is not what is meant.
+        path = _tool(places, known[word], "cmd" if word == "argocd" else word) if word in known else None
         if path is None:
-            raise ClusterError(f"there is no {word} yet; `make {'helm' if word == 'helm' else 'cluster-up'}` builds it")
+            builds = "cluster-up" if word == "kubectl" else word
+            raise ClusterError(f"there is no {word} yet; `make {builds}` builds it")
         print(path)
     return 0
 
@@ -184,6 +195,7 @@ COMMANDS = {
     "doctor": doctor,
     "build": build_programs,
     "prepare": prepare,
+    "argocd": argocd,
     "tool": tool,
     "place": place,
     "images": build_images,

@@ -1,4 +1,4 @@
-"""Build Kubernetes, etcd, containerd, CoreDNS, Helm and an OpenTelemetry Collector from Go modules, once per content.
+"""Build Kubernetes, etcd, containerd, CoreDNS, Helm and what else tests need from Go modules, once per content.
 
 Each part is a folder below `go/` with a locked `go.mod`. Its binaries lie in the cache under a key
 made of that lock and the flags, and appear there by one rename: a build that was killed is never used.
@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +23,16 @@ KUBERNETES_VERSION = "v1.37.2"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One module of programs; `minutes` is what a cold build took on two cores."""
+    """One module of programs; `minutes` is what a cold build took on two cores.
+
+    `keeps` names files of a module (its path, then patterns below it) that are copied beside the binaries.
+    """
 
     name: str
     title: str
     minutes: str
     variables: tuple[str, ...] = ()
+    keeps: tuple[str, ...] = ()
 
     @property
     def source(self) -> Path:
@@ -46,7 +51,7 @@ class Part:
         digest = hashlib.sha256(platform.machine().encode())
         for path in sorted(self.source.iterdir()):
             digest.update(path.read_bytes())
-        digest.update("\0".join(self.flags).encode())
+        digest.update("\0".join([*self.flags, *self.keeps]).encode())
         return digest.hexdigest()[:12]
 
     def folder(self, places: Places) -> Path:
@@ -79,9 +84,18 @@ HELM = Part(
 KUBEADM = Part("kubeadm", "kubeadm", "2", KUBERNETES.variables)
 KIND = Part("kind", "kind", "1")
 COLLECTOR = Part("collector", "an OpenTelemetry Collector", "2")
+_ARGOCD_MODULE = "github.com/argoproj/argo-cd/v3"
+_ARGOCD_VERSION = "v3.2.6"
+ARGOCD = Part(
+    "argocd",
+    f"Argo CD {_ARGOCD_VERSION}",
+    "4",
+    (f"{_ARGOCD_MODULE}/common.version={_ARGOCD_VERSION.removeprefix('v')}",),
+    (_ARGOCD_MODULE, "manifests/crds/*-crd.yaml"),
+)
 PARTS = (KUBERNETES, CONTAINERD, COREDNS, HELM)
 """Of a cluster."""
-ALL = (*PARTS, COLLECTOR)
+ALL = (*PARTS, COLLECTOR, ARGOCD)
 
 
 def ensure(places: Places, *parts: Part) -> None:
@@ -105,8 +119,19 @@ def _build(places: Places, part: Part, go: Go) -> None:
     with Step(f"Building {part.title} (once; about {part.minutes} min on 2 cores)") as step:
         count = _Count(step)
         run([*polite, *build], env=go.env(), cwd=part.source, on_line=count.line)
+    if part.keeps:
+        _keep(part, go, fresh)
     fresh.rename(folder)
     _forget_older(folder, part)
+
+
+def _keep(part: Part, go: Go, folder: Path) -> None:
+    module, *patterns = part.keeps
+    asked = [go.command, "list", "-mod=readonly", "-m", "-f", "{{.Dir}}", module]
+    answer = subprocess.run(asked, env=go.env(), cwd=part.source, capture_output=True, text=True, check=True)
+    for pattern in patterns:
+        for file in Path(answer.stdout.strip()).glob(pattern):
+            (folder / file.name).write_bytes(file.read_bytes())
 
 
 class _Count:

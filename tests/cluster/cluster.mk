@@ -1,7 +1,7 @@
 # A Kubernetes cluster for tests, and the images. See tests/cluster/README.md.
 CLUSTER := PYTHONPATH=tests $(PYTHON) -m cluster
 
-.PHONY: cluster-up cluster-down cluster-status cluster-doctor cluster-smoke images helm
+.PHONY: cluster-up cluster-down cluster-status cluster-doctor cluster-smoke images helm argocd
 
 cluster-up: ## A real Kubernetes: one given, else kind, else a node built here
 	@$(CLUSTER) up
@@ -23,3 +23,6 @@ images: ## Build the images with docker, podman or buildah; load them where a cl
 
 helm: ## Build Helm into the cache
 	@$(CLUSTER) build helm
+
+argocd: ## Build Argo CD into the cache
+	@$(CLUSTER) argocd

@@ -25,6 +25,7 @@ NODE = {
     "setpriv": "util-linux",
     "cc": "gcc libc6-dev",
 }
+ARGOCD = {"redis-server": "redis-server", "git": "git", "setpriv": "util-linux"}
 IMAGES = {"buildah": "buildah"}
 BASE = {"mmdebstrap": "mmdebstrap"}
 
