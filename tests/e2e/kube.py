@@ -102,6 +102,14 @@ class Kube:
         """Ask one pod through the API server and return the text."""
         return self.raw(f"/api/v1/namespaces/{self.namespace}/pods/{name}:{port}/proxy{path}")
 
+    def pod_answer(self, name: str, port: int, path: str, body: bytes) -> int:
+        """Post to one pod through the API server; return the status."""
+        where = f"/api/v1/namespaces/{self.namespace}/pods/{name}:{port}/proxy{path}"
+        headers = {"content-type": "application/json"}
+        answer = httpx2.post(_proxy(self.kubectl, self.kubeconfig) + where, content=body, headers=headers, timeout=60)
+        status: int = answer.status_code
+        return status
+
     def wait(self, what: str, condition: str, timeout_s: float = 90) -> None:
         """Kubectl wait --for=*condition*."""
         self.run("wait", what, f"--for={condition}", f"--timeout={timeout_s:.0f}s", timeout_s=timeout_s + 10)
