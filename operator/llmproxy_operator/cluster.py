@@ -41,7 +41,7 @@ PLURALS = {
 
 TIMEOUT_S = 15
 """For one request: the API server answers in milliseconds or is in trouble."""
-MAX_CONNECTIONS = 32
+MAX_CONNECTIONS = 64
 MAX_MESSAGE_CHARS = 1000
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"

@@ -32,7 +32,7 @@ from llmproxy_operator.settings import Settings
 
 log = logging.getLogger(__name__)
 
-WORKERS = 8
+WORKERS = 16
 """Passes at one time: each mostly waits for the API server."""
 
 

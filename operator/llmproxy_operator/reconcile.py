@@ -53,7 +53,8 @@ INVALID = 422
 MAX_FIELDS = 20
 """Names of changed fields in a line of the log."""
 LEAVING_RETRY_S = 1.0
-FAILING_RETRY_S = 5.0
+PULL_RETRY_S = 5.0
+"""A failing pull counts for final after a while, by the clock alone; every other failure ends with an event."""
 TIDIED = (
     ("v1", "Service"),
     ("apps/v1", "Deployment"),
@@ -151,9 +152,11 @@ class Reconciler:
 
     async def _converge(self, key: Key, raw: Manifest, proxy: LLMProxy, credentials: Credentials) -> View:
         place = (key.namespace, names.selector({names.LABEL_NAME: key.name}))
-        peers, token = await self._own_secret(key, names.peers(key.name), names.PEER_TOKEN_KEY)
-        control, control_token = await self._own_secret(key, names.control(key.name), names.CONTROL_TOKEN_KEY)
-        kept = await self._cluster.list("apps/v1", "ControllerRevision", *place)
+        (peers, token), (control, control_token), kept = await asyncio.gather(
+            self._own_secret(key, names.peers(key.name), names.PEER_TOKEN_KEY),
+            self._own_secret(key, names.control(key.name), names.CONTROL_TOKEN_KEY),
+            self._cluster.list("apps/v1", "ControllerRevision", *place),
+        )
         pods = revision(proxy, self._inputs(proxy, credentials, token), kept)
         rendered = render(proxy, pods)
         lacks = await self._lacking(rendered)
@@ -168,7 +171,7 @@ class Reconciler:
         if (blocked := _blocked(found)) is not None:
             present = await self._present(raw, contents)
             return View(proxy.metadata.generation, proxy, rollout=present, trouble=blocked)
-        live = [await self._settle(child, proxy) for child in found]
+        live = await self._settle_all(found, proxy)
         made = {str(item["metadata"]["name"]): str(item["metadata"]["resourceVersion"]) for item in live[: len(own)]}
         self._secrets.follow(key, {**credentials.versions, **made}, urgent=False)
         deployments = {item["metadata"]["name"]: item for item in live if item["kind"] == "Deployment"}
@@ -212,6 +215,22 @@ class Reconciler:
         found = await asyncio.gather(*(self._cluster.get(ref(manifest)) for manifest in rendered))
         pairs = zip(rendered, found, strict=True)
         return [Child(manifest, live, standing(live, proxy)) for manifest, live in pairs]
+
+    async def _settle_all(self, found: Sequence[Child], proxy: LLMProxy) -> list[Manifest]:
+        """Make all as wanted, several at once; Deployments last, for their pods need the rest. Return them in order."""
+        last = [child.wanted["kind"] == "Deployment" for child in found]
+        live: dict[int, Manifest] = {}
+        for turn in (False, True):
+            places = [place for place, late in enumerate(last) if late is turn]
+            # All of them end, also if one fails: none may still be written to when the next pass begins.
+            made = await asyncio.gather(
+                *(self._settle(found[place], proxy) for place in places), return_exceptions=True
+            )
+            for place, item in zip(places, made, strict=True):
+                if isinstance(item, BaseException):
+                    raise item
+                live[place] = item
+        return [live[place] for place in range(len(found))]
 
     async def _settle(self, child: Child, proxy: LLMProxy) -> Manifest:
         """Make one object as wanted; return it as it is then."""
@@ -317,7 +336,8 @@ class Reconciler:
         if trouble is None and view.lacks is not None:
             return FOREIGN_RETRY_S
         if trouble is None:
-            return FAILING_RETRY_S if failure is not None and not failure.final else math.inf
+            pulls = failure is not None and failure.reason == "ImagePullFailed" and not failure.final
+            return PULL_RETRY_S if pulls else math.inf
         if trouble.reason == "WaitingForDeletion":
             return LEAVING_RETRY_S
         if trouble.reason in {"NameConflict", "ObjectRefused", "QuotaExceeded"}:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pytest
 
 from e2e.kube import Kube, Object
-from procs import ROOT, Process, free_port, running
+from procs import ROOT, Process, free_port, started
 
 CRD = ROOT / "crds/llmproxies.llmproxy.dev.yaml"
 IMAGE = "localhost/llmproxy-of-tests:1"
@@ -43,9 +43,8 @@ class Operator:
         return self.process.output.count(f'"event": "{event}"')
 
 
-@contextmanager
-def an_operator(namespace: str, *flags: str, env: dict[str, str] | None = None) -> Iterator[Operator]:
-    """Run an operator for one namespace until the block ends."""
+def start_operator(namespace: str, *flags: str, env: dict[str, str] | None = None) -> Operator:
+    """Start an operator for one namespace; it is not up yet."""
     port = free_port()
     environment = {
         "KUBECONFIG": os.environ["LLMPROXY_E2E_KUBECONFIG"],
@@ -56,8 +55,18 @@ def an_operator(namespace: str, *flags: str, env: dict[str, str] | None = None) 
         **(env or {}),
     }
     command = ("llmproxy_operator.__main__", "--namespace", namespace, "--health-port", str(port), *flags)
-    with running(*command, env=environment, ready="operator_started") as process:
-        yield Operator(process, port)
+    return Operator(started(*command, env=environment), port)
+
+
+@contextmanager
+def an_operator(namespace: str, *flags: str, env: dict[str, str] | None = None) -> Iterator[Operator]:
+    """Run an operator for one namespace until the block ends."""
+    operator = start_operator(namespace, *flags, env=env)
+    try:
+        operator.process.wait_for("operator_started")
+        yield operator
+    finally:
+        operator.process.end()
 
 
 @pytest.fixture(scope="session")
@@ -73,9 +82,8 @@ def api_server() -> Iterator[Kube]:
         kube.run("delete", "crd", "llmproxies.llmproxy.dev", "--timeout=60s")
 
 
-@pytest.fixture
-def team(api_server: Kube) -> Iterator[Kube]:
-    """A namespace of its own, without pods."""
+def a_namespace() -> Kube:
+    """Make a namespace without pods."""
     kube = Kube(f"op-{uuid.uuid4().hex[:8]}")
     kube.run("create", "namespace", kube.namespace)
     quota: Object = {
@@ -85,14 +93,63 @@ def team(api_server: Kube) -> Iterator[Kube]:
         "spec": {"hard": {"pods": "0"}},
     }
     kube.apply(quota)
-    yield kube
+    return kube
+
+
+class Ahead:
+    """A namespace with an operator for the next test: it starts while the test before runs, and mostly waits."""
+
+    def __init__(self) -> None:
+        self._spare: tuple[Kube, Operator] | None = None
+
+    def take(self) -> tuple[Kube, Operator]:
+        """Return what was started ahead, up, and start the next."""
+        kube, operator = self._spare or self._make()
+        self._spare = self._make()
+        operator.process.wait_for("operator_started")
+        return kube, operator
+
+    def close(self) -> None:
+        """End what nobody took."""
+        if self._spare is not None:
+            end(*self._spare)
+
+    def _make(self) -> tuple[Kube, Operator]:
+        kube = a_namespace()
+        return kube, start_operator(kube.namespace, "--no-leader-elect")
+
+
+def end(kube: Kube, operator: Operator | None) -> None:
+    """End an operator and have its namespace deleted."""
+    if operator is not None:
+        operator.process.end()
     kube.run("delete", "namespace", kube.namespace, "--wait=false")
 
 
+@pytest.fixture(scope="session")
+def ahead(api_server: Kube) -> Iterator[Ahead]:
+    made = Ahead()
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def operator(team: Kube) -> Iterator[Operator]:
-    with an_operator(team.namespace, "--no-leader-elect") as started:
-        yield started
+def place(ahead: Ahead, request: pytest.FixtureRequest) -> Iterator[tuple[Kube, Operator | None]]:
+    """A namespace of the test's own, with an operator if the test asks for one."""
+    taken = ahead.take() if "operator" in request.fixturenames else (a_namespace(), None)
+    yield taken
+    end(*taken)
+
+
+@pytest.fixture
+def team(place: tuple[Kube, Operator | None]) -> Kube:
+    return place[0]
+
+
+@pytest.fixture
+def operator(place: tuple[Kube, Operator | None]) -> Operator:
+    assert place[1] is not None
+    return place[1]
 
 
 def settled(value: Callable[[], object], *, quiet_s: float = 2.0, timeout_s: float = 60.0) -> object:
