@@ -13,7 +13,7 @@ include tests/cluster/cluster.mk
 -include tests/bench/bench.mk
 -include examples/demo/demo.mk
 
-.PHONY: help venv venv-agl lock check test test-unit test-integration chaos test-agl test-otlp test-long test-chart test-argocd test-e2e crds clean
+.PHONY: help venv venv-agl lock check test test-unit test-integration chaos soak test-agl test-otlp test-long test-chart test-argocd test-e2e crds clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,10 +47,13 @@ test-unit: venv ## Pure parts, seconds
 
 test-integration: venv venv-agl ## Real processes on loopback: gateway, shipper, translator, a real LightningStore
 	@PYTHONPATH=tests $(BIN)/python -m redisd
-	$(BIN)/pytest -q tests/integration tests/chaos -m "not cluster and not e2e and not long"
+	$(BIN)/pytest -q tests/integration tests/chaos tests/soak -m "not cluster and not e2e and not long"
 
 chaos: venv ## Traffic while shippers and gateways are killed and the store breaks: minutes, and a ledger at the end
 	@$(BIN)/python tests/chaos/chaos.py --seconds $(or $(SECONDS_OF_CHAOS),180)
+
+soak: venv ## Mixed traffic for 10 minutes: memory, open files and hung calls, with a table as it goes
+	@$(BIN)/python tests/soak/soak.py --seconds $(or $(SECONDS_OF_SOAK),600)
 
 test-agl: venv-agl ## Agent-Lightning's own store and adapters on our spans
 	$(AGL)/bin/pytest -q tests/agl -p no:cacheprovider -m "not long"

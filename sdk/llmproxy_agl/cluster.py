@@ -4,6 +4,7 @@ What is applied is owned by the trainer's Pod or Job, so that it goes when they 
 Nothing is kept between calls but names: a copy of this in another process attaches by them.
 """
 
+import base64
 import contextlib
 import http.client
 import os
@@ -18,6 +19,7 @@ from typing import Any
 from llmproxy_agl import kube
 from llmproxy_agl.errors import ProxyError
 from llmproxy_agl.kube import APPLY, MERGE, Access, KubeError
+from llmproxy_agl.pausing import Pods
 from llmproxy_agl.saying import log, once
 from llmproxy_agl.wanted import Wanted
 from llmproxy_api import API_VERSION, GROUP, PLURAL, VERSION
@@ -27,6 +29,7 @@ AT_EXIT_S = 30.0
 STOP_S = 420.0
 """A pod may drain for spec.drainTimeout (5m unless said), then its shipper empties the spool."""
 PORT = 4000
+CONTROL_PORT = 9091
 MANAGER = "llmproxy-agl"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 _INTERVAL_S = 0.5
@@ -132,6 +135,22 @@ class ClusterBackend:
         if not self._keep:
             self._drop(self._path(), {"preconditions": {"uid": live["metadata"]["uid"]}})
 
+    def control(self) -> Pods:
+        """Return the control ports of all pods, with those that start or end."""
+        if self._reach.kubeconfig is not None and not kube.in_pod():
+            raise ProxyError(
+                f"LLMProxy {self._full_name}: its pods are paused one by one, and from outside of the cluster they are "
+                "not reached: pause from a pod of the namespace (docs/control.md)"
+            )
+        live = self._get()
+        if live is None:
+            raise ProxyError(f"LLMProxy {self._full_name}: is not there, so there is nothing to pause")
+        secret = self._request("GET", self._path("secrets", f"{self.name}-control"))
+        token = base64.b64decode((secret.get("data") or {}).get("token", "")).decode()
+        states = [pod.get("status") or {} for pod in self._pods_of(live)]
+        found = [state.get("podIP") for state in states if state.get("phase") in {"Pending", "Running"}]
+        return Pods(tuple(f"http://{f'[{ip}]' if ':' in ip else ip}:{CONTROL_PORT}" for ip in found if ip), token)
+
     @property
     def _full_name(self) -> str:
         return f"{self.namespace}/{self.name}"
@@ -229,17 +248,21 @@ class ClusterBackend:
 
     def _pods_left(self, live: Mapping[str, Any]) -> str:
         """Return the names of pods that still run, with those that drain."""
-        selector = str((live.get("status") or {}).get("selector") or "")
-        if not selector:
-            return ""
-        query = selector.replace("=", "%3D").replace(",", "%2C").replace("/", "%2F")
         try:
-            found = self._request("GET", f"{self._path('pods', '')[:-1]}?labelSelector={query}")
+            found = self._pods_of(live)
         except KubeError as exc:
             if exc.status not in {0, 429} and exc.status < http.client.INTERNAL_SERVER_ERROR:
                 raise
             return "its pods are"  # asked again
-        return ", ".join(pod["metadata"]["name"] for pod in found.get("items") or ())
+        return ", ".join(pod["metadata"]["name"] for pod in found)
+
+    def _pods_of(self, live: Mapping[str, Any]) -> list[dict[str, Any]]:
+        selector = str((live.get("status") or {}).get("selector") or "")
+        if not selector:
+            return []
+        query = selector.replace("=", "%3D").replace(",", "%2C").replace("/", "%2F")
+        found = self._request("GET", f"{self._path('pods', '')[:-1]}?labelSelector={query}")
+        return list(found.get("items") or ())
 
     def _wait_ready(self, generation: int, old_hash: str | None, deadline_s: float, cancelled: threading.Event) -> None:
         said = ""
@@ -264,7 +287,7 @@ class ClusterBackend:
         def called() -> str:
             try:
                 with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
-                    f"{self.endpoint}/v1/models", timeout=5
+                    f"{self.endpoint}/health", timeout=5
                 ):
                     return ""
             except (OSError, http.client.HTTPException) as exc:

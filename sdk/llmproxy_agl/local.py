@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 from llmproxy_agl.errors import ProxyError
+from llmproxy_agl.pausing import Pods
 from llmproxy_agl.saying import log
 from llmproxy_agl.wanted import Wanted
 
@@ -110,6 +111,16 @@ class LocalBackend:
             shutil.rmtree(self.folder, ignore_errors=True)
         else:
             log.warning("LLMProxy %s: records that the store has not taken stay in %s", self.name, left)
+
+    def control(self) -> Pods:
+        """Return the control ports of the gateways that run: two while one replaces the other."""
+        run = self.folder / "run"
+        try:
+            token = (run / "control-token").read_text()
+            files = sorted(run.glob("*/control"))
+            return Pods(tuple(file.read_text().strip() for file in files), token)
+        except OSError as exc:
+            raise ProxyError(f"LLMProxy {self.name}: is not running here, so there is nothing to pause: {exc}") from exc
 
     def _prepare(self) -> None:
         if len(bytes(self.folder / "run/9999/translator.sock")) > MAX_SOCKET_PATH:

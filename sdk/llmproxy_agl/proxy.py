@@ -6,18 +6,19 @@ is done by a backend that blocks, in a thread: no event loop is kept, so `start`
 
 import asyncio
 import atexit
+import contextlib
 import os
 import random
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import agentlightning
 from agentlightning.utils.server_launcher import PythonServerLauncherArgs
 
-from llmproxy_agl import saying, stores
+from llmproxy_agl import pausing, saying, stores
 from llmproxy_agl.cluster import AT_EXIT_S, READY_S, ClusterBackend, Reach
 from llmproxy_agl.kube import in_pod
 from llmproxy_agl.local import LocalBackend
@@ -50,6 +51,9 @@ class Backend(Protocol):
 
     def stop(self, limit_s: float = ...) -> None:
         """Drain and end it."""
+
+    def control(self) -> pausing.Pods:
+        """Where its pods are paused, as they are now."""
 
 
 class Launcher:
@@ -200,6 +204,41 @@ class LLMProxy(agentlightning.LLMProxy):  # type: ignore[misc] # upstream has no
             return
         await self._off_loop(lambda _: self._backend.stop())
         atexit.unregister(self._at_exit)
+
+    async def pause(
+        self,
+        *,
+        retry_after_s: float = pausing.RETRY_AFTER_S,
+        ttl_s: float = pausing.TTL_S,
+        wait_s: float = pausing.WAIT_S,
+    ) -> None:
+        """Begin no more calls, and return when none is in flight on any pod; raise ProxyError, resumed, if that fails.
+
+        Callers get 429 with *retry_after_s* as Retry-After, and their SDKs send it again. It ends with `resume`, or
+        after *ttl_s*. A pod that is started meanwhile is not paused: `paused` sees to that too.
+        """
+        wanted = pausing.Wanted(retry_after_s, ttl_s)
+        await self._off_loop(lambda gone: pausing.pause(self.name, self._backend.control, wanted, wait_s, gone))
+
+    async def resume(self) -> None:
+        """Take calls again."""
+        await self._off_loop(lambda _: pausing.resume(self._backend.control))
+
+    @contextlib.asynccontextmanager
+    async def paused(
+        self, *, retry_after_s: float = pausing.RETRY_AFTER_S, wait_s: float = pausing.WAIT_S
+    ) -> AsyncIterator[None]:
+        """Pause for a block, as for an update of weights: however long that takes, and on pods that start meanwhile.
+
+        If this process dies in it, calls are served again within a minute.
+        """
+        await self.pause(retry_after_s=retry_after_s, ttl_s=pausing.HELD_TTL_S, wait_s=wait_s)
+        holder = pausing.Holder(self.name, self._backend.control, pausing.Wanted(retry_after_s, pausing.HELD_TTL_S))
+        try:
+            yield
+        finally:
+            await asyncio.shield(asyncio.to_thread(holder.stop))
+            await self.resume()
 
     def _start(self, cancelled: threading.Event) -> None:
         backend = self._backend

@@ -37,5 +37,5 @@ def store_url() -> Iterator[str]:
     port = procs.free_port()
     agl = str(procs.AGL_PYTHON.parent / "agl")
     command = (agl, "store", "--host", "127.0.0.1", "--port", str(port), "--log-level", "WARNING")
-    with procs.running(*command, port=port):
+    with procs.running(*command, port=port, timeout_s=180):
         yield f"http://127.0.0.1:{port}"

@@ -116,6 +116,16 @@ def test_change_limits(echo: str, store_url: str, short_tmp: Path) -> None:
     assert re.findall(r"(before|after): (\d+)", text) == [("before", "60"), ("after", "120")]
 
 
+def test_update_weights(echo: str, store_url: str, short_tmp: Path) -> None:
+    text = run("update_weights.py", echo=echo, store_url=store_url, tmp=short_tmp)
+
+    found = dict(re.findall(r"^(before|while the weights were loaded|after): (\d+)$", text, re.MULTILINE))
+    assert int(found["before"]) > 0, text
+    assert found["while the weights were loaded"] == "0"
+    assert int(found["after"]) > 0, text
+    assert "RateLimitError" not in text
+
+
 def test_verify_limits(echo: str, store_url: str, short_tmp: Path) -> None:
     text = run("verify_limits.py", echo=echo, store_url=store_url, tmp=short_tmp)
 

@@ -22,7 +22,7 @@ import pytest
 import llmproxy_agl
 import procs
 from agl.sdk.sides import a_proxy, ask, chat, models, processes_with
-from llmproxy_agl import LLMProxy, ProxyError, saying
+from llmproxy_agl import LLMProxy, ProxyError, pausing, saying
 from llmproxy_agl.installing import install
 
 pytestmark = [pytest.mark.agl, pytest.mark.timeout(180), pytest.mark.filterwarnings("default")]
@@ -372,3 +372,84 @@ def test_the_trainer_takes_it_in_every_form(spec: Any) -> None:
 
     assert isinstance(proxy, LLMProxy)
     assert proxy.litellm_config["litellm_settings"]["num_retries"] in {0, 3}
+
+
+def test_a_pause_waits_for_calls_in_flight_and_ends_with_its_block(echo: str, store_url: str) -> None:
+    proxy = a_proxy(echo, store_url)
+    endpoint = proxy.server_launcher.access_endpoint
+    slow = json.dumps({"echo": {"delay_ms": 1500}})
+    seen: dict[str, Any] = {}
+
+    def call() -> None:
+        seen["in flight"] = chat(endpoint, slow)[0], time.monotonic()
+
+    async def life() -> None:
+        await proxy.start()
+        thread = threading.Thread(target=call)
+        thread.start()
+        await asyncio.sleep(0.7)
+        async with proxy.paused(retry_after_s=2):
+            seen["quiet"] = time.monotonic()
+            status, headers, body = await asyncio.to_thread(chat, endpoint)
+            seen["paused"] = (status, {k.lower(): v for k, v in headers.items()}["retry-after"], body["error"]["code"])
+        seen["after"] = (await asyncio.to_thread(chat, endpoint))[0]
+        thread.join()
+
+    try:
+        asyncio.run(life())
+    finally:
+        asyncio.run(proxy.stop())
+
+    assert seen["in flight"][0] == 200
+    assert seen["quiet"] >= seen["in flight"][1] - 0.5  # its answer may reach its thread a moment later
+    assert (seen["paused"], seen["after"]) == ((429, "2", "paused"), 200)
+
+
+def test_a_pause_that_does_not_become_quiet_is_told_and_undone(echo: str, store_url: str) -> None:
+    proxy = a_proxy(echo, store_url)
+    endpoint = proxy.server_launcher.access_endpoint
+    asyncio.run(proxy.start())
+    thread = threading.Thread(target=chat, args=(endpoint, json.dumps({"echo": {"delay_ms": 8000}})))
+    thread.start()
+    try:
+        time.sleep(1)
+        with pytest.raises(ProxyError, match=r"1 calls are still in flight after 0\.5 s"):
+            asyncio.run(proxy.pause(wait_s=0.5))
+        assert chat(endpoint)[0] == 200
+        copy: LLMProxy = cloudpickle.loads(cloudpickle.dumps(proxy))
+        thread.join()
+        asyncio.run(copy.pause(ttl_s=60))
+        assert chat(endpoint)[0] == 429
+        asyncio.run(proxy.resume())
+        assert chat(endpoint)[0] == 200
+    finally:
+        thread.join()
+        asyncio.run(proxy.stop())
+
+
+def test_a_held_pause_reaches_a_gateway_that_starts_in_it_and_a_short_one_ends(
+    echo: str, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pausing, "INTERVAL_S", 0.3)
+    proxy = a_proxy(echo, store_url, {"rpm": 1000})
+    endpoint = proxy.server_launcher.access_endpoint
+
+    async def life() -> list[int]:
+        await proxy.start()
+        async with proxy.paused():
+            proxy.litellm_config["litellm_settings"]["rpm"] = 2000
+            await proxy.restart()  # another gateway, which knows of no pause
+            deadline = time.monotonic() + 30
+            while (status := (await asyncio.to_thread(chat, endpoint))[0]) != 429 and time.monotonic() < deadline:
+                await asyncio.to_thread(time.sleep, 0.1)
+        return [status, (await asyncio.to_thread(chat, endpoint))[0]]
+
+    try:
+        assert asyncio.run(life()) == [429, 200]
+    finally:
+        asyncio.run(proxy.stop())
+
+
+def test_what_does_not_run_cannot_be_paused(echo: str, store_url: str) -> None:
+    with pytest.raises(ProxyError, match="is not running here"):
+        asyncio.run(a_proxy(echo, store_url).pause())
