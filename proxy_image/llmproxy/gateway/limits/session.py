@@ -113,6 +113,7 @@ class Session(Generic[H]):
         self._call: _Call[H] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = 0.0
         self._soon: asyncio.Handle | None = None
         self._oldest_s: float | None = None
         self._can_call = False
@@ -163,9 +164,10 @@ class Session(Generic[H]):
         loop = asyncio.get_running_loop()
         at_s = loop.time() + max(0.0, seconds)
         if self._timer is not None:
-            if self._timer.when() <= at_s:
+            if self._timer_s <= at_s:
                 return
             self._timer.cancel()
+        self._timer_s = at_s  # uvloop's handle of a timer that is due now cannot say it
         self._timer = loop.call_at(at_s, self._look)
 
     @property

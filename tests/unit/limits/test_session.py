@@ -1,0 +1,36 @@
+"""The session on the gateway's own event loop, which differs from asyncio's where a timer is due at once."""
+
+import asyncio
+
+import uvloop
+
+from llmproxy.gateway.limits import Limiter
+from llmproxy.gateway.limits.shared import Shared
+from llmproxy.gateway.limits.store import Owner
+from windows import document
+
+
+class Nowhere:
+    """A way to a store that is never connected."""
+
+    run = ""
+
+    def start(self, owner: Owner) -> None: ...
+
+    def call(self, keys: list[str], payload: bytes) -> None: ...
+
+    def abort(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+def test_a_timer_that_is_due_at_once_can_be_followed_by_another() -> None:
+    async def scene() -> None:
+        shared = Shared(Limiter(document({"rps": 1})), Nowhere(), uid="uid", pod="p", max_pods=1)
+        for seconds in (0.0, 0.0001, 0.01, 0.0, 1.0):
+            shared.session.wake(seconds)
+        await asyncio.sleep(0.01)
+        await shared.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scene())
