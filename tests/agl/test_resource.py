@@ -73,7 +73,7 @@ async def agent(task: str, llm: Any) -> float:
 async def run_one(store: AglStore) -> str:
     """Queue a task, let one of Agent-Lightning's runners do it, and return its rollout."""
     client = agentlightning.LightningStoreClient(store.url)
-    runner = agentlightning.LitAgentRunner(agentlightning.DummyTracer(), max_rollouts=1)
+    runner = agentlightning.LitAgentRunner(agentlightning.OtelTracer(), max_rollouts=1)
     runner.init(agent)
     runner.init_worker(0, client)
     queued = await client.enqueue_rollout(input="hello", mode="train")

@@ -9,5 +9,5 @@ bench: venv venv-agl ## Speed and cost next to nginx, Envoy, LiteLLM and others:
 bench-quick: venv venv-agl ## The same with nginx and LiteLLM only: about 1 minute
 	@$(BENCH) --quick $(BENCH_ARGS)
 
-bench-spans: venv venv-agl ## What the shipper takes and delivers a second, next to OpenTelemetry's batch exporter: half a minute
+bench-spans: venv venv-agl ## What the shipper takes and delivers a second, next to OpenTelemetry's batch exporter and Collector: two minutes
 	@$(BIN)/python tests/bench/spans.py

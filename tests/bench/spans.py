@@ -4,9 +4,12 @@
     durable intake   calls of 2 KB over the socket, acknowledged after fdatasync, while the store is away
     delivery         the same calls as spans in a store that takes everything
     end to end       both at once, with a sequence id taken for each
+    a full spool     1 GiB of calls of 64 KB while the store is away: what matters is the memory
+    hand-over        what a call costs the gateway: building its record, telling of it, hearing that it is durable
 
 The sink answers as the store does and looks at nothing, so that the rows say what the sender costs. OpenTelemetry's
-exporter keeps spans in memory only: it has no intake that is durable, and loses what it holds when it is killed.
+exporter keeps spans in memory only: it has no intake that is durable, and loses what it holds when it is killed. Its
+Collector has a queue on disk (file_storage, here with fsync, which is not its default); it is sent the same spans.
 """
 
 import argparse
@@ -24,15 +27,22 @@ from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import aiohttp
 import uvloop
 
+import otlprig
 import procs
 import spanrig
+from cluster.errors import ClusterError
 from llmproxy import calls
+from llmproxy.gateway.handover import Handover
+from llmproxy.shipper.records import Record
+from llmproxy.shipper.spans import Encoder
 
 WINDOW = 4000
 """Calls that are sent and not acknowledged, at most."""
 BATCH = 64
+NOWHERE = "http://127.0.0.1:9"
 BODY = 900
 """Characters of a question and of an answer: about 2 KB a call in all."""
 
@@ -83,6 +93,8 @@ class Driver(asyncio.Protocol):
 
     total: int
     arrivals: bool
+    response: bytes = b""
+    window: int = WINDOW
     confirmed: int = 0
     stored: int = 0
     sent: int = 0
@@ -95,7 +107,7 @@ class Driver(asyncio.Protocol):
     def __post_init__(self) -> None:
         text = "word " * (BODY // 5)
         self._request = spanrig.chat_request(text)
-        self._response = spanrig.chat_response("chatcmpl-1", text)
+        self._response = self.response or spanrig.chat_response("chatcmpl-1", text)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -123,7 +135,7 @@ class Driver(asyncio.Protocol):
 
     def _more(self) -> None:
         assert self.transport is not None
-        while self.sent < self.total and self.sent - self.confirmed < WINDOW:
+        while self.sent < self.total and self.sent - self.confirmed < self.window:
             batch: list[Any] = []
             for _ in range(min(BATCH, self.total - self.sent)):
                 self.sent += 1
@@ -172,13 +184,98 @@ async def measured(folder: Path, url: str, total: int) -> list[dict[str, Any]]:
 
 def row(name: str, total: int, began: float, cpu: float, shipper: spanrig.ShipperProcess) -> dict[str, Any]:
     assert shipper.process is not None
+    return row_of(name, total, began, cpu, shipper.process)
+
+
+def row_of(name: str, total: int, began: float, cpu: float, process: procs.Process) -> dict[str, Any]:
     took = time.perf_counter() - began
     return {
         "what": name,
         "calls_per_s": round(total / took),
-        "cpu_us_per_call": round(cpu / total * 1e6),
-        "rss_mb": round(shipper.process.rss_bytes / 2**20),
+        "cpu_us_per_call": round(cpu / total * 1e6, 1),
+        "rss_mb": round(process.rss_bytes / 2**20),
     }
+
+
+async def full_spool(folder: Path, url: str, size: int) -> dict[str, Any]:
+    """Return the row of a spool that holds *size* bytes."""
+    store = type("Address", (), {"url": url})()
+    Sink.away = True
+    body = spanrig.chat_response("c", size=64_000)
+    total = size // (len(body) + 700)
+    with spanrig.shipper(folder, store, spool_bytes=2 * size) as shipper:
+        assert shipper.process is not None
+        driver = Driver(total, arrivals=False, response=body, window=200)
+        await asyncio.get_running_loop().create_unix_connection(lambda: driver, str(folder / "shipper.sock"))
+        cpu, began = cpu_s(shipper.process.pid), time.perf_counter()
+        await driver.done.wait()
+        held = spanrig.disk_bytes(folder / "spool") / 2**30
+        used = cpu_s(shipper.process.pid) - cpu
+        made = row(f"{held:.2f} GiB spooled, calls of 64 KB", total, began, used, shipper)
+        assert driver.refused == 0
+        await asyncio.to_thread(shipper.kill)
+    return made
+
+
+async def hand_over(folder: Path, total: int) -> dict[str, Any]:
+    """Return the row of the gateway's end: a call's record is built, told of at both ends, and heard to be durable."""
+    store = type("Address", (), {"url": NOWHERE})()  # nothing of it is in this process
+    text = "word " * (BODY // 5)
+    same: dict[str, Any] = {"request": spanrig.chat_request(text), "response": spanrig.chat_response("c", text)}
+    like = spanrig.a_call(1, "ro-1", **same)
+    values = [getattr(like, name) for name in like.__struct_fields__[1:]]
+    with spanrig.shipper(folder, store) as shipper:
+        assert shipper.process is not None
+        handover = Handover(folder / "shipper.sock")
+        await spanrig.until(lambda: handover.connected)
+        used, began = time.process_time(), time.perf_counter()
+        for start in range(0, total, 50):
+            for call_id in range(start, start + 50):
+                handover.arrived(calls.Arrival(call_id, "ro-1", "at-1", 1))
+                handover.ended(calls.Call(call_id, *values))
+            await asyncio.sleep(0)
+            while handover.backlog > 2000:  # noqa: ASYNC110 - the gateway waits for nobody, this rig must
+                await asyncio.sleep(0.01)
+        while handover.backlog:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        made = row_of("hand-over, in the gateway", total, began, time.process_time() - used, shipper.process)
+        await handover.close(1.0)
+    return {**made, "rss_mb": 0}
+
+
+async def collector(folder: Path, url: str, total: int) -> list[dict[str, Any]]:
+    """Return the rows of a Collector with its queue on disk, none where it cannot be built."""
+    try:
+        otlprig.collector_program()
+    except (ClusterError, OSError) as exc:
+        print(f"no Collector: {exc}", file=sys.stderr)
+        return []
+    encoder, text = Encoder(name="phi", namespace="bench"), "word " * (BODY // 5)
+    same: dict[str, Any] = {"request": spanrig.chat_request(text), "response": spanrig.chat_response("c", text)}
+    made = [b"".join(encoder.encode(Record("gw", i, spanrig.a_call(i, "ro", **same)))) for i in range(BATCH)]
+    batch, batches = b"".join(made), total // BATCH
+    Sink.away, Sink.taken = True, 0
+    with otlprig.collector(folder, url, persistent=True) as process:
+        at = f"http://127.0.0.1:{process.port}/v1/traces"
+        left = iter(range(batches))
+        cpu, began = cpu_s(process.pid), time.perf_counter()
+        async with aiohttp.ClientSession(headers={"content-type": "application/x-protobuf"}) as session:
+
+            async def post() -> None:
+                for _ in left:
+                    async with session.post(at, data=batch) as answer:
+                        assert answer.status == 200, await answer.text()
+
+            await asyncio.gather(*(post() for _ in range(16)))
+        rows = [row_of("Collector, queue on disk: intake", batches * BATCH, began, cpu_s(process.pid) - cpu, process)]
+        Sink.away = False
+        cpu, began = cpu_s(process.pid), time.perf_counter()
+        while Sink.taken < 0.95 * batches * len(batch) and time.perf_counter() - began < 60:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        share = Sink.taken / (batches * len(batch))
+        name = "Collector, queue on disk: delivery" if share >= 0.95 else f"Collector: {share:.0%} delivered in 60 s"
+        count = round(batches * BATCH * min(1.0, share)) or 1
+        return [*rows, row_of(name, count, began, cpu_s(process.pid) - cpu, process)]
 
 
 OTEL = """
@@ -223,11 +320,18 @@ async def otel(url: str, total: int) -> dict[str, Any] | None:
     return found
 
 
-async def run(total: int) -> list[dict[str, Any]]:
+async def run(total: int, gib: float) -> list[dict[str, Any]]:
     server = await asyncio.get_running_loop().create_server(Sink, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     with tempfile.TemporaryDirectory() as folder:
         rows = await measured(Path(folder), url, total)
+    with tempfile.TemporaryDirectory() as folder:
+        rows.append(await full_spool(Path(folder), url, round(gib * 2**30)))
+    Sink.away = False
+    with tempfile.TemporaryDirectory() as folder:
+        rows.append(await hand_over(Path(folder), total))
+    with tempfile.TemporaryDirectory() as folder:
+        rows += await collector(Path(folder), url, total // 4)
     Sink.away = False
     peer = await otel(url, total // 4)
     server.close()
@@ -237,10 +341,11 @@ async def run(total: int) -> list[dict[str, Any]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measures the shipper, and OpenTelemetry's batch exporter beside it.")
     parser.add_argument("--calls", type=int, default=40_000)
+    parser.add_argument("--gib", type=float, default=1.0, help="what the full spool holds")
     parser.add_argument("--json", action="store_true")
     flags = parser.parse_args()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        rows = runner.run(run(flags.calls))
+        rows = runner.run(run(flags.calls, flags.gib))
     if flags.json:
         print(json.dumps(rows))
         return 0

@@ -22,8 +22,10 @@ from llmproxy.shipper.sequence import Sequencer
 log = logging.getLogger("llmproxy.shipper")
 
 SOCKET = "shipper.sock"
-MAX_WAITING_BYTES = 32 << 20
+MAX_WAITING_BYTES = 2 << 20
 """Received and not on disk yet; above it the gateway is read no further, and keeps its calls itself."""
+LARGE = 8 << 10
+"""Bytes of a record above which its bodies are let go as soon as they are encoded."""
 GONE_S = 15.0
 """A gateway that has been away so long does not come back: its calls have no end."""
 ABANDONED = "gateway_gone"
@@ -148,6 +150,9 @@ class Intake:
 
     def _take(self, connection: "Connection | None", record: records.Record) -> None:
         payload = records.encode(record)
+        if len(payload) > LARGE:  # once is enough in memory
+            call = msgspec.structs.replace(record.call, request=b"", response=b"")
+            record = msgspec.structs.replace(record, call=call)
         self._waiting_bytes += len(payload)
         self._waiting.append(_Waiting(connection, record, payload))
         self._wake.set()
