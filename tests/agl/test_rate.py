@@ -1,4 +1,4 @@
-"""A rate of rollouts on Agent-Lightning's own store: 60 % of what it takes here, measured in the same run, none missing."""
+"""Rollouts on the real store at 60 % of the rate that it takes here, measured in the same run: none missing."""
 
 import asyncio
 import time

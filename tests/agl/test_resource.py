@@ -57,7 +57,8 @@ async def test_a_real_runner_calls_through_the_gateway_that_it_finds_there(store
             metrics = process.metrics()
         assert metrics["delivered_total"] == 1
     spans = await asyncio.to_thread(store.spans, rollout)
-    assert len(agentlightning.LlmProxyTraceToTriplet().adapt(spans)) == 1
+    (talk,) = agentlightning.TraceToMessages().adapt([span for span in spans if span.name == "litellm_request"])
+    assert talk["messages"][0] == {"role": "user", "content": "hello"}
 
 
 @agentlightning.rollout  # type: ignore[untyped-decorator]
