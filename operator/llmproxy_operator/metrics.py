@@ -1,8 +1,8 @@
-"""What the operator counts, in Prometheus' terms. Every name begins with llmproxy_operator_."""
+"""What the operator counts, in Prometheus' terms. Every name of ours begins with llmproxy_operator_."""
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -12,6 +12,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
         self._passes = Counter(
             "llmproxy_operator_passes", "Passes over an LLMProxy, by result", ["result"], registry=self._registry
         )

@@ -29,6 +29,21 @@ CHANGES: dict[str, Any] = {
     "serviceAccount.name": "somebody",
     "serviceAccount.annotations": {"a": "b"},
     "metrics.service": False,
+    "metrics.serviceMonitor.create": True,
+    "metrics.serviceMonitor.labels": {"release": "prometheus"},
+    "metrics.serviceMonitor.interval": "15s",
+    "metrics.rules.create": True,
+    "metrics.rules.labels": {"release": "prometheus"},
+    "metrics.dashboards.create": True,
+    "metrics.dashboards.labels.grafana_dashboard": "yes",
+    "metrics.dashboards.annotations": {"grafana_folder": "LLM"},
+    "networkPolicy.create": True,
+    "networkPolicy.from": [{"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}],
+    "lightningStore.create": True,
+    "lightningStore.image": "registry.test/store:1",
+    "lightningStore.resources.requests.cpu": "1",
+    "lightningStore.resources.requests.memory": "1Gi",
+    "lightningStore.resources.limits.memory": "4Gi",
     "resources.requests.cpu": "1",
     "resources.requests.memory": "1Gi",
     "resources.limits.memory": "2Gi",
@@ -45,6 +60,11 @@ CHANGES: dict[str, Any] = {
     "nameOverride": "other",
     "fullnameOverride": "other",
 }
+WITH: dict[str, dict[str, Any]] = {
+    part: {f"{part}.create": True, **({"lightningStore.image": "store:1"} if part == "lightningStore" else {})}
+    for part in ("metrics.serviceMonitor", "metrics.rules", "metrics.dashboards", "networkPolicy", "lightningStore")
+}
+"""What must be on, so that the values below it change anything."""
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"imagee": {}}, "imagee"),
     ({"image.pullPolicy": "Sometimes"}, "pullPolicy"),
@@ -60,6 +80,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"crds.install": "yes"}, "install"),
     ({"resources.claims": []}, "claims"),
     ({"podLabels": {"a": 1}}, "podLabels"),
+    ({"metrics.serviceMonitor.interval": "soon"}, "interval"),
+    ({"metrics.rules.label": {}}, "label"),
+    ({"metrics.service": False, "metrics.serviceMonitor.create": True}, "metrics.service: true"),
+    ({"networkPolicy.from": [{"namespace": "a"}]}, "namespace"),
+    ({"lightningStore.create": True}, "lightningStore/image"),
 ]
 
 
@@ -99,7 +124,13 @@ def test_every_value_is_tried_here() -> None:
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_every_value_changes_what_is_rendered(helm: Helm, name: str) -> None:
-    assert helm.rendered(**{name: CHANGES[name]}) != helm.rendered()
+    before = next((on for part, on in WITH.items() if name.startswith(f"{part}.")), {})
+    if name.endswith(".create"):
+        before = {key: value for key, value in before.items() if key != name}
+    elif name == "lightningStore.image":
+        before = {"lightningStore.create": True, "lightningStore.image": "store:1"}
+
+    assert helm.rendered(**{**before, name: CHANGES[name]}) != helm.rendered(**before)
 
 
 @pytest.mark.parametrize(("values", "named"), REFUSED, ids=[f"{n}-{next(iter(v))}" for n, (v, _) in enumerate(REFUSED)])
@@ -166,3 +197,43 @@ def test_names_fit_whatever_the_release_is_called(helm: Helm, name: str) -> None
 
     assert done.returncode == 0, done.stderr
     assert max(map(len, names)) <= 63
+
+
+def test_two_replicas_keep_one_and_one_does_not_hold_its_node(helm: Helm) -> None:
+    [kept] = of_kind(helm.rendered(replicas=2), "PodDisruptionBudget")
+    pod = deployment(helm.rendered(replicas=2))["spec"]["template"]
+
+    assert kept["spec"]["minAvailable"] == 1
+    assert kept["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert pod["spec"]["topologySpreadConstraints"][0]["labelSelector"] == kept["spec"]["selector"]
+    assert of_kind(helm.rendered(), "PodDisruptionBudget") == []
+
+
+def test_what_monitors_the_operator_finds_it(helm: Helm) -> None:
+    objects = helm.rendered(**{"metrics.serviceMonitor.create": True, "networkPolicy.create": True})
+    [monitor], [policy] = of_kind(objects, "ServiceMonitor"), of_kind(objects, "NetworkPolicy")
+    [service] = of_kind(objects, "Service")
+    pod = deployment(objects)["spec"]["template"]["metadata"]["labels"]
+
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= pod.items()
+    assert policy["spec"]["ingress"] == [{"ports": [{"port": "metrics", "protocol": "TCP"}]}]
+    assert container(objects)["ports"][0]["name"] == "metrics"
+
+
+def test_the_store_is_a_restricted_pod_that_its_service_finds(helm: Helm) -> None:
+    objects = helm.rendered(**{"lightningStore.create": True, "lightningStore.image": "store:1"})
+    [store] = [found for found in of_kind(objects, "Deployment") if found["metadata"]["name"].endswith("-store")]
+    [service] = [found for found in of_kind(objects, "Service") if found["metadata"]["name"].endswith("-store")]
+    pod = store["spec"]["template"]
+    [made] = pod["spec"]["containers"]
+
+    assert service["spec"]["selector"] == pod["metadata"]["labels"]
+    assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert made["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert not [
+        d
+        for d in of_kind(objects, "Deployment")
+        if d is not store and d["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    ]

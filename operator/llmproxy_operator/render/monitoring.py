@@ -4,7 +4,11 @@ from llmproxy_api import LLMProxy
 from llmproxy_operator import names
 from llmproxy_operator.manifest import Manifest, owned
 
+LABEL = "llmproxy"
+"""On every series, the LLMProxy's name: alert rules and dashboards go by it."""
 API_VERSION, KIND = "monitoring.coreos.com/v1", "PodMonitor"
+
+_NAMED = {"sourceLabels": ["__meta_kubernetes_pod_label_llmproxy_dev_name"], "targetLabel": LABEL}
 
 
 def pod_monitor(proxy: LLMProxy) -> Manifest | None:
@@ -18,6 +22,6 @@ def pod_monitor(proxy: LLMProxy) -> Manifest | None:
         **owned(proxy, API_VERSION, KIND, names.monitor(name), labels),
         "spec": {
             "selector": {"matchLabels": names.selector_labels(name)},
-            "podMetricsEndpoints": [{"port": "admin", "path": "/metrics"}],
+            "podMetricsEndpoints": [{"port": "admin", "path": "/metrics", "relabelings": [_NAMED]}],
         },
     }

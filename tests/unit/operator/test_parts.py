@@ -234,7 +234,11 @@ async def test_the_own_port_answers_for_health_readiness_and_metrics() -> None:
     assert 'llmproxy_operator_writes_total{kind="Service",verb="patch"} 1.0' in text
     assert 'kind="Lease"' not in text
     assert 'llmproxy_operator_passes_total{result="failed"} 1.0' in text
-    assert all(line.split("{")[0].startswith("llmproxy_operator_") for line in text.splitlines() if line[0] != "#")
+    assert all(
+        line.split("{")[0].startswith(("llmproxy_operator_", "process_"))
+        for line in text.splitlines()
+        if line[0] != "#"
+    )
 
 
 def test_help_teaches_and_a_missing_image_is_named(
