@@ -1,5 +1,5 @@
 # Speed, side by side with other gateways. See docs/performance.md.
-.PHONY: bench bench-quick bench-spans
+.PHONY: bench bench-quick bench-spans bench-operator
 
 BENCH = PYTHONPATH=tests $(BIN)/python -m bench
 
@@ -11,3 +11,7 @@ bench-quick: venv venv-agl ## The same with nginx and LiteLLM only: about 1 minu
 
 bench-spans: venv venv-agl ## What the shipper takes and delivers a second, next to OpenTelemetry's batch exporter and Collector: two minutes
 	@$(BIN)/python tests/bench/spans.py
+
+bench-operator: venv cluster-up ## The operator at 2,000 LLMProxies on a real API server: from empty, edits, a second pass; minutes
+	@KUBECONFIG=$$($(CLUSTER) place kubeconfig) LLMPROXY_E2E_KUBECONFIG=$$($(CLUSTER) place kubeconfig) \
+	  LLMPROXY_E2E_KUBECTL=$$($(CLUSTER) tool kubectl) $(BENCH).operator $(BENCH_ARGS)

@@ -1,0 +1,268 @@
+"""The operator at size, on the real API server: thousands of LLMProxies from empty, edits among them, a second pass.
+
+No pod starts: the nodes take none while it runs. Floors, and what is left out, are told in docs/performance.md.
+Ends with 1 when a floor is not met.
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from e2e.kube import Kube
+from e2e.proxies import an_llmproxy
+from llmproxy_api import API_VERSION, KIND
+from llmproxy_operator.cluster import ApiServer, connect
+from llmproxy_operator.manifest import Manifest, Ref
+from procs import ROOT, Process, free_port, running
+
+CRD = ROOT / "crds/llmproxies.llmproxy.dev.yaml"
+OURS = "app.kubernetes.io/managed-by=llmproxy-operator"
+CHILDREN = (("apps/v1", "Deployment"), ("v1", "Service"), ("v1", "ConfigMap"), ("v1", "Secret"))
+FROM_EMPTY_S, EDIT_P99_S, SECOND_PASS_WRITES = 120.0, 1.0, 0
+AT_ONCE = 16
+LIMIT_S = 1200.0
+
+
+class Rig:
+    """A namespace of the cluster and the operator that looks after it."""
+
+    def __init__(self, api: ApiServer, namespace: str, count: int) -> None:
+        self.api, self.namespace, self.count = api, namespace, count
+
+    async def proxies(self) -> tuple[Manifest, ...]:
+        """Return all LLMProxies."""
+        return await self.api.list(API_VERSION, KIND, self.namespace, "")
+
+    async def create(self) -> None:
+        """Create them all, several at once."""
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def one(number: int) -> None:
+            item = an_llmproxy(f"proxy-{number:04}")
+            item["metadata"]["namespace"] = self.namespace
+            async with gate:
+                await self.api.create(item)
+
+        await asyncio.gather(*(one(number) for number in range(self.count)))
+
+    async def edit(self, number: int) -> float:
+        """Edit a limit; return after how many seconds everything of the edit was applied and its status written."""
+        target = Ref(API_VERSION, KIND, self.namespace, f"proxy-{number:04}")
+        change = {"spec": {"rateLimits": {"rpm": random.randint(1, 1_000_000)}}}
+        generation = (await self.api.merge(target, change))["metadata"]["generation"]
+        began_s = time.monotonic()
+        while time.monotonic() - began_s < 60:
+            live = await self.api.get(target)
+            if live is not None and (live.get("status") or {}).get("observedGeneration") == generation:
+                return time.monotonic() - began_s
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"{target}: the edit was not seen in a minute")
+
+    async def versions(self) -> dict[str, str]:
+        """Return the resource version of every proxy and child; of a Deployment its generation."""
+        found = list(await self.proxies())
+        for child in CHILDREN:
+            found += await self.api.list(*child, self.namespace, OURS)
+        return {
+            f"{item['kind']}/{item['metadata']['name']}": str(
+                item["metadata"]["generation" if item["kind"] == "Deployment" else "resourceVersion"]
+            )
+            for item in found
+        }
+
+
+class Counted:
+    """The operator's own counters, and what the kernel counts for it."""
+
+    def __init__(self, process: Process, port: int) -> None:
+        self._process, self._port = process, port
+
+    def samples(self, name: str) -> dict[str, float]:
+        """Return the samples of a metric by their labels."""
+        text = httpx2.get(f"http://127.0.0.1:{self._port}/metrics", timeout=60).text
+        lines = [line.rsplit(" ", 1) for line in text.splitlines() if line.startswith(name)]
+        return {labels.removeprefix(name): float(value) for labels, value in lines}
+
+    def total(self, name: str) -> float:
+        """Return their sum."""
+        return sum(self.samples(name).values())
+
+    def memory_mb(self) -> float:
+        """Return the most memory it ever held."""
+        lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+    def cpu_s(self) -> float:
+        """Return the CPU time it used."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def operator(namespace: str) -> Iterator[Counted]:
+    """Run the operator for one namespace."""
+    port = free_port()
+    environment = {
+        "KUBERNETES_SERVICE_HOST": "",
+        "OPERATOR_NAMESPACE": namespace,
+        "OPERATOR_PROXY_IMAGE": "localhost/llmproxy-of-tests:1",
+        "OPERATOR_LOG_LEVEL": "WARNING",
+        "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'proxy_image'}",
+    }
+    command = ("llmproxy_operator.__main__", "--namespace", namespace, "--health-port", str(port), "--no-leader-elect")
+    with running(*command, env=environment, port=port) as process:
+        yield Counted(process, port)
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    print(f"  {text}", flush=True)
+
+
+async def from_empty(rig: Rig) -> float:
+    """Create all; return after how many seconds each had every child and a status about it."""
+    began_s = time.monotonic()
+    creating = asyncio.create_task(rig.create())
+    while (took_s := time.monotonic() - began_s) < LIMIT_S:
+        reported = [item for item in await rig.proxies() if _reported(item)]
+        say(f"{took_s:5.0f} s: {len(reported):,} of {rig.count:,} applied and reported")
+        if len(reported) == rig.count:
+            await creating
+            return time.monotonic() - began_s
+        await asyncio.sleep(2)
+    raise AssertionError(f"not done in {LIMIT_S:.0f} s")
+
+
+def _reported(item: Manifest) -> bool:
+    """Whether its status tells of the pods, which comes after all children were applied."""
+    ready = next((c for c in (item.get("status") or {}).get("conditions", ()) if c["type"] == "Ready"), None)
+    return ready is not None and ready["reason"] != "Created"
+
+
+async def at_rest(counted: Counted, quiet_s: float = 8.0) -> None:
+    """Wait until the operator has had nothing to do for some seconds."""
+    began_s = time.monotonic()
+    last, since_s = -1.0, began_s
+    while time.monotonic() - since_s < quiet_s:
+        assert time.monotonic() - began_s < LIMIT_S, "it does not come to rest"
+        await asyncio.sleep(1)
+        now = counted.total("llmproxy_operator_passes_total") + counted.total("llmproxy_operator_queue_depth")
+        if now != last:
+            last, since_s = now, time.monotonic()
+
+
+async def edits(rig: Rig, count: int) -> list[float]:
+    """Edit so many proxies, one after another; return the seconds of each in order."""
+    took_s = []
+    for number in random.sample(range(rig.count), count):
+        took_s.append(await rig.edit(number))
+        await asyncio.sleep(0.1)
+    return sorted(took_s)
+
+
+Row = tuple[str, str, str, bool | None]
+"""What was measured, its value, its floor, and whether that is met."""
+
+
+async def measure(rig: Rig, edited: int) -> list[Row]:
+    """Do all of it; return the table."""
+    with operator(rig.namespace) as counted:
+        empty_s = await from_empty(rig)
+        await at_rest(counted)
+        writes = counted.samples("llmproxy_operator_writes_total")
+        used = (counted.total("llmproxy_operator_passes_total"), counted.cpu_s(), counted.memory_mb())
+        say(f"at rest; {edited} edits, one after another")
+        took_s = await edits(rig, edited)
+        await at_rest(counted)
+    before = await rig.versions()
+    say(f"{len(before):,} objects; a new operator looks at all of them")
+    began_s = time.monotonic()
+    with operator(rig.namespace) as counted:
+        while counted.total("llmproxy_operator_passes_total") < rig.count:
+            assert time.monotonic() - began_s < LIMIT_S
+            await asyncio.sleep(0.5)
+        second_s = time.monotonic() - began_s
+        await at_rest(counted)
+        second_writes = int(counted.total("llmproxy_operator_writes_total"))
+        again_mb = counted.memory_mb()
+    after = await rig.versions()
+    changed = sum(before.get(name) != after.get(name) for name in {*before, *after})
+    p99_s = took_s[min(len(took_s) - 1, int(len(took_s) * 0.99))]
+    return [
+        (
+            f"{rig.count:,} LLMProxies from empty",
+            f"{empty_s:.0f} s",
+            f"<= {FROM_EMPTY_S:.0f} s",
+            empty_s <= FROM_EMPTY_S,
+        ),
+        (f"one edit among them, p50 of {edited}", f"{took_s[len(took_s) // 2]:.2f} s", "", None),
+        (f"one edit among them, p99 of {edited}", f"{p99_s:.2f} s", f"<= {EDIT_P99_S:.0f} s", p99_s <= EDIT_P99_S),
+        ("second pass: writes", str(second_writes), "0", second_writes == SECOND_PASS_WRITES),
+        ("second pass: objects that changed", str(changed), "0", changed == 0),
+        ("second pass: start to last proxy", f"{second_s:.0f} s", "", None),
+        ("from empty: passes a proxy", f"{used[0] / rig.count:.1f}", "", None),
+        ("from empty: CPU of the operator", f"{used[1]:.0f} s", "", None),
+        ("from empty: most memory of the operator", f"{used[2]:.0f} MB", "", None),
+        ("second pass: most memory of the operator", f"{again_mb:.0f} MB", "", None),
+        ("from empty: writes a proxy", f"{sum(writes.values()) / rig.count:.1f}", "", None),
+        *((f"- {labels}", f"{count / rig.count:.2f}", "", None) for labels, count in sorted(writes.items())),
+    ]
+
+
+def table(rows: list[Row]) -> str:
+    """Return Markdown."""
+    words = {True: "PASS", False: "FAIL", None: ""}
+    lines = ["|  | measured | floor |  |", "|---|--:|--:|---|"]
+    return "\n".join([*lines, *(f"| {what} | {value} | {floor} | {words[met]} |" for what, value, floor, met in rows)])
+
+
+@contextmanager
+def a_place() -> Iterator[str]:
+    """Make a namespace, and let no node take pods meanwhile."""
+    kube = Kube("default")
+    kube.run("apply", "--server-side", "--force-conflicts", "-f", str(CRD))
+    kube.run("wait", "--for=condition=Established", "crd/llmproxies.llmproxy.dev", "--timeout=30s")
+    namespace = f"bench-{uuid.uuid4().hex[:6]}"
+    kube.run("create", "namespace", namespace)
+    nodes = [node["metadata"]["name"] for node in kube.list("nodes") if not node["spec"].get("unschedulable")]
+    kube.run("cordon", *nodes)
+    try:
+        yield namespace
+    finally:
+        kube.run("delete", "namespace", namespace, "--wait=false")
+        say(f"namespace {namespace} is being deleted, which takes minutes; `make cluster-down` is quicker")
+        kube.run("uncordon", *nodes)
+
+
+async def run(count: int, edited: int) -> list[Row]:
+    """Measure in a namespace of its own."""
+    with a_place() as namespace:
+        async with connect(lambda _verb, _kind: None) as (api, _):
+            return await measure(Rig(api, namespace, count), edited)
+
+
+def main() -> int:
+    """Print the table; return 1 if a floor is not met."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--proxies", type=int, default=2000)
+    parser.add_argument("--edits", type=int, default=50)
+    given: Any = parser.parse_args()
+    load = os.getloadavg()[0]
+    rows = asyncio.run(run(given.proxies, given.edits))
+    loads = f"load of the machine before: {load:.1f}, after: {os.getloadavg()[0]:.1f}; {os.cpu_count()} cores"
+    print(f"\n{table(rows)}\n\n{loads}")
+    return 1 if any(met is False for *_, met in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
