@@ -62,11 +62,12 @@ test-otlp: venv ## A real OpenTelemetry Collector (built once from Go modules) a
 	@$(CLUSTER) build collector
 	$(BIN)/pytest -q tests/collector
 
-test-long: venv-agl ## What `make test` leaves out because something shorter shows it too; and chaos for three minutes
+test-long: venv venv-agl ## What `make test` leaves out because it takes long: more of the same, Argo CD, chaos for three minutes
 	$(AGL)/bin/pytest -q tests/agl -p no:cacheprovider -m long
 	@PYTHONPATH=tests $(BIN)/python -m redisd
-	$(BIN)/pytest -q tests/integration/limits -m long
+	$(BIN)/pytest -q tests/integration -m "long and not cluster"
 	@$(MAKE) --no-print-directory chaos
+	@tests/tools/test-e2e long
 
 test-chart: venv helm ## The chart: lint, what it renders, which values it refuses
 	@LLMPROXY_E2E_HELM="$$($(CLUSTER) tool helm)" $(BIN)/pytest -q tests/charts -m "not cluster"

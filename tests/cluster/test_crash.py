@@ -18,7 +18,7 @@ import pytest
 from cluster import cgroups, network, processes, providers
 from cluster.places import SOURCES, Places
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(400)]
 UP_TIMEOUT_S = 180.0
 
 

@@ -177,6 +177,7 @@ def replace_contract(team: Kube, name: str, **change: Any) -> None:
     team.apply(old | {"metadata": metadata, "data": {file: json.dumps(json.loads(text) | change)}})
 
 
+@pytest.mark.long
 def test_a_contract_of_another_release_ends_the_gateway_with_code_2_and_its_field(team: Kube, operator: Kube) -> None:
     with running(team, an_llmproxy("foreign", drainTimeout="1s")):
         operator.run("scale", "deployment/llmproxy-operator", "--replicas=0")

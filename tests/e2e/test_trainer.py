@@ -60,6 +60,7 @@ def test_a_trainer_makes_its_own_proxy_and_every_call_is_an_example(scripts: Kub
     )
 
 
+@pytest.mark.long
 def test_a_limit_is_raised_while_it_trains(scripts: Kube) -> None:
     lines = train(scripts, "--rps", "2", "--raise-to", "100", "--rollouts", "4")
 
