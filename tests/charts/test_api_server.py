@@ -29,7 +29,9 @@ def kube() -> Kube:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_api_server_takes_what_is_rendered(helm: Helm, kube: Kube, variant: str) -> None:
     # Kinds of the Prometheus operator are not known to a bare API server; tests/charts hold them by their text.
-    objects = [o for o in helm.rendered(**VARIANTS[variant]) if not o["apiVersion"].startswith("monitoring.coreos.com/")]
+    objects = [
+        o for o in helm.rendered(**VARIANTS[variant]) if not o["apiVersion"].startswith("monitoring.coreos.com/")
+    ]
     for made in objects:
         if made["metadata"].get("namespace") == "llmproxy-system":
             made["metadata"]["namespace"] = "default"  # a namespace that is there
