@@ -51,6 +51,14 @@ async def one_batch(
         await asyncio.sleep(0.005)
 
 
+async def update_weights(llm_proxy: LLMProxy) -> None:
+    """Let no call reach the model server for a while; agents wait, because their SDKs ask again."""
+    async with llm_proxy.paused(retry_after_s=1):
+        began = time.time()
+        await asyncio.sleep(2)  # load them here
+        say(paused_from=began, paused_to=time.time())
+
+
 def algorithm(options: argparse.Namespace) -> agl.Algorithm:
     """Return the algorithm: batches of rollouts, and between two of them another limit if that is asked for."""
 
@@ -68,6 +76,11 @@ def algorithm(options: argparse.Namespace) -> agl.Algorithm:
             await llm_proxy.restart()
             say(limit=options.raise_to, restart_s=round(time.monotonic() - began, 3))
             await one_batch(store, adapter, resources.resources_id, [f"more {i}" for i in range(options.rollouts)])
+        if options.update_weights:
+            tasks = [f"meanwhile {i}" for i in range(options.rollouts)]
+            batch = asyncio.create_task(one_batch(store, adapter, resources.resources_id, tasks))
+            await update_weights(llm_proxy)
+            await batch
         if not options.no_stop:
             await llm_proxy.stop()
             say(running=llm_proxy.is_running())
@@ -84,6 +97,8 @@ def main() -> None:
     parser.add_argument("--runners", type=int, default=4)
     parser.add_argument("--rps", type=int, help="limit of the whole proxy, per second")
     parser.add_argument("--raise-to", type=int, help="another limit for a second batch of rollouts")
+    parser.add_argument("--update-weights", action="store_true", help="pause the proxy in the middle of one more batch")
+    parser.add_argument("--replicas", type=int, default=1, help="pods of the proxy, in a cluster")
     parser.add_argument("--no-stop", action="store_true", help="end as VERL does, without stop()")
     options = parser.parse_args()
     limits = {} if options.rps is None else {"rps": options.rps}
@@ -91,6 +106,7 @@ def main() -> None:
         model_list=[{"model_name": MODEL, "litellm_params": {"model": f"hosted_vllm/{MODEL}", "api_base": API_BASE}}],
         litellm_config={"litellm_settings": limits},
         num_retries=2,
+        spec={"replicas": options.replicas},
     )
     trainer = agl.Trainer(
         algorithm=algorithm(options),

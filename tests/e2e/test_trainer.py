@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from e2e.kube import Job, Kube, Object, eventually
-from e2e.proxies import an_llmproxy, running
+from e2e.proxies import an_llmproxy, gateway_pods, running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 EXAMPLES = Path(__file__).parents[2] / "examples/agent-lightning"
@@ -29,13 +29,18 @@ def scripts(team: Kube) -> Iterator[Kube]:
         team.run("delete", kind, name, "--ignore-not-found", check=False)
 
 
-def train(team: Kube, *args: str) -> list[Object]:
-    """Run train.py as the example's Job; return what it printed."""
+def begin(team: Kube, *args: str) -> Job:
+    """Run train.py as the example's Job."""
     job = manifests("trainer-job.yaml")[0]
     job["spec"]["template"]["spec"]["containers"][0]["command"][3:] = list(args)
     team.run("delete", "job", "trainer", "--ignore-not-found")
     team.apply(job)
-    return Job(team, "trainer").result(timeout_s=300)
+    return Job(team, "trainer")
+
+
+def train(team: Kube, *args: str) -> list[Object]:
+    """Run train.py as the example's Job; return what it printed."""
+    return begin(team, *args).result(timeout_s=300)
 
 
 def check_rollouts(lines: list[Object], count: int) -> None:
@@ -66,6 +71,31 @@ def test_a_limit_is_raised_while_it_trains(scripts: Kube) -> None:
 
     check_rollouts(lines, 8)
     assert any(line.get("limit") == 100 for line in lines)
+
+
+@pytest.mark.long
+def test_weights_are_updated_while_the_proxy_is_paused(scripts: Kube) -> None:
+    lines = train(scripts, "--update-weights", "--replicas", "2", "--rollouts", "8")
+
+    check_rollouts(lines, 16)
+    pause = next(line for line in lines if "paused_from" in line)
+    calls = [at for line in lines for at in line.get("calls", ())]
+    assert len(calls) == 32
+    assert [at for at in calls if pause["paused_from"] < at < pause["paused_to"]] == []
+    assert any(at > pause["paused_to"] for at in calls)
+
+
+@pytest.mark.long
+def test_a_gateway_pod_is_killed_while_it_trains(scripts: Kube) -> None:
+    job = begin(scripts, "--replicas", "2", "--rps", "5", "--rollouts", "30")
+    lines = eventually(job.lines, lambda found: sum("rollout" in line for line in found) >= 3, 200, "rollouts")
+    name = next(line["proxy"] for line in lines if "proxy" in line)
+    victim = gateway_pods(scripts, name)[0]["metadata"]["name"]
+
+    scripts.run("delete", "pod", victim, "--grace-period=0", "--force", "--wait=false")
+
+    assert sum("rollout" in line for line in job.lines()) < 30, "it had ended before"
+    check_rollouts(job.result(timeout_s=300), 30)
 
 
 def test_without_stop_the_proxy_goes_with_the_trainers_pod(scripts: Kube) -> None:
