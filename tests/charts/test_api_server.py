@@ -12,10 +12,12 @@ from e2e.kube import Kube
 
 pytestmark = pytest.mark.cluster
 
+# The chart refuses these beside all others, or they need what is not there.
+_ALONE = {"crds.install", "watchNamespaces", "nameOverride", "metrics.service"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "named namespaces": {"watchNamespaces": ["default"]},
-    "every value": {k: v for k, v in CHANGES.items() if k not in {"crds.install", "watchNamespaces", "nameOverride"}},
+    "every value": {k: v for k, v in CHANGES.items() if k not in _ALONE},
 }
 
 
