@@ -185,6 +185,63 @@ async def test_a_provider_without_token_ids_still_gives_messages(road: Road) -> 
     assert [m["content"] for m in talks[0]["messages"]] == ["q", "plain"]
 
 
+def anthropic_exchange(*, streamed: bool) -> Json:
+    """Return the fields of a call that Anthropic answered with a thought, a text and a tool call."""
+    request = {
+        "model": "claude-x", "max_tokens": 50, "stream": streamed, "system": "Be brief.",
+        "messages": [{"role": "user", "content": "weather?"}],
+        "tools": [{"name": "get_weather", "input_schema": {"type": "object"}}],
+    }  # fmt: skip
+    usage = {"input_tokens": 7, "output_tokens": 9}
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude-x"}
+    if not streamed:
+        content = [
+            {"type": "text", "text": "I look \u2028up."},
+            {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {"place": "Paris"}},
+        ]
+        answer = {**message, "content": content, "stop_reason": "tool_use", "stop_sequence": None, "usage": usage}
+        response = json.dumps(answer, ensure_ascii=False).encode()
+    else:
+        tool = {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {}}
+        began = {**message, "content": [], "stop_reason": None, "usage": {"input_tokens": 7, "output_tokens": 1}}
+        events: list[Json] = [
+            {"type": "message_start", "message": began},
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "I look \u2028"}},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "up."}},
+            {"type": "content_block_stop", "index": 0},
+            {"type": "content_block_start", "index": 1, "content_block": tool},
+            {"type": "content_block_delta", "index": 1,
+             "delta": {"type": "input_json_delta", "partial_json": '{"place": "Paris"}'}},
+            {"type": "content_block_stop", "index": 1},
+            {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": usage},
+            {"type": "message_stop"},
+        ]  # fmt: skip
+        response = b"".join(
+            f"event: {e['type']}\ndata: {json.dumps(e, ensure_ascii=False)}\n\n".encode() for e in events
+        )
+    body = json.dumps(request).encode()
+    return {"route": "messages", "provider": "anthropic", "request": body, "response": response, "streamed": streamed}
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "stream"])
+async def test_an_anthropic_call_is_one_result_as_if_it_had_been_a_chat(road: Road, *, streamed: bool) -> None:
+    ids = await road.rollout()
+    await road.call(ids, **anthropic_exchange(streamed=streamed))
+    proxy, tracer, talks = adapted(await road.spans(ids))
+
+    assert [len(proxy), len(tracer)] == [0, 1]  # Anthropic has no token ids, which the first lives by
+    (one,) = tracer
+    assert one.prompt["raw_content"][0] == {"role": "system", "content": "Be brief."}
+    assert one.metadata["response"]["usage"]["completion_tokens"] == 9
+    (talk,) = talks
+    assert [m["role"] for m in talk["messages"]] == ["system", "user", "assistant"]
+    assert talk["messages"][-1]["content"] == "I look \u2028up."
+    (call,) = talk["messages"][-1]["tool_calls"]
+    assert (call["id"], call["function"]["name"]) == ("toolu_1", "get_weather")
+    assert json.loads(call["function"]["arguments"]) == {"place": "Paris"}
+
+
 async def test_failures_and_embeddings_are_there_and_give_no_result(road: Road) -> None:
     ids = await road.rollout()
     now = 10**18
