@@ -203,7 +203,7 @@ def anthropic_exchange(*, streamed: bool) -> Json:
         response = json.dumps(answer, ensure_ascii=False).encode()
     else:
         tool = {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {}}
-        began = {**message, "content": [], "stop_reason": None, "usage": {"input_tokens": 7, "output_tokens": 1}}
+        began: Json = {**message, "content": [], "stop_reason": None, "usage": {"input_tokens": 7, "output_tokens": 1}}
         events: list[Json] = [
             {"type": "message_start", "message": began},
             {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
