@@ -92,8 +92,10 @@ def test_a_new_autoscaled_proxy_begins_with_its_minimum(team: Kube, operator: Op
 
     eventually(lambda: beside(team), lambda c: "HorizontalPodAutoscaler/fresh" in c, 30, "children")
 
+    eventually(lambda: seen(team, "fresh"), bool, 30, "seen")
     assert count(team, "fresh") == 3
-    assert "llmproxy-operator" not in owners(team, "fresh")
+    eventually(lambda: owners(team, "fresh"), lambda who: "llmproxy-operator" not in who, 30, "the count handed over")
+    assert count(team, "fresh") == 3
 
 
 def test_kubectl_scale_goes_by_the_proxy(team: Kube, operator: Operator) -> None:
