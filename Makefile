@@ -47,7 +47,7 @@ test-unit: venv ## Pure parts, seconds
 
 test-integration: venv venv-agl ## Real processes on loopback: gateway, shipper, translator, a real LightningStore
 	@PYTHONPATH=tests $(BIN)/python -m redisd
-	@tests/tools/pytest-twice integration $(BIN)/pytest -q tests/integration tests/chaos tests/soak -m "not cluster and not e2e and not long"
+	@tests/tools/pytest-twice integration $(BIN)/pytest -q -n 3 --dist loadfile tests/integration tests/chaos tests/soak -m "not cluster and not e2e and not long"
 
 chaos: venv ## Traffic while shippers and gateways are killed and the store breaks: minutes, and a ledger at the end
 	@$(BIN)/python tests/chaos/chaos.py --seconds $(or $(SECONDS_OF_CHAOS),180)
@@ -56,7 +56,7 @@ soak: venv ## Mixed traffic for 10 minutes: memory, open files and hung calls, w
 	@$(BIN)/python tests/soak/soak.py --seconds $(or $(SECONDS_OF_SOAK),600)
 
 test-agl: venv-agl ## Agent-Lightning's own store and adapters on our spans
-	@tests/tools/pytest-twice agl $(AGL)/bin/pytest -q tests/agl -m "not long"
+	@tests/tools/pytest-twice agl $(AGL)/bin/pytest -q -n 2 --dist loadfile tests/agl -m "not long"
 
 test-otlp: venv ## A real OpenTelemetry Collector (built once from Go modules) as a destination of spans
 	@$(CLUSTER) build collector

@@ -39,9 +39,7 @@ def with_field(path: str, value: object) -> dict[str, Any]:
         pytest.param(with_field("version", 2), "understands version 1, got 2", id="another version"),
         pytest.param(with_field("retries.max", 11), "retries.max", id="out of bounds"),
         pytest.param(with_field("models", []), "models", id="no models"),
-        pytest.param(
-            with_field("models.0.deployments.0.model", "nobody/m"), "'nobody/m' must be provider/name", id="provider"
-        ),
+        pytest.param(with_field("models.0.deployments.0.model", "nobody/m"), "'nobody/m' names nobody", id="provider"),
         pytest.param(with_field("models.0.deployments.0.api_base", "ftp://x"), "'ftp://x' is not an http", id="scheme"),
         pytest.param(with_field("models.0.deployments.0.api_key_env", "NO_KEY"), "NO_KEY is not set", id="no key"),
     ],
