@@ -99,6 +99,7 @@ class Delivery:
         self._maker = maker
         self._counts = counts
         self._slots = asyncio.Semaphore(SLOTS)
+        self._saving = asyncio.Lock()
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._under_way: dict[Place, int] = {}
@@ -138,13 +139,14 @@ class Delivery:
 
     async def save(self) -> None:
         """Save the cursor if it has moved; a disk that does not take it costs repeats, not calls."""
-        self._spool.retire()
-        cursor = self._spool.cursor
-        if cursor != self._spool.saved:
-            try:
-                await asyncio.to_thread(self._spool.save, cursor)
-            except OSError as exc:
-                log.error("cursor_not_saved", extra={"reason": exc.strerror or str(exc)})  # noqa: TRY400 - says it all
+        async with self._saving:
+            self._spool.retire()
+            cursor = self._spool.cursor
+            if cursor != self._spool.saved:
+                try:
+                    await asyncio.to_thread(self._spool.save, cursor)
+                except OSError as exc:
+                    log.error("cursor_not_saved", extra={"reason": exc.strerror or str(exc)})  # noqa: TRY400
 
     def cancel(self) -> None:
         """Stop what is under way; it stays in the spool."""

@@ -72,6 +72,8 @@ class Destination:
 
     async def keep(self, payloads: Sequence[bytes]) -> list[str]:
         """Put records on disk; return for each why it was not kept, empty if it was. Those that are count."""
+        if sum(map(len, payloads)) > self.max_bytes - self.used_bytes:
+            await self.delivery.save()  # what is delivered since the last time gives its room back now
         room = self.max_bytes - self.used_bytes
         fit = size = 0
         for payload in payloads:

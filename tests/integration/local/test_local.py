@@ -224,7 +224,7 @@ def test_a_model_that_needs_translation_is_served_and_a_new_secret_rolls(tmp_pat
         pytest.param(
             "", ("--connect-to", "nobody:1=127.0.0.1:1"), "no apiBase or store is there", id="no such address"
         ),
-        pytest.param("", ("--secret", "a/b=C"), "no apiKey names it", id="no such secret"),
+        pytest.param("", ("--secret", "a/b=C"), "nothing in the file names it", id="no such secret"),
         pytest.param("", ("--name", "other"), "is called 'other'", id="no such name"),
     ],
 )
