@@ -57,8 +57,8 @@ WRONG: list[tuple[str, Object, str]] = [
     ("unknown field", {"rateLimit": {"rpm": 5}}, 'unknown field "spec.rateLimit"'),
     ("no models", {"models": []}, "spec.models"),
     ("a limit of 0", {"rateLimits": {"rpm": 0}}, "spec.rateLimits.rpm"),
-    ("two replicas", {"replicas": 2}, "spec.replicas"),
-    ("replicas and autoscaling", {"replicas": 1, "autoscaling": {"maxReplicas": 3}}, "spec.autoscaling"),
+    ("sixty-five replicas", {"replicas": 65}, "spec.replicas"),
+    ("replicas and autoscaling", {"replicas": 1, "autoscaling": {"maxReplicas": 3}}, "spec.replicas"),
     ("a literal key", {"models": [model(apiKey="sk-literal")]}, "spec.models[0].deployments[0].apiKey"),
     ("a duplicate model", {"models": [model(), model()]}, "spec.models[1]"),
 ]
