@@ -11,8 +11,16 @@ STORE = "http://lightning-store:4747"
 
 
 def an_llmproxy(name: str, **spec: Any) -> Object:
-    """Return an LLMProxy with one model, `echo`, on the echo server; *spec* adds and overrides fields."""
-    base: Object = {"models": [{"name": "echo", "deployments": [{"model": "hosted_vllm/echo", "apiBase": ECHO}]}]}
+    """Return an LLMProxy with one model, `echo`, on the echo server; *spec* adds and overrides fields.
+
+    It asks for little: four pods must find room on a node of two cores.
+    """
+    base: Object = {
+        "models": [{"name": "echo", "deployments": [{"model": "hosted_vllm/echo", "apiBase": ECHO}]}],
+        "resources": {"requests": {"cpu": "50m"}},
+    }
+    if "spans" in spec:
+        spec["spans"] = {"resources": {"requests": {"cpu": "20m"}}, **spec["spans"]}
     return {"apiVersion": "llmproxy.dev/v1alpha1", "kind": "LLMProxy", "metadata": {"name": name}, "spec": base | spec}
 
 

@@ -93,6 +93,7 @@ def test_a_bad_request_gets_an_error_in_the_shape_of_openai(team: Kube) -> None:
         assert "dead" in error["message"] or "no-such-server" in error["message"]
 
 
+@pytest.mark.long
 def test_an_edited_secret_rolls_the_pods(team: Kube) -> None:
     team.run("create", "secret", "generic", "rotated", "--from-literal=api-key=first")
     try:

@@ -81,6 +81,7 @@ def test_two_pods_admit_what_one_limit_allows(team: Kube) -> None:
         assert sum(granted(team, pod) for pod in pods) == 20
 
 
+@pytest.mark.long
 def test_each_of_two_pods_is_stopped_by_what_the_other_admitted(team: Kube) -> None:
     with running(team, an_llmproxy("turns", replicas=2, rateLimits={"rpm": 10}), timeout_s=150):
         pods = counting(team, "turns", 2)
@@ -92,6 +93,7 @@ def test_each_of_two_pods_is_stopped_by_what_the_other_admitted(team: Kube) -> N
         assert [granted(team, pod) for pod in pods] == [5, 5]
 
 
+@pytest.mark.long
 def test_scaling_and_rolling_under_load_keep_the_bound_and_fail_nothing(team: Kube) -> None:
     manifest = an_llmproxy("wide", replicas=2, rateLimits={"rpm": 120}, spans={"store": STORE}, drainTimeout="60s")
     with running(team, manifest, timeout_s=150):
