@@ -60,4 +60,5 @@ async def test_one_that_was_away_gets_everything_and_the_store_has_not_waited(tm
                 await asyncio.to_thread(process.start)
                 with otlprig.collector(tmp_path, behind.url, port=port):
                     await until(lambda: len(behind.calls) == 50, 30.0)
+                await gateway.connected()  # starting a Collector has held up this loop, the gateway's too
                 assert await gateway.call("ro-after", wait_s=20.0)
