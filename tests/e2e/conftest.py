@@ -1,8 +1,10 @@
-"""One cluster, one operator, one namespace with an echo model server and a LightningStore."""
+"""One cluster, one operator, and a namespace for each worker with an echo model server and a LightningStore."""
 
+import fcntl
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,9 +23,48 @@ def kubeconfig() -> str:
     return path
 
 
+@contextmanager
+def locked(file: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """Hold a lock that all workers of this run know, exclusively or shared."""
+    with file.open("a") as opened:
+        fcntl.flock(opened, how)
+        yield
+
+
 @pytest.fixture(scope="session")
-def operator(kubeconfig: str) -> Kube:
-    """The operator, installed with Helm as its README says."""
+def run_dir(tmp_path_factory: pytest.TempPathFactory, testrun_uid: str) -> Path:
+    """A folder that all workers of this run share, and no other run."""
+    folder = tmp_path_factory.getbasetemp().parent / f"e2e-{testrun_uid}"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def room(request: pytest.FixtureRequest, run_dir: Path) -> Iterator[None]:
+    """Let tests of several workers run side by side, but those marked `alone` only when no other runs.
+
+    Whoever waits for the room holds the door, so that those behind it cannot overtake.
+    """
+    alone = request.node.get_closest_marker("alone") is not None
+    with (run_dir / "room").open("a") as opened:
+        with locked(run_dir / "door"):
+            fcntl.flock(opened, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
+
+
+@pytest.fixture(scope="session")
+def operator(kubeconfig: str, run_dir: Path) -> Kube:
+    """The operator, installed with Helm as its README says, once for all workers."""
+    kube, done = Kube(OPERATOR_NAMESPACE), run_dir / "installed"
+    with locked(run_dir / "install"):
+        if not done.exists():
+            install(kube, kubeconfig)
+            done.touch()
+    return kube
+
+
+def install(kube: Kube, kubeconfig: str) -> None:
+    """Install the chart of this tree, or upgrade what is installed to it."""
     helm = os.environ.get("LLMPROXY_E2E_HELM", "helm")
     command = [
         *(helm, "--kubeconfig", kubeconfig, "upgrade", "--install", "llmproxy-operator"),
@@ -32,20 +73,18 @@ def operator(kubeconfig: str) -> Kube:
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    kube = Kube(OPERATOR_NAMESPACE)
     # An image made anew has the same name here: on a cluster of an earlier run the old one would go on.
     kube.run("rollout", "restart", "deployment/llmproxy-operator")
     kube.run("rollout", "status", "deployment/llmproxy-operator", "--timeout=90s")
-    return kube
 
 
 @pytest.fixture(scope="session")
-def team(operator: Kube, kubeconfig: str) -> Iterator[Kube]:
+def team(operator: Kube, worker_id: str) -> Iterator[Kube]:
     """A namespace of people who train: an echo model server, a LightningStore, and the proxies that tests make."""
-    kube = Kube("e2e")
-    kube.run("delete", "namespace", "e2e", "--ignore-not-found", "--timeout=120s", timeout_s=130)
-    kube.run("create", "namespace", "e2e")
-    kube.run("label", "namespace", "e2e", "pod-security.kubernetes.io/enforce=restricted")
+    kube = Kube("e2e" if worker_id == "master" else f"e2e-{worker_id}")
+    kube.run("delete", "namespace", kube.namespace, "--ignore-not-found", "--timeout=120s", timeout_s=130)
+    kube.run("create", "namespace", kube.namespace)
+    kube.run("label", "namespace", kube.namespace, "pod-security.kubernetes.io/enforce=restricted")
     kube.apply(ROOT / "examples/quickstart/echo.yaml", ROOT / "examples/quickstart/lightning-store.yaml")
     kube.wait("deployment/echo", "condition=Available")
     kube.wait("deployment/lightning-store", "condition=Available", timeout_s=120)

@@ -127,6 +127,7 @@ def test_deleting_the_proxy_removes_every_child(team: Kube) -> None:
         assert [c for c in team.list("configmaps") if c["metadata"]["name"].startswith("leaving")] == []
 
 
+@pytest.mark.alone
 def test_a_settled_proxy_is_not_written_to(team: Kube, operator: Kube) -> None:
     with running(team, an_llmproxy("settled", spans={"store": STORE})):
         kinds = "llmproxies,deployments,services,configmaps"
@@ -179,7 +180,7 @@ def test_status_says_where_it_serves_and_under_which_limits(team: Kube) -> None:
     with running(team, an_llmproxy("spoken", rateLimits={"rpm": 60, "maxParallel": 4})):
         status = team.get("llmproxy", "spoken")["status"]
 
-        assert status["endpoint"] == "http://spoken.e2e.svc:4000"
+        assert status["endpoint"] == f"http://spoken.{team.namespace}.svc:4000"
         assert status["models"] == ["echo"]
         assert (status["replicas"], status["readyReplicas"]) == (1, 1)
         assert {k: status["limits"][k] for k in ("mode", "rpm", "maxParallel")} == {

@@ -75,6 +75,11 @@ def test_two_rights_are_enough_to_see_a_proxy_and_one_is_said_to_be_too_few(team
     assert (whole.returncode, whole.stderr) == (0, "")
     said = json.loads(whole.stdout)
     [row] = said["proxies"]
-    assert (said["place"], row["namespace"], row["name"], row["pods"]) == ("namespace e2e", "e2e", "seen", 1)
+    assert (said["place"], row["namespace"], row["name"], row["pods"]) == (
+        f"namespace {team.namespace}",
+        team.namespace,
+        "seen",
+        1,
+    )
     assert {(use["kind"], use["used"], use["limit"]) for use in row["limits"]} == {("rpm", 10.0, 30.0)}
     assert row["backlog"] is not None

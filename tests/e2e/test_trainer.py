@@ -57,7 +57,7 @@ def test_a_trainer_makes_its_own_proxy_and_every_call_is_an_example(scripts: Kub
     lines = train(scripts, "--rollouts", "8")
 
     name = next(line["proxy"] for line in lines if "proxy" in line)
-    assert next(line["endpoint"] for line in lines if "proxy" in line) == f"http://{name}.e2e.svc:4000"
+    assert next(line["endpoint"] for line in lines if "proxy" in line) == f"http://{name}.{scripts.namespace}.svc:4000"
     check_rollouts(lines, 8)
     assert lines[-1] == {"running": False}
     assert "NotFound" in scripts.run("get", "llmproxy", name, check=False) or name not in json.dumps(

@@ -3,12 +3,13 @@
 A quota allows no pods there: these tests are about objects and statuses, and pods have tests of their own (e2e).
 """
 
+import fcntl
 import os
 import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import pytest
@@ -17,6 +18,7 @@ from e2e.kube import Kube, Object
 from procs import ROOT, Process, free_port, started
 
 CRD = ROOT / "crds/llmproxies.llmproxy.dev.yaml"
+OURS = "llmproxy.dev/installed-by=tests"
 IMAGE = "localhost/llmproxy-of-tests:1"
 
 
@@ -70,16 +72,22 @@ def an_operator(namespace: str, *flags: str, env: dict[str, str] | None = None) 
 
 
 @pytest.fixture(scope="session")
-def api_server() -> Iterator[Kube]:
+def api_server(tmp_path_factory: pytest.TempPathFactory, testrun_uid: str) -> Iterator[Kube]:
+    """A cluster with the CRD. The last worker to end leaves it as it was found: the chart installs the CRD too."""
     if not os.environ.get("LLMPROXY_E2E_KUBECONFIG"):
         pytest.skip("LLMPROXY_E2E_KUBECONFIG names no cluster; `make test-e2e` starts one")
     kube = Kube("default")
-    installed = kube.run("get", "crd", "llmproxies.llmproxy.dev", check=False)
-    kube.run("apply", "--server-side", "--force-conflicts", "-f", str(CRD))
-    kube.run("wait", "--for=condition=Established", "crd/llmproxies.llmproxy.dev", "--timeout=30s")
-    yield kube
-    if "NotFound" in installed:  # it is left as it was found: the chart installs it too, and wants it for itself
-        kube.run("delete", "crd", "llmproxies.llmproxy.dev", "--timeout=60s")
+    with (tmp_path_factory.getbasetemp().parent / f"crd-{testrun_uid}").open("a") as in_use:
+        fcntl.flock(in_use, fcntl.LOCK_SH)
+        installed = kube.run("get", "crd", "llmproxies.llmproxy.dev", check=False)
+        kube.run("apply", "--server-side", "--force-conflicts", "-f", str(CRD))
+        if "NotFound" in installed:
+            kube.run("label", "crd", "llmproxies.llmproxy.dev", OURS)
+        kube.run("wait", "--for=condition=Established", "crd/llmproxies.llmproxy.dev", "--timeout=30s")
+        yield kube
+        with suppress(BlockingIOError):
+            fcntl.flock(in_use, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kube.run("delete", "crd", "--selector", OURS, "--timeout=60s")
 
 
 def a_namespace() -> Kube:

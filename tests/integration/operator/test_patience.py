@@ -13,7 +13,7 @@ from e2e.proxies import an_llmproxy
 from integration.operator.conftest import Operator, a_namespace, an_operator, end, settled, start_operator
 from integration.operator.test_operator import children, keyed, template, wait_condition
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("patience"), pytest.mark.timeout(240)]
 
 FOREIGN: list[Object] = [
     {
