@@ -189,17 +189,14 @@ def check_burst(answers: list[Answer], *, answered: int, limit: int) -> None:
 
 def table_of(answers: list[Answer], *, only_answered: bool = False) -> Table:
     """Return the answers as a table."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("request", "rollout", "status", "Retry-After", "served", "answer"):
-        table.add_column(name, no_wrap=True)
+    table = a_table("no.", "rollout", "status", "Retry-After", "served", "answer")
     for a in answers:
         good = a.status == 200  # noqa: PLR2004 - HTTP
         if good or not only_answered:
             colour, served = ("green", "yes") if good else ("yellow", "no")
             wait = f"{a.retry_after} s" if a.retry_after else ""
-            text = a.text.replace("[", "\\[")
-            text = text if len(text) < 58 else f"{text[:28]} ... {text[-25:]}"  # noqa: PLR2004 - fits a terminal
-            table.add_row(str(a.number), a.rollout, f"[{colour}]{a.status}[/]", wait, served, text)
+            text = " ".join(a.text.replace("[", "\\[").split())
+            table.add_row(str(a.number), short(a.rollout), f"[{colour}]{a.status}[/]", wait, served, text)
     return table
 
 
@@ -214,16 +211,29 @@ def spans_table(store: str, attempts: dict[str, str], answers: list[Answer]) -> 
     told = {span["attributes"].get("gen_ai.response.id"): span["rollout_id"] for span in found}
     expect(told == wanted, f"the store has spans of {sorted(map(str, told))}, answered were {sorted(wanted)}")
     expect(len(found) == len(wanted), f"the store has {len(found)} spans of {len(wanted)} calls")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("rollout", "attempt", "sequence", "span", "response", "prompt ids", "response ids"):
-        table.add_column(name, no_wrap=True)
+    table = a_table("rollout", "attempt", "sequence", "span", "token ids", "response")
     for span in found:
         attributes = span["attributes"]
         ids = [str(count_ids(attributes.get(key))) for key in ("prompt_token_ids", "response_token_ids")]
         expect("0" not in ids, f"the span of {attributes['gen_ai.response.id']} has no token ids")
         ident = attributes["gen_ai.response.id"]
-        table.add_row(span["rollout_id"], span["attempt_id"], str(span["sequence_id"]), span["name"], ident, *ids)
+        names = (short(span["rollout_id"]), short(span["attempt_id"]), str(span["sequence_id"]), span["name"])
+        table.add_row(*names, " + ".join(ids), ident)
     return table
+
+
+def a_table(*names: str) -> Table:
+    """Return an empty table that fits a terminal of 80 columns: its last column takes what is left."""
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+    for name in names[:-1]:
+        table.add_column(name, no_wrap=True)
+    table.add_column(names[-1], no_wrap=True, ratio=1)
+    return table
+
+
+def short(ident: str) -> str:
+    """Return the begin of an id, enough to tell it from the others of a demo."""
+    return ident if len(ident) < 11 else f"{ident[:9]}…"  # noqa: PLR2004 - fits its column
 
 
 def count_ids(value: object) -> int:
