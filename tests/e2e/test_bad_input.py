@@ -230,3 +230,24 @@ def test_a_roll_that_cannot_get_ready_leaves_the_old_pod_serving(team: Kube) -> 
 
         team.run("patch", "llmproxy", "broken", "--type=json", "-p", '[{"op": "remove", "path": "/spec/image"}]')
         wait_rolled(team, "broken")
+
+
+def test_a_gateway_that_ends_again_and_again_is_told_in_its_own_words_and_heals(team: Kube) -> None:
+    team.run("create", "secret", "generic", "counts", "--from-literal=url=http://planted-4711@valkey:6379")
+    shared = {"mode": "Redis", "url": {"secretKeyRef": {"name": "counts", "key": "url"}}}
+    team.apply(an_llmproxy("ending", rateLimits={"rpm": 5, "shared": shared}))
+    try:
+        stalled = eventually(
+            lambda: team.condition("llmproxy", "ending", "Stalled"), lambda c: c.get("status") == "True", 120, "Stalled"
+        )
+        assert stalled["reason"] == "CrashLoop"
+        assert "container gateway ends with code 2 again and again: " in stalled["message"]
+        assert "shared_limits.url_env: " in stalled["message"]
+        assert "planted-4711" not in str(team.get("llmproxy", "ending"))
+
+        team.patch("llmproxy", "ending", {"spec": {"rateLimits": {"shared": None}}})
+        wait_rolled(team, "ending")
+        assert team.condition("llmproxy", "ending", "Stalled").get("status") != "True"
+    finally:
+        team.run("delete", "llmproxy", "ending")
+        team.run("delete", "secret", "counts")
