@@ -1,9 +1,10 @@
 """What shared limits cost a gateway: CPU of one pod for each request, with a real Redis beside it.
 
-    PYTHONPATH=tests python tests/bench/sharing.py
+    PYTHONPATH=tests python -P tests/bench/sharing.py
 
 Requests come paced, five or fewer at a time, on uvloop as in the gateway; each is admitted, settled and released.
-What the pacing alone costs is measured too and taken off, the median of several rounds is told.
+The same requests by the counters of this process alone, and no requests at all, are measured between and taken off:
+what is left is told, the median of several rounds. All is user and system time of this process.
 """
 
 import asyncio
@@ -66,18 +67,23 @@ async def measure(redis: Server, limits: dict[str, int], rate: float) -> str:
     while not shared.joined:  # noqa: ASYNC110 - it has no event for it
         await asyncio.sleep(0.01)
     await paced(rate, 0.5, requests(limiter, {}))
-    found, calls = [], 0.0
+    alone = requests(Limiter(document(limits)), {})
+    over_alone, over_nothing, calls = [], [], 0.0
     counts: dict[str, int] = {}
     for _ in range(ROUNDS):
-        bare, bare_made = await paced(rate, SECONDS, lambda: None)
+        nothing, nothing_made = await paced(rate, SECONDS, lambda: None)
+        local, local_made = await paced(rate, SECONDS, alone)
         before = shared.told.calls
         cpu, made = await paced(rate, SECONDS, requests(limiter, counts))
         calls += (shared.told.calls - before) / SECONDS / ROUNDS
-        found.append((cpu / made - bare / bare_made) * 1e6)
+        over_alone.append((cpu / made - local / local_made) * 1e6)
+        over_nothing.append((cpu / made - nothing / nothing_made) * 1e6)
     cuts = shared.told.cuts
     await shared.close()
     asked = ", ".join(f"{name} {number}" for name, number in sorted(counts.items()))
-    return f"{statistics.median(found):5.1f} us a request, {calls:4.0f} calls/s, {cuts} cuts; {asked}"
+    extra, whole = statistics.median(over_alone), statistics.median(over_nothing)
+    core = f"{extra * rate / 1e4:.1f} % of a core"
+    return f"{extra:5.1f} us a request ({core}; {whole:.1f} with counting), {calls:4.0f} calls/s, {cuts} cuts; {asked}"
 
 
 def main() -> None:

@@ -418,6 +418,153 @@ def test_no_window_over_all_pods_holds_more_than_the_limit(
     simulate(scene)
 
 
+spells = st.lists(
+    st.tuples(
+        st.floats(0.05, 1.2),
+        st.lists(st.floats(0.0, 1.2), min_size=N, max_size=N),
+        st.sampled_from([0.0002, 0.001, 0.004]),
+    ),
+    min_size=2,
+    max_size=6,
+)
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(limit=st.integers(100, 400), steps=spells)
+def test_what_is_leased_ahead_of_need_is_within_the_limit_too(
+    simulate: Simulation, limit: int, steps: list[tuple[float, list[float], float]]
+) -> None:
+    """Every pod at its own pace, from nothing to more than there is: leases are long in calm, short near the limit."""
+
+    async def come(pods: Pods, number: int, pace: float, until: float) -> None:
+        if pace * limit < 1:
+            return
+        while pods.clock.now < until:
+            await pods.ask(number)
+            await asyncio.sleep(random.uniform(0.5, 1.5) / (pace * limit))
+
+    async def scene(store: Store, clock: Clock) -> None:
+        async with four(store, clock, {"rps": limit}) as pods:
+            await asyncio.sleep(2.5)
+            for seconds, paces, delay in steps:
+                store.delay_s = lambda delay=delay: delay  # type: ignore[misc]
+                until = clock.now + seconds
+                await asyncio.gather(*(come(pods, i, pace, until) for i, pace in enumerate(paces)))
+            if any(shared.told.cuts for shared in pods.shared):  # two answers took longer than a request waits
+                check(pods, "rps", 2 * limit - limit // N, "2 L - floor(L / N), over a switch")
+            else:
+                check(pods, "rps", limit, "L")
+
+    simulate(scene)
+
+
+class Calls:
+    """Calls that take their time, and how many there were at once."""
+
+    def __init__(self, pods: Pods, limit: int) -> None:
+        self.running = 0
+        self.worst = {"L": 0, "2 L - floor(L / N), over a switch": 0}
+        self._pods = pods
+        self._limit = limit
+        self._cuts = 0
+        self._clean = True
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, number: int, calls: int, lasts_s: float) -> None:
+        for _ in range(calls):
+            task = asyncio.ensure_future(self._call(number, lasts_s))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def end(self) -> None:
+        await asyncio.gather(*self._tasks)
+
+    async def _call(self, number: int, lasts_s: float) -> None:
+        decision = await self._pods.ask(number)
+        if not isinstance(decision, Grant):
+            return
+        self.running += 1
+        self._see()
+        await asyncio.sleep(lasts_s * random.uniform(0.1, 1.0))
+        self.running -= 1
+        decision.release()
+        self._see()
+
+    def _see(self) -> None:
+        cuts = sum(shared.told.cuts for shared in self._pods.shared)
+        if cuts != self._cuts:
+            self._cuts, self._clean = cuts, False
+        elif self.running <= self._limit and all(shared.joined for shared in self._pods.shared):
+            self._clean = True
+        bounds = (self._limit, 2 * self._limit - self._limit // N)
+        formula, bound = next(zip(self.worst, bounds, strict=True)) if self._clean else (list(self.worst)[1], bounds[1])
+        self.worst[formula] = max(self.worst[formula], self.running)
+        assert self.running <= bound, f"{self.running} <= {bound}   [{formula}]"
+
+
+faults = st.lists(
+    st.tuples(
+        st.floats(0.0, 2.0),
+        st.lists(st.tuples(st.integers(0, N - 1), st.integers(1, 15)), max_size=4),
+        st.floats(0.01, 9.0),
+        st.sampled_from(["", "", "", "killed", "hangs", "slow", "well", "well"]),
+    ),
+    min_size=4,
+    max_size=40,
+)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(limit=st.one_of(st.integers(1, 20), st.integers(100, 120)), steps=faults, seed=st.randoms(use_true_random=False))
+def test_calls_at_one_time_are_within_their_bound_over_every_failure_of_the_store(
+    simulate: Simulation, limit: int, steps: list[tuple[float, list[tuple[int, int]], float, str]], seed: random.Random
+) -> None:
+    """Calls of any length at any pod, while the store dies, hangs, gets slow and comes back, with its data or empty."""
+
+    async def scene(store: Store, clock: Clock) -> None:
+        fault = ""
+        async with four(store, clock, {"max_parallel": limit}) as pods:
+            calls = Calls(pods, limit)
+            for gap, bursts, lasts_s, what in steps:
+                for number, many in bursts:
+                    calls.begin(number, many if limit < 100 else 8 * many, lasts_s)
+                await asyncio.sleep(gap)
+                if what and not fault and what != "well":
+                    fault = what
+                    break_store(store, what)
+                elif what == "well" and fault:
+                    mend_store(store, fault, empty=seed.random() < 0.5)
+                    fault = ""
+            await calls.end()
+            print(limit, calls.worst)
+
+    simulate(scene)
+
+
+def break_store(store: Store, how: str) -> None:
+    if how == "killed":
+        store.die()
+    elif how == "hangs":
+        store.hangs = True
+    else:
+        store.delay_s = lambda: 0.04
+
+
+def mend_store(store: Store, how: str, *, empty: bool) -> None:
+    store.delay_s = lambda: 0.0005
+    if how == "hangs":
+        store.go_on()
+    elif how == "killed" and empty:
+        store.come_back_empty()
+    elif how == "killed":
+        for channel in store.channels:
+            channel.connect()
+
+
 def test_the_sum_of_all_shares_is_the_limit() -> None:
     for limit in (0, 1, 2, 3, 10, 101, 10**6):
         for pods in range(1, 9):

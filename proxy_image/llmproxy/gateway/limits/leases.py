@@ -1,9 +1,10 @@
 """What a pod got from the store and has not used, and who waits for more: the state of one model, and its sizes.
 
 A lease is a number of requests (and tokens for them) that are charged already. It is good for 2/256 of the shortest
-window of its limits, counted from the moment of asking. How much is asked for ahead of need follows the rate at which
-requests come, and is at most 2 % of the smallest limit; for limits below 100 nothing is, because what one pod holds
-another cannot use.
+window of its limits, counted from the moment of asking; while nobody comes near the limits for five times as long,
+because then it does not matter that it leaves its window later. How much is asked for ahead of need follows the rate
+at which requests come, and is at most 2 % of the smallest limit; for limits below 100 nothing is, because what one pod
+holds another cannot use.
 """
 
 from collections import deque
@@ -25,9 +26,17 @@ AT_MOST = 0.02
 USE = 0.8
 """Of a lease's time: so much of what comes is asked for ahead."""
 REFILL = 0.25
-"""Ask again when no more than this part of that is left."""
+"""Ask again when no more than this part of that is left, or
+what comes while REFILL_ANSWERS are awaited, if that is less."""
+REFILL_ANSWERS = 4
 SLOW_LEASE_S = 0.02
 """The longest lease that is asked for when answers are slow: it leaves its window later by what it is longer."""
+ROOMY = 0.8
+"""Up to this part of a limit, over all pods, nobody is near it."""
+CALM_S = 2.0
+"""So long nobody must have been, for long leases: under backlog that comes in bursts a window is empty now and then."""
+OBSERVE_S = 0.03
+"""The rate is taken over so long at least, or over a lease's time if that is shorter."""
 
 
 def later(lease_s: float, width: float) -> int:
@@ -75,7 +84,13 @@ class Pool:
         self._most_tokens = int(self.largest * AT_MOST)
         width = min((w.ticker.width for w in plan.windows), default=MINUTE_S / BUCKETS)
         self.lease_s = USED_LATER * width
-        self._longest_s = max(self.lease_s, min(SLOW_LEASE_S, (AHEAD + USED_LATER) * SECOND_S / BUCKETS))
+        self._roomy_s = max(self.lease_s, (AHEAD + USED_LATER) * SECOND_S / BUCKETS)
+        self._longest_s = max(self.lease_s, min(SLOW_LEASE_S, self._roomy_s))
+        self._tight_at = float("-inf")
+        self.roomy = False
+        """Nobody is near these limits, as far as is known."""
+        self.active = False
+        """Has been asked for lately, or waits, or has leases."""
         self._rate = 0.0
         self._tokens = 0.0
         self._came = 0
@@ -88,26 +103,42 @@ class Pool:
         self._came_tokens += tokens
 
     def observe(self, now: float) -> None:
-        """Take what came lately for what will come."""
+        """Take what came lately for what will come, and see how near the limits are."""
+        self._see_room(now)
         passed = now - self._since
-        if passed < self.lease_s:
+        if passed < min(self.lease_s, OBSERVE_S):
             return
-        self._rate = self._came / passed
+        rate = self._came / min(passed, 1.0)  # it may have been idle before
+        self._rate = max(rate, (self._rate + rate) / 2)
         if self._came:
             self._tokens = self._came_tokens / self._came
+        elif not self.leases and not self.waiting:
+            self.active = False
         self._came = self._came_tokens = 0
         self._since = now
 
-    def ahead(self, lease_s: float) -> int:
+    def _see_room(self, now: float) -> None:
+        used = [(w.used + w.elsewhere, w.limit) for w in self.plan.windows]
+        used += [(s.held + s.elsewhere, s.limit) for s in self.limited if s.limit is not None]
+        self.roomy = self.blocked is None and all(amount <= limit * ROOMY for amount, limit in used)
+        if not self.roomy:
+            self._tight_at = now
+
+    def ahead(self, lease_s: float, answer_s: float) -> int:
         """Return how many requests to ask for beyond those that wait, and set when to ask again."""
         wanted = min(int(self._rate * lease_s * USE), self._most)
         if self.plan.tokens and self._tokens * wanted > self._most_tokens:
             wanted = int(self._most_tokens / self._tokens)
-        self.low = int(wanted * REFILL) if wanted > 1 else -1
-        return wanted if wanted > 1 else 0
+        if wanted <= 1:
+            self.low = -1
+            return 0
+        self.low = min(int(wanted * REFILL), int(self._rate * answer_s * REFILL_ANSWERS) + 1)
+        return wanted
 
-    def lease_for(self, answer_s: float) -> float:
+    def lease_for(self, answer_s: float, now: float) -> float:
         """Return how long a lease must be good for when an answer takes so long."""
+        if now - self._tight_at > CALM_S:
+            return self._roomy_s
         return min(self._longest_s, max(self.lease_s, 3 * answer_s))
 
     @property
@@ -124,7 +155,7 @@ class Pool:
             and (blocked.kind != "tpm" or tokens >= self.blocked_tokens)
         )
 
-    def ask(self, part: Part, lease_s: float, *, with_waiting: bool) -> Ask | None:
+    def ask(self, part: Part, lease_s: float, answer_s: float, *, with_waiting: bool) -> Ask | None:
         """Return what to ask the store for, or None."""
         requests = tokens = first = 0
         for waiter in self.waiting.values() if with_waiting else ():
@@ -135,7 +166,7 @@ class Pool:
             first = first or waiter.tokens
         more = 0
         if first <= self.largest and self.left <= max(0, self.low):
-            more = self.ahead(lease_s)
+            more = self.ahead(lease_s, answer_s)
         if not requests + more:
             return None
         if more:

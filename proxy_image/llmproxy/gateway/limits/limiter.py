@@ -99,7 +99,7 @@ class Grant:
         if self._settled:
             return
         self._settled = True
-        if requests or self._plan.tokens or not self._limiter.decides:
+        if requests or self._plan.tokens or self._limiter.asks_pod:
             charge = Charge(self._minute, self._second, self._tokens)
             self._limiter.settle(self._plan, self._lineage, charge, tokens, requests)
 
@@ -148,6 +148,11 @@ class Limiter:
     def decides(self) -> bool:
         """Whether this pod's own counters are in charge."""
         return self.away is None
+
+    @property
+    def asks_pod(self) -> bool:
+        """Whether another pod decides, which may limit tokens where this one does not."""
+        return self.away is not None and self.shared is None
 
     @property
     def mode(self) -> str:

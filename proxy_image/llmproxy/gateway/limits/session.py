@@ -114,6 +114,7 @@ class Session(Generic[H]):
         self._deadline: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = 0.0
+        self._owed_s = float("inf")
         self._soon: asyncio.Handle | None = None
         self._oldest_s: float | None = None
         self._can_call = False
@@ -156,7 +157,7 @@ class Session(Generic[H]):
             self._oldest_s = since_s
         if self._call is not None:
             self._wanted = True
-        elif self._soon is None and self._call is None and self.joined:
+        elif self._soon is None and self.joined:
             self._soon = asyncio.get_running_loop().call_soon(self._ask)
 
     def wake(self, seconds: float) -> None:
@@ -169,6 +170,12 @@ class Session(Generic[H]):
             self._timer.cancel()
         self._timer_s = at_s  # uvloop's handle of a timer that is due now cannot say it
         self._timer = loop.call_at(at_s, self._look)
+
+    def owe(self, seconds: float) -> None:
+        """Something is to be told within so long."""
+        if seconds < self._owed_s:
+            self._owed_s = seconds
+            self.wake(seconds)
 
     @property
     def is_busy(self) -> bool:
@@ -213,6 +220,8 @@ class Session(Generic[H]):
         self.told.answered(took_s)
         self._answer_s = took_s if call.late else 0.8 * self._answer_s + 0.2 * took_s
         self._follow(reply, call)
+        for window in call.part.windows:
+            window.advance(window.ticker.number)
         terms = Terms(call.sent_s, reply.minute, reply.second)
         if call.late or (call.asks and not self.joined):
             for handle, result in zip(call.asks, reply.results, strict=False):
@@ -307,6 +316,7 @@ class Session(Generic[H]):
         call = self._call = _Call(flag, self._book.clock(), part, changes, [handle for _, handle in asks], reported)
         call.oldest_s = now if self._oldest_s is None else self._oldest_s
         self._oldest_s = None
+        self._owed_s = float("inf")
         self._said_s = call.sent_s
         self.told.calls += 1
         self._deadline = loop.call_at(call.oldest_s + ANSWER_S, self._late)
@@ -366,7 +376,6 @@ class Session(Generic[H]):
     def _show(self, reply: Reply, part: Part) -> None:
         """Note for headers and metrics what others use."""
         for window, used in zip(part.windows, reply.used, strict=True):
-            window.advance(window.ticker.number)
             window.elsewhere = max(0, used - window.used)
         for slots, others in zip(part.slots, reply.others, strict=True):
             slots.elsewhere = others
@@ -380,9 +389,9 @@ class Session(Generic[H]):
         if not self.joined:
             self.wake(POLL_S)
             return
-        due_s = self._said_s + BEAT_S
+        now = self._book.clock()
         desk_s = self._desk.due_s()
-        self.wake((due_s if desk_s is None else min(due_s, desk_s)) - self._book.clock())
+        self.wake(min(self._said_s + BEAT_S - now, self._owed_s, float("inf") if desk_s is None else desk_s - now))
 
     def _look(self) -> None:
         self._timer = None

@@ -27,7 +27,9 @@ KNOWN_S = 0.05
 """For so long at most, what the store denied is denied without asking: others may give back."""
 SLOTS_KNOWN_S = 0.01
 GIVE_BACK_S = 0.01
-"""What is given back is told within this."""
+"""What is given back is told within this,"""
+ROOMY_S = 0.1
+"""or within this while nobody is near the limit."""
 Handle = tuple[Pool, int, float]
 """Who asked, the last waiter that was in it, and how long a lease is good."""
 
@@ -41,6 +43,9 @@ class Shared:
         self._limiter = limiter
         self._book = book
         self._pools = {plan: Pool(plan) for plan in (*book.plans.values(), book.other)}
+        self._active: list[Pool] = []
+        self._full: list[Pool] = []
+        """Those that the store denied for maxParallel."""
         self._order = 0
         self.waiting = 0
         """Requests that wait for the store."""
@@ -87,6 +92,8 @@ class Shared:
         if not pool.limits:  # nothing to ask about
             return self._limiter.take(plan, tokens) or self._limiter.refuse(plan, tokens, "")
         pool.came(tokens)
+        if not pool.active:
+            self._activate(pool)
         if not pool.waiting:
             now = self._book.clock()
             grant = self._use(pool, tokens, now)
@@ -126,18 +133,29 @@ class Shared:
             self.session.change(window, number, -window.charged(number, 0))
             changed = True
         if changed:
-            self.session.wake(GIVE_BACK_S)
+            self._owe(self._pools[plan])
 
     def release(self, plan: Plan) -> None:
         """A call has ended: its slot is free for this pod at once, and soon for others."""
-        if not self._pools[plan].limited or not self.joined:
+        pool = self._pools[plan]
+        if not pool.limited or not self.joined:
             return
-        self.session.wake(GIVE_BACK_S)
-        for pool in self._pools.values():
-            if pool.blocked is not None and pool.blocked.kind == "maxParallel":
-                pool.blocked_until = 0.0
-                if pool.waiting:
-                    self.session.soon()
+        self._owe(pool)
+        if self._full:
+            for pool in self._full:
+                if pool.blocked is not None and pool.blocked.kind == "maxParallel":
+                    pool.blocked_until = 0.0
+                    if pool.waiting:
+                        self.session.soon()
+            self._full.clear()
+
+    def _activate(self, pool: Pool) -> None:
+        pool.active = True
+        self._active.append(pool)
+
+    def _owe(self, pool: Pool) -> None:
+        """Something must be told: soon, where others may wait for it."""
+        self.session.owe(ROOMY_S if pool.roomy else GIVE_BACK_S)
 
     # Requests.
 
@@ -183,6 +201,8 @@ class Shared:
         if queues:
             waiter.timer = loop.call_at(waiter.deadline, self._expire, waiter)
         pool.waiting[waiter.order] = waiter
+        if not pool.active:
+            self._activate(pool)
         if queues and pool.is_denied(waiter.tokens, self._book.clock()):
             self.session.wake(pool.blocked_until - self._book.clock())
         elif not queues or len(pool.waiting) == 1:
@@ -213,14 +233,16 @@ class Shared:
     def asks(self, part: Part, answer_s: float) -> list[tuple[Ask, Handle]]:
         """Return what to ask for: those that wait in the order they came, then what is asked ahead of need."""
         now = self._book.clock()
-        for pool in self._pools.values():
+        for pool in self._active:
             if pool.leases:
                 self._drop_old(pool, now)
             pool.observe(now)
+        self._active = sorted((pool for pool in self._active if pool.active), key=_turn)
         found = []
-        for pool in sorted(self._pools.values(), key=_turn):
-            lease_s = pool.lease_for(answer_s)
-            ask = pool.ask(part, lease_s, with_waiting=bool(pool.waiting) and not self._is_early(pool, now))
+        for pool in self._active:
+            lease_s = pool.lease_for(answer_s, now)
+            with_waiting = bool(pool.waiting) and not self._is_early(pool, now)
+            ask = pool.ask(part, lease_s, answer_s, with_waiting=with_waiting)
             if ask is not None:
                 last = next(reversed(pool.waiting)) if pool.waiting else 0
                 found.append((ask, (pool, last, lease_s)))
@@ -255,7 +277,7 @@ class Shared:
 
     def reserved(self, slots: Slots) -> int:
         """Return how many requests may still be started with leases in these slots."""
-        return sum(pool.left for pool in self._pools.values() if pool.leases and slots in pool.limited)
+        return sum(pool.left for pool in self._active if pool.leases and slots in pool.limited)
 
     def leave(self) -> None:
         """Go apart: the limiter decides here about everybody, in the order they came."""
@@ -279,8 +301,8 @@ class Shared:
 
     def due_s(self) -> float | None:
         """Return when something must be asked or given back."""
-        due = [pool.leases[-1].until for pool in self._pools.values() if pool.leases]
-        due.extend(pool.blocked_until for pool in self._pools.values() if pool.waiting)
+        due = [pool.leases[-1].until for pool in self._active if pool.leases]
+        due.extend(pool.blocked_until for pool in self._active if pool.waiting)
         return min(due, default=None)
 
     # Leases.
@@ -312,6 +334,8 @@ class Shared:
             full = slots[place - 1 - len(windows)]
             pool.blocked = Blocked("maxParallel", full.limit or 0, full.model, PARALLEL_RETRY_S, not full.model)
             wait_s = SLOTS_KNOWN_S
+            if pool not in self._full:
+                self._full.append(pool)
         pool.fits_at = now + wait_s
         pool.blocked_until = now + min(wait_s, KNOWN_S)
         pool.blocked_tokens = next((w.tokens for w in pool.waiting.values()), 0)
@@ -344,7 +368,7 @@ class Shared:
             if lease.tokens:
                 self.session.change(window, lease.minute, -min(lease.tokens, window.limit))
         if lease.requests or lease.tokens:
-            self.session.wake(GIVE_BACK_S)
+            self._owe(pool)
 
 
 def _turn(pool: Pool) -> float:

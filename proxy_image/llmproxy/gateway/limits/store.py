@@ -116,13 +116,20 @@ class Keys:
 
     def __init__(self, uid: str) -> None:
         self._prefix = f"llmproxy:{{{uid}}}"
+        self._names: dict[Window | Slots, str] = {}
 
     def of(self, part: Part) -> list[str]:
         """Return all keys that a call touches."""
         keys = [f"{self._prefix}:clock", f"{self._prefix}:pods"]
-        keys.extend(f"{self._prefix}:{window.kind}:{window.model}" for window in part.windows)
-        keys.extend(f"{self._prefix}:maxParallel:{slots.model}" for slots in part.slots)
+        keys.extend([self._name(window, window.kind) for window in part.windows])
+        keys.extend([self._name(slots, "maxParallel") for slots in part.slots])
         return keys
+
+    def _name(self, counted: Window | Slots, kind: str) -> str:
+        name = self._names.get(counted)
+        if name is None:
+            name = self._names[counted] = f"{self._prefix}:{kind}:{counted.model}"
+        return name
 
 
 encode = msgspec.msgpack.Encoder().encode
