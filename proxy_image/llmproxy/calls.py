@@ -4,7 +4,8 @@ Frames in both directions: length of the rest as unsigned 32-bit little endian, 
 gateway opens the connection and sends `Hello` first. It tells of a call twice: `Arrival` when it begins (the shipper
 then takes the store's sequence id, so that the order is that of arrival) and `Call` when it has ended, with the raw
 bytes: the gateway builds no span. It keeps a `Call` until it is `Durable` and sends it again on a new connection, so
-the shipper must take a repeated one as the same: (gateway, call_id) names it.
+the shipper must take a repeated one as the same: (gateway, call_id) names it. No message can be part of a cycle, so
+none is a garbage collector's business (`gc=False`): it cost a seventh of the shipper's time.
 """
 
 import struct
@@ -20,7 +21,7 @@ BATCH_BYTES = 256 << 10
 """A batch is cut at this size: encoding more at once stalls every stream of the gateway (22-44 ms at 32 MB)."""
 
 
-class Hello(msgspec.Struct, array_like=True, tag="hello", frozen=True):
+class Hello(msgspec.Struct, array_like=True, tag="hello", frozen=True, gc=False):
     """First message of a gateway on a connection."""
 
     protocol: int
@@ -28,7 +29,7 @@ class Hello(msgspec.Struct, array_like=True, tag="hello", frozen=True):
     """Random name of this gateway process; a restarted one has another."""
 
 
-class Arrival(msgspec.Struct, array_like=True, tag="arrival", frozen=True):
+class Arrival(msgspec.Struct, array_like=True, tag="arrival", frozen=True, gc=False):
     """A call of a rollout has been admitted; its sequence id is to be taken now."""
 
     call_id: int
@@ -37,7 +38,7 @@ class Arrival(msgspec.Struct, array_like=True, tag="arrival", frozen=True):
     arrived_ns: int
 
 
-class Try(msgspec.Struct, array_like=True, frozen=True):
+class Try(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One request to an upstream."""
 
     deployment: str
@@ -49,7 +50,7 @@ class Try(msgspec.Struct, array_like=True, frozen=True):
     """Empty, or why this try failed: `connect`, `timeout`, `http_503`, `closed`, ..."""
 
 
-class Call(msgspec.Struct, array_like=True, tag="call", frozen=True):
+class Call(msgspec.Struct, array_like=True, tag="call", frozen=True, gc=False):
     """One call that has ended. Times are Unix nanoseconds; bodies are bytes as they were received."""
 
     call_id: int

@@ -23,8 +23,25 @@ _DEPTH = 32
 
 
 def cut(text: str, limit: int = MAX_TEXT) -> str:
-    """Return *text*, shortened to *limit* characters with a marker that says so."""
-    return text if len(text) <= limit else f"{text[:limit]} [cut by llmproxy: {limit} of {len(text)} characters]"
+    """Return *text*, shortened to about *limit* characters with a marker that says so; JSON stays JSON."""
+    if len(text) <= limit:
+        return text
+    return _cut_json(text, limit) or f"{text[:limit]} [cut by llmproxy: {limit} of {len(text)} characters]"
+
+
+def _cut_json(text: str, limit: int) -> str:
+    """Return a text that is JSON, as arguments of tools are, with the texts in it cut; empty if it is no JSON."""
+    if text.lstrip()[:1] not in {"{", "["}:
+        return ""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return ""
+    for tighter in (limit // 4, limit // 64, 64):
+        shorter = _to_json(_clean(value, min(limit, tighter)))
+        if len(shorter) <= limit:
+            return shorter
+    return _to_json({"cut by llmproxy": len(text)})
 
 
 def scalar(value: object) -> Scalar | None:
@@ -46,7 +63,7 @@ def flatten(prefix: str, value: object, made: Attributes, depth: int = 0) -> Non
         made[prefix] = render_json(value)
     elif isinstance(value, Mapping):
         for name, item in value.items():
-            flatten(f"{prefix}.{_name(name)}", item, made, depth + 1)
+            flatten(f"{prefix}.{name_part(name)}", item, made, depth + 1)
     elif isinstance(value, list):
         numbers = integers(value)
         if numbers:
@@ -71,6 +88,8 @@ def put_each(made: Attributes, prefix: str, values: Mapping[str, object], names:
     """Add those of *values* that are scalars or lists of strings, under *prefix*."""
     for name in names:
         value = values.get(name)
+        if value is None:
+            continue
         if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
             made[prefix + name] = [cut(item) for item in value]
         else:
@@ -88,12 +107,16 @@ def integers(value: object) -> list[int] | None:
 
 def render_json(value: object) -> str:
     """Return *value* as JSON, with texts cut until it is small enough."""
-    return _render(value, lambda item: json.dumps(item, ensure_ascii=False, separators=(",", ":")))
+    return _render(value, _to_json)
 
 
 def render_python(value: object) -> str:
     """Return *value* as Python writes it, which LiteLLM does and agentlightning's adapters evaluate."""
     return _render(value, repr)
+
+
+def _to_json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _render(value: object, write: Callable[[object], str]) -> str:
@@ -116,11 +139,11 @@ def _clean(value: object, limit: int, depth: int = 0) -> object:
             return []
         # Token ids, mostly: nothing in them to look at one by one.
         return value if integers(value) else [_clean(item, limit, depth + 1) for item in value]
-    if isinstance(value, dict):
-        return {k: _clean(v, limit, depth + 1) for k, v in value.items()} if depth < _DEPTH else {}
+    if isinstance(value, dict):  # of JSON, so its keys are texts
+        return {cut(k, limit): _clean(v, limit, depth + 1) for k, v in value.items()} if depth < _DEPTH else {}
     return value
 
 
-def _name(name: object) -> str:
+def name_part(name: object) -> str:
     """Return a key as one part of a flat name: a dot in it would make two of it."""
     return cut(str(name), 256).replace(".", "_") or "_"

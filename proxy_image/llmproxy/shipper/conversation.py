@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmproxy.shipper.answers import Json
-from llmproxy.shipper.attributes import integers
+from llmproxy.shipper.attributes import cut, integers
+
+_ID = 4096
+"""Characters of an answer's id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class Conversation:
     @property
     def finish_reasons(self) -> list[str]:
         """Why each choice ended."""
-        return [str(choice["finish_reason"]) for choice in self.choices if choice.get("finish_reason")]
+        return [cut(str(choice["finish_reason"]), 256) for choice in self.choices if choice.get("finish_reason")]
 
     @property
     def tool_calls(self) -> list[Json]:
@@ -47,7 +50,7 @@ def converse(request: Json, answer: Json, *, missing_id: str) -> Conversation:
     choices = [_choice(item) for item in answer["choices"] if isinstance(item, dict)] or [{"message": {}}]
     found = answer.get("id")
     return Conversation(
-        id=found if isinstance(found, str) and found else missing_id,
+        id=cut(found, _ID) if isinstance(found, str) and found else missing_id,
         request={name: value for name, value in request.items() if name not in {"messages", "prompt"}},
         said={name: value for name, value in request.items() if name in {"messages", "prompt"}},
         answer=answer,

@@ -1,31 +1,27 @@
 """From spans to the bytes of OTLP. The only module that knows protobuf.
 
 Each span is encoded with its resource as a batch of its own: the concatenation of several is a batch as well, so that
-one can be cut smaller without encoding anything again. Attributes are written by hand, since the library's
-objects cost twice as much; a test holds them equal to what it writes.
+one can be cut smaller without encoding anything again. Spans are written by hand, since the library's objects cost
+several times as much; a test holds them equal to what it writes.
 """
 
 import struct
 from dataclasses import dataclass
+from typing import cast
 
 from google.protobuf.message import DecodeError
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-    ExportTraceServiceResponse,
-)
-from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
-from opentelemetry.proto.trace.v1 import trace_pb2
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from llmproxy import __version__
 from llmproxy.shipper.attributes import Attributes, Scalar, Value
 
-CLIENT = trace_pb2.Span.SpanKind.SPAN_KIND_CLIENT
-INTERNAL = trace_pb2.Span.SpanKind.SPAN_KIND_INTERNAL
-_OK = trace_pb2.Status(code=trace_pb2.Status.StatusCode.STATUS_CODE_OK)
+INTERNAL, CLIENT = 1, 3
+"""Kinds of spans."""
+_OK, _ERROR = b"\x18\x01", b"\x18\x02"
+"""The code of a status."""
 _SPAN_ATTRIBUTES, _EVENT_ATTRIBUTES, _RESOURCE_ATTRIBUTES = b"\x4a", b"\x1a", b"\x0a"
 """Tags of the field that holds the attributes."""
 _MAX_CACHED = 8192
-_SCOPE = InstrumentationScope(name="llmproxy", version=__version__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,41 +48,41 @@ class Span:
     error: str = ""
     """Empty for one that went well."""
     events: tuple[Event, ...] = ()
-    kind: "trace_pb2.Span.SpanKind.ValueType" = INTERNAL
+    kind: int = INTERNAL
 
 
 def encode(resource: Attributes, spans: list[Span]) -> list[bytes]:
     """Return each span as a serialized ExportTraceServiceRequest."""
-    shared = attributes_field(_RESOURCE_ATTRIBUTES, resource)
+    shared = _sized(b"\x0a", attributes_field(_RESOURCE_ATTRIBUTES, resource))
     made = []
     for span in spans:
-        request = ExportTraceServiceRequest()
-        resource_spans = request.resource_spans.add()
-        resource_spans.resource.MergeFromString(shared)
-        scope_spans = resource_spans.scope_spans.add()
-        scope_spans.scope.CopyFrom(_SCOPE)
-        _fill(scope_spans.spans.add(), span)
-        made.append(request.SerializeToString())
+        scope_spans = _sized(b"\x12", _SCOPE + _sized(b"\x12", _span(span)))
+        made.append(_sized(b"\x0a", shared + scope_spans))
     return made
 
 
-def _fill(made: trace_pb2.Span, span: Span) -> None:
-    made.trace_id = span.trace_id
-    made.span_id = span.span_id
-    made.parent_span_id = span.parent_id
-    made.name = span.name
-    made.kind = span.kind
-    made.start_time_unix_nano = max(0, span.started_ns)
-    made.end_time_unix_nano = max(0, span.ended_ns)
-    made.MergeFromString(attributes_field(_SPAN_ATTRIBUTES, span.attributes))
-    for event in span.events:
-        told = made.events.add(name=event.name, time_unix_nano=max(0, event.at_ns))
-        told.MergeFromString(attributes_field(_EVENT_ATTRIBUTES, event.attributes))
-    if span.error:
-        made.status.code = trace_pb2.Status.StatusCode.STATUS_CODE_ERROR
-        made.status.message = _utf8(span.error).decode()
-    else:
-        made.status.CopyFrom(_OK)
+def _span(span: Span) -> bytes:
+    """Return a Span, its fields in the order of their numbers."""
+    status = _sized(b"\x12", _utf8(span.error)) + _ERROR if span.error else _OK
+    return b"".join(
+        (
+            _sized(b"\x0a", span.trace_id),
+            _sized(b"\x12", span.span_id),
+            _sized(b"\x22", span.parent_id) if span.parent_id else b"",
+            _sized(b"\x2a", _utf8(span.name)),
+            b"\x30" + _varint(span.kind),
+            b"\x39" + _time(span.started_ns),
+            b"\x41" + _time(span.ended_ns),
+            attributes_field(_SPAN_ATTRIBUTES, span.attributes),
+            *(_sized(b"\x5a", _event(event)) for event in span.events),
+            _sized(b"\x7a", status),
+        )
+    )
+
+
+def _event(event: Event) -> bytes:
+    name = _sized(b"\x12", _utf8(event.name))
+    return b"\x09" + _time(event.at_ns) + name + attributes_field(_EVENT_ATTRIBUTES, event.attributes)
 
 
 def rejected(answer: bytes) -> int:
@@ -102,10 +98,17 @@ def attributes_field(tag: bytes, attributes: Attributes) -> bytes:
     """Return *attributes* as the repeated field of KeyValues that *tag* begins."""
     made: list[bytes] = []
     for name, value in attributes.items():
-        key = _key(name)
-        worth = _any(value)
-        size = _varint(len(worth))
-        made += (tag, _varint(len(key) + 1 + len(size) + len(worth)), key, b"\x12", size, worth)
+        key = _keys.get(name) or _key(name)
+        if type(value) is str:
+            data = _utf8(value)
+            size = len(data)
+            head = _TEXTS[size] if size < _FEW else _text_head(size)
+            size += len(key) + len(head)
+            made += (tag, _VARINTS[size] if size < _FEW else _long_varint(size), key, head, data)
+        else:
+            data = _any(value)
+            head = _varint(len(data))
+            made += (tag, _varint(len(key) + len(head) + len(data)), key, head, data)
     return b"".join(made)
 
 
@@ -114,31 +117,27 @@ _ints: dict[int, bytes] = {}
 
 
 def _key(name: str) -> bytes:
-    """Return the field of a KeyValue that is its key. Most names are the same in every span."""
-    found = _keys.get(name)
-    if found is None:
-        found = _sized(b"\x0a", _utf8(name))
-        if len(_keys) < _MAX_CACHED:
-            _keys[name] = found
+    """Return a KeyValue up to the length of its value. Most names are the same in every span."""
+    found = _sized(b"\x0a", _utf8(name)) + b"\x12"
+    if len(_keys) < _MAX_CACHED:
+        _keys[name] = found
     return found
 
 
 def _any(value: Value) -> bytes:
     """Return an AnyValue."""
-    if isinstance(value, list):
-        return _sized(b"\x2a", b"".join([_element(item) for item in value]))
-    return _scalar(value)
+    if not isinstance(value, list):
+        return _scalar(value)
+    if type(value[0]) is int:  # all are: token ids, mostly, which come again and again
+        return _sized(b"\x2a", b"".join([_ints.get(item) or _int(item) for item in cast("list[int]", value)]))
+    return _sized(b"\x2a", b"".join([_sized(b"\x0a", _scalar(item)) for item in value]))
 
 
-def _element(value: Scalar) -> bytes:
-    """Return a value of an ArrayValue. Token ids come again and again."""
-    if type(value) is not int:
-        return _sized(b"\x0a", _scalar(value))
-    found = _ints.get(value)
-    if found is None:
-        found = _sized(b"\x0a", _scalar(value))
-        if len(_ints) < _MAX_CACHED:
-            _ints[value] = found
+def _int(value: int) -> bytes:
+    """Return an element of an ArrayValue."""
+    found = _sized(b"\x0a", _scalar(value))
+    if len(_ints) < _MAX_CACHED:
+        _ints[value] = found
     return found
 
 
@@ -152,12 +151,16 @@ def _scalar(value: Scalar) -> bytes:
     return b"\x21" + struct.pack("<d", value)
 
 
+def _time(at_ns: int) -> bytes:
+    return struct.pack("<Q", max(0, at_ns))
+
+
 def _sized(tag: bytes, data: bytes) -> bytes:
     return tag + _varint(len(data)) + data
 
 
 def _varint(number: int) -> bytes:
-    return _VARINTS[number] if number < len(_VARINTS) else _long_varint(number)
+    return _VARINTS[number] if number < _FEW else _long_varint(number)
 
 
 def _long_varint(number: int) -> bytes:
@@ -169,8 +172,10 @@ def _long_varint(number: int) -> bytes:
     return bytes(made)
 
 
-_VARINTS = [_long_varint(i) for i in range(1 << 14)]
-"""Those of one and two bytes: nearly every length."""
+def _text_head(size: int) -> bytes:
+    """Return the AnyValue of a text of *size* bytes, with its own length, up to the text."""
+    head = b"\x0a" + _long_varint(size)
+    return _long_varint(len(head) + size) + head
 
 
 def _utf8(text: str) -> bytes:
@@ -179,3 +184,10 @@ def _utf8(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError:
         return text.encode("utf-8", "replace")
+
+
+_FEW = 1 << 14
+"""Below it a number is one or two bytes, nearly every length; they are looked up."""
+_VARINTS = [_long_varint(i) for i in range(_FEW)]
+_TEXTS = [_text_head(i) for i in range(_FEW)]
+_SCOPE = _sized(b"\x0a", _sized(b"\x0a", b"llmproxy") + _sized(b"\x12", _utf8(__version__)))

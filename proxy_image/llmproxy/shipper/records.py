@@ -5,7 +5,7 @@ import msgspec
 from llmproxy import calls
 
 
-class Record(msgspec.Struct, array_like=True, frozen=True):
+class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One call in a segment. (gateway, call.call_id) names it."""
 
     gateway: str

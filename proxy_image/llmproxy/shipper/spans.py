@@ -10,6 +10,7 @@ It is the one shape of which `LlmProxyTraceToTriplet`, `TracerTraceToTriplet` an
 alone, without a name that any of them looks for.
 """
 
+import functools
 import hashlib
 import logging
 from typing import Any, Literal
@@ -23,7 +24,9 @@ from llmproxy.shipper import otlp
 from llmproxy.shipper.answers import Json, events, parse, read_answer
 from llmproxy.shipper.attributes import (
     Attributes,
+    cut,
     flatten,
+    name_part,
     put,
     put_each,
     render_json,
@@ -55,6 +58,8 @@ _REQUEST = (
     "n",
     "reasoning_effort",
 )
+_NAME = 4096
+"""Characters of a name or an id."""
 _EXTRA_TEXT = 4096
 """Characters of an error's body."""
 
@@ -90,13 +95,18 @@ def call_name(record: Record) -> str:
 
 def span_id(record: Record, part: str) -> bytes:
     """Return the id of one of a call's spans: the same whenever it is made, so that a store knows a repeated one."""
-    return hashlib.sha256(f"{call_name(record)}/{part}".encode()).digest()[:8]
+    return _digest(f"{call_name(record)}/{part}")[:8]
 
 
 def trace_id(record: Record) -> bytes:
     """Return the id of the trace, which an attempt's calls share; a call of no rollout has one of its own."""
     of = f"{record.call.rollout_id}\0{record.call.attempt_id}" if record.call.rollout_id else call_name(record)
-    return hashlib.sha256(of.encode()).digest()[:16]
+    return _digest(of)[:16]
+
+
+@functools.lru_cache(maxsize=1024)
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 def spans_of(record: Record, content: Content) -> list[Span]:
@@ -264,7 +274,7 @@ def _root_attributes(call: calls.Call, said: Conversation, *, full: bool) -> Att
 
 def _add_message(made: Attributes, prefix: str, message: Json) -> None:
     """Add a message under the names of the release that agentlightning 0.3.0 was made for."""
-    made[f"{prefix}.role"] = str(message.get("role") or "assistant")
+    made[f"{prefix}.role"] = _short(message.get("role") or "assistant")
     content = message.get("content")
     if isinstance(content, str):
         put(made, f"{prefix}.content", content)
@@ -277,8 +287,8 @@ def _add_message(made: Attributes, prefix: str, message: Json) -> None:
             continue
         function = call.get("function")
         function = function if isinstance(function, dict) else {}
-        made[f"{prefix}.tool_calls.{i}.id"] = str(call.get("id") or "")
-        made[f"{prefix}.tool_calls.{i}.name"] = str(function.get("name") or "")
+        made[f"{prefix}.tool_calls.{i}.id"] = _short(call.get("id") or "")
+        made[f"{prefix}.tool_calls.{i}.name"] = _short(function.get("name") or "")
         made[f"{prefix}.tool_calls.{i}.arguments"] = _arguments(function)
 
 
@@ -313,7 +323,7 @@ def _raw_attributes(said: Conversation, *, full: bool) -> Attributes:
         made[f"{_RAW_PREFIX}response_token_ids"] = render_python(said.response_ids)
     fields = {**said.said, **said.request, **said.answer}
     for name, value in fields.items():
-        key = f"{_RAW_PREFIX}{name.replace('.', '_')}"
+        key = _RAW_PREFIX + name_part(name)
         if key in made or value is None or not (full or name in {"model", "usage", "created", "object"}):
             continue
         if isinstance(value, str):
@@ -346,13 +356,18 @@ def _tool_attributes(tool: Json) -> Attributes:
     function = tool.get("function")
     function = function if isinstance(function, dict) else {}
     return {
-        "tool.name": str(function.get("name") or ""),
+        "tool.name": _short(function.get("name") or ""),
         "tool.parameters": _arguments(function),
-        "tool.call.id": str(tool.get("id") or ""),
-        "tool.call.type": str(tool.get("type") or "function"),
+        "tool.call.id": _short(tool.get("id") or ""),
+        "tool.call.type": _short(tool.get("type") or "function"),
     }
 
 
 def _arguments(function: Json) -> str:
     found: Any = function.get("arguments")
-    return found if isinstance(found, str) else render_json({} if found is None else found)
+    return cut(found) if isinstance(found, str) else render_json({} if found is None else found)
+
+
+def _short(value: object) -> str:
+    """Return what is a name or an id as a text, of a size that those have."""
+    return cut(str(value), _NAME)

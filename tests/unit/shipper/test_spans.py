@@ -14,10 +14,10 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyVa
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 import spanrig
-from llmproxy import calls
+from llmproxy import __version__, calls
 from llmproxy.shipper import attributes
 from llmproxy.shipper.attributes import MAX_TEXT, cut, flatten, render_json, render_python
-from llmproxy.shipper.otlp import Span, attributes_field
+from llmproxy.shipper.otlp import Span, attributes_field, encode
 from llmproxy.shipper.records import Record
 from llmproxy.shipper.spans import Content, Encoder, spans_of
 
@@ -146,6 +146,27 @@ def test_attributes_are_written_as_the_library_writes_them(wanted: attributes.At
     assert span == trace_pb2.Span(attributes=[KeyValue(key=k, value=by_library(v)) for k, v in wanted.items()])
 
 
+@pytest.mark.parametrize("error", ["", "http_503"])
+def test_spans_are_written_as_the_library_writes_them(error: str) -> None:
+    """Read by the library and written by it again they are the same bytes, and hold what was said."""
+    tries = [calls.Try("a/0", 10, 2_000_000_010, 503, "http_503"), calls.Try("a/1", 30, 40, 200, "")]
+    spans = made(tries=tries, error=error, started_ns=5, ended_ns=1 << 62)
+    for span, data in zip(spans, encode({"service.name": "phi"}, spans), strict=True):
+        batch = ExportTraceServiceRequest.FromString(data)
+        assert batch.SerializeToString() == data
+        scope = batch.resource_spans[0].scope_spans[0]
+        assert (scope.scope.name, scope.scope.version) == ("llmproxy", __version__)
+        (read,) = scope.spans
+        assert (read.trace_id, read.span_id, read.parent_span_id) == (span.trace_id, span.span_id, span.parent_id)
+        assert (read.name, read.kind, read.start_time_unix_nano) == (span.name, span.kind, 5)
+        assert read.end_time_unix_nano == 1 << 62
+        assert [(e.name, e.time_unix_nano, len(e.attributes)) for e in read.events] == [
+            (e.name, e.at_ns, len(e.attributes)) for e in span.events
+        ]
+        assert {kv.key for kv in read.attributes} == set(span.attributes)
+        assert (read.status.code, read.status.message) == (2 if span.error else 1, span.error)
+
+
 def by_library(value: attributes.Value) -> AnyValue:
     if isinstance(value, list):
         return AnyValue(array_value=ArrayValue(values=[by_library(item) for item in value]))
@@ -169,6 +190,54 @@ def test_a_long_text_is_cut_with_a_marker_and_the_json_around_it_stays_whole() -
     spans = made(request=request, response=spanrig.chat_response("i", long))
     sizes = [len(value) for span in spans for value in span.attributes.values() if isinstance(value, str)]
     assert max(sizes) < 2 * MAX_TEXT + 1000
+
+
+LONG = "y" * (MAX_TEXT + 1000)
+
+
+def longer(value: Any) -> list[Any]:
+    """Return *value* once for each text and each key in it, with that one much too long."""
+    if isinstance(value, str):
+        return [LONG, json.dumps({"a": LONG, "b": [1, 2]}), json.dumps(["z"] * (MAX_TEXT // 4))]
+    if isinstance(value, list):
+        return [[*value[:i], long, *value[i + 1 :]] for i, item in enumerate(value) for long in longer(item)]
+    if isinstance(value, dict):
+        keys = [{**{k: v for k, v in value.items() if k != key}, LONG: value[key]} for key in list(value)[:1]]
+        return keys + [{**value, key: long} for key, item in value.items() for long in longer(item)]
+    return []
+
+
+def test_whatever_is_too_long_is_bounded_and_what_was_json_still_is() -> None:
+    function = {"name": "f", "description": "d", "parameters": {"type": "object"}}
+    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"place": "Paris"}'}}
+    request = {
+        "model": "phi", "stop": ["a"], "user": "u", "tools": [{"type": "function", "function": function}],
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "t"}]}, {"role": "assistant", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "call_1", "content": "rain", "name": "n"},
+        ],
+    }  # fmt: skip
+    answer = json.loads(spanrig.chat_response("i"))
+    answer["system_fingerprint"] = "s"
+    answer["choices"][0]["message"] |= {"tool_calls": [call], "refusal": "r", "reasoning_content": "w"}
+    answer["choices"][0]["logprobs"] = {"content": [{"token": "t", "logprob": -1.0}]}
+    whole = made(request=json.dumps(request).encode(), response=json.dumps(answer).encode())
+    json_names = {n for s in whole for n, v in s.attributes.items() if isinstance(v, str) and v[:1] in "{["}
+    assert any(name.endswith("arguments") for name in json_names)
+    cases = [(long, answer) for long in longer(request)] + [(request, long) for long in longer(answer)]
+    marked = 0
+    for asked, answered in cases:
+        for span in made(request=json.dumps(asked).encode(), response=json.dumps(answered).encode()):
+            for name, value in span.attributes.items():
+                rendered = isinstance(value, str) and name in json_names
+                most = attributes.MAX_RENDERED if rendered else MAX_TEXT + 100
+                assert len(name) < 2000
+                texts = value if isinstance(value, list) else [value]
+                assert all(len(text) <= most for text in texts if isinstance(text, str)), name
+                if rendered and isinstance(value, str) and value[0] != LONG[0]:
+                    (ast.literal_eval if name.startswith("llm.") else json.loads)(value)
+            marked += span.name == "raw_gen_ai_request" and "cut by llmproxy" in str(span.attributes)
+    assert marked == len(cases) - 3  # each but for the model that was asked for: the answer's is there in its place
 
 
 def test_flat_names_read_back_as_what_they_were() -> None:
