@@ -162,17 +162,17 @@ class Intake:
 
         What the first destination of a call says of it is its fate: a gateway is told nothing of the second.
         """
-        shares = [[item for item in batch if there.takes(item.record)] for there in self._destinations]
+        shares = [[i for i, item in enumerate(batch) if there.takes(item.record)] for there in self._destinations]
         kept_by = (
-            there.keep([item.payload for item in share])
+            there.keep([batch[i].payload for i in share])
             for there, share in zip(self._destinations, shares, strict=True)
         )
-        verdicts = await asyncio.gather(*kept_by)
-        fates: dict[int, str] = {}
-        for share, verdict in zip(shares, verdicts, strict=True):
-            for item, why in zip(share, verdict, strict=True):
-                fates.setdefault(id(item), why)
-        for why, items in _by_fate(batch, fates):
+        fates = [NOWHERE] * len(batch)
+        for share, verdict in reversed([*zip(shares, await asyncio.gather(*kept_by), strict=True)]):
+            for i, why in zip(share, verdict, strict=True):
+                fates[i] = why
+        for why in dict.fromkeys(fates):
+            items = [item for item, fate in zip(batch, fates, strict=True) if fate == why]
             if why:
                 self._refuse(items, why)
             else:
@@ -281,14 +281,6 @@ class Connection(asyncio.Protocol):
         log.error("gateway_not_understood", extra={"gateway": self.gateway, "reason": why})
         if self._transport is not None:
             self._transport.abort()
-
-
-def _by_fate(batch: list[_Waiting], fates: dict[int, str]) -> Iterable[tuple[str, list[_Waiting]]]:
-    """Return the items of a batch by why they were not kept, empty for those that were."""
-    found: dict[str, list[_Waiting]] = {}
-    for item in batch:
-        found.setdefault(fates.get(id(item), NOWHERE), []).append(item)
-    return found.items()
 
 
 def _by_connection(items: list[_Waiting]) -> Iterable[tuple[Connection, list[int]]]:

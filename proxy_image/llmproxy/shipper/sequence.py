@@ -95,12 +95,14 @@ class Sequencer:
 
     def durable(self, kept: list[Record]) -> None:
         """Note records that are on disk: what is known of them besides is needed only while an id is on its way."""
+        ended: list[Key] = []
         for record in kept:
             key = record.gateway, record.call.call_id
             if record.sequence_id or key not in self._answers:
-                self._journal.end([key])
+                ended.append(key)
             else:
                 self._journal.ended(key)
+        self._journal.end(ended)
 
     def delivered(self, stored: list[Record]) -> None:
         """Note records that are in the store, or kept elsewhere with their ids."""
