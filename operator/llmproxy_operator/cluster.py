@@ -7,7 +7,7 @@ is known to the callers. Objects are plain data, as JSON has them.
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -42,6 +42,11 @@ PLURALS = {
 TIMEOUT_S = 15
 """For one request: the API server answers in milliseconds or is in trouble."""
 MAX_CONNECTIONS = 64
+"""For requests; each watch has one besides."""
+PART = 500
+"""Objects in one part of a list."""
+MAX_AGAIN_S = 60.0
+"""No `Retry-After` is waited for longer."""
 MAX_MESSAGE_CHARS = 1000
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
@@ -60,14 +65,40 @@ class Applied(NamedTuple):
     """False: there was an object of that name."""
 
 
+class Listed(NamedTuple):
+    """A whole list of one kind."""
+
+    items: tuple[Manifest, ...]
+    version: str
+    """To watch from; empty if the kind is not served."""
+
+    @property
+    def served(self) -> bool:
+        """Whether the API server knows the kind."""
+        return bool(self.version)
+
+
+class Change(NamedTuple):
+    """What a watch tells."""
+
+    type: str
+    """ADDED, MODIFIED, DELETED; or BOOKMARK, which has no more than a version."""
+    object: Manifest
+
+
 class Cluster(Protocol):
     """What the operator needs of a cluster. Every method may raise ClusterError."""
 
-    async def get(self, target: Ref) -> Manifest | None:
-        """Return an object, None if there is none."""
+    async def get(self, target: Ref, *, maybe_old: bool = False) -> Manifest | None:
+        """Return an object, None if there is none; a moment ago, with *maybe_old*, which costs less."""
 
-    async def list(self, api_version: str, kind: str, namespace: str, selector: str) -> tuple[Manifest, ...]:
-        """Return the objects of a namespace that a label selector picks; none of a kind that is not served."""
+    async def list(
+        self, api_version: str, kind: str, namespace: str, labels: Mapping[str, str], *, fresh: bool = False
+    ) -> tuple[Manifest, ...]:
+        """Return the objects of a namespace with these labels; none of a kind that is not served.
+
+        With *fresh* it is the API server that is asked, whatever is known.
+        """
 
     async def serves(self, api_version: str, kind: str) -> bool:
         """Return whether the API server knows a kind that is no part of Kubernetes itself."""
@@ -115,10 +146,11 @@ class ApiServer:
         self._api = api
         self._wrote = wrote
 
-    async def get(self, target: Ref) -> Manifest | None:
+    async def get(self, target: Ref, *, maybe_old: bool = False) -> Manifest | None:
         """See Cluster."""
         try:
-            return (await self._ask("GET", target)).live
+            # Version 0 is whatever the API server has at hand; without one it asks etcd.
+            return (await self._ask("GET", target, query={"resourceVersion": "0"} if maybe_old else None)).live
         except UnavailableError as exc:
             if exc.status == _NOT_FOUND:
                 return None
@@ -134,16 +166,56 @@ class ApiServer:
             raise
         return any(item.get("kind") == kind for item in found.live.get("resources") or ())
 
-    async def list(self, api_version: str, kind: str, namespace: str, selector: str) -> tuple[Manifest, ...]:
-        """See Cluster."""
-        try:
-            found = await self._ask("GET", Ref(api_version, kind, namespace, ""), query={"labelSelector": selector})
-        except UnavailableError as exc:
-            if exc.status == _NOT_FOUND:
-                return ()
-            raise
-        # Items of a list come without these two.
-        return tuple({"apiVersion": api_version, "kind": kind, **item} for item in found.live.get("items") or ())
+    async def list(
+        self,
+        api_version: str,
+        kind: str,
+        namespace: str,
+        labels: Mapping[str, str],
+        *,
+        fresh: bool = True,  # noqa: ARG002
+    ) -> tuple[Manifest, ...]:
+        """See Cluster; always fresh."""
+        return (await self.collect(api_version, kind, namespace, labels)).items
+
+    async def collect(self, api_version: str, kind: str, namespace: str, labels: Mapping[str, str]) -> Listed:
+        """Return all objects with these labels, of all namespaces if *namespace* is empty, in parts."""
+        target = Ref(api_version, kind, namespace, "")
+        query = {**_selecting(labels), "limit": str(PART)}
+        items: list[Manifest] = []
+        while True:
+            try:
+                found = (await self._ask("GET", target, query=query)).live
+            except UnavailableError as exc:
+                if exc.status == _NOT_FOUND:
+                    return Listed((), "")
+                raise
+            # Items of a list come without these two.
+            items += ({"apiVersion": api_version, "kind": kind, **item} for item in found.get("items") or ())
+            metadata = found.get("metadata") or {}
+            if not metadata.get("continue"):
+                return Listed(tuple(items), str(metadata.get("resourceVersion") or ""))
+            query["continue"] = str(metadata["continue"])
+
+    async def watch(
+        self, api_version: str, kind: str, namespace: str, labels: Mapping[str, str], *, since: str, for_s: float
+    ) -> AsyncGenerator[Change]:
+        """Yield what happens to such objects after the version *since*, for so long."""
+        target = Ref(api_version, kind, namespace, "")
+        query = {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": since}
+        query |= {"timeoutSeconds": str(max(1, int(for_s))), **_selecting(labels)}
+        rest = b""
+        async with self._asking("GET", target, _Sent(), query=query, timeout_s=for_s + TIMEOUT_S) as answer:
+            if answer.status != _OK:
+                raise _error("WATCH", target, answer.status, await answer.read(), answer.headers)
+            async for piece in answer.content.iter_any():
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in filter(None, lines):
+                    change = json.loads(line)
+                    if change["type"] == "ERROR":
+                        said = change["object"]
+                        raise _error("WATCH", target, int(said.get("code") or 500), json.dumps(said).encode(), {})
+                    yield Change(change["type"], {"apiVersion": api_version, "kind": kind, **change["object"]})
 
     async def apply(self, manifest: Manifest, *, force: bool, manager: str = names.FIELD_MANAGER) -> Applied:
         """See Cluster."""
@@ -195,56 +267,81 @@ class ApiServer:
     ) -> Applied:
         if verb != "GET":
             self._wrote(verb, target.kind + subresource)
+        sent = _Sent(body, content_type, subresource)
+        async with self._asking(verb, target, sent, query=query or {}, timeout_s=TIMEOUT_S) as answer:
+            content: bytes = await answer.read()
+            if answer.status >= 300:  # noqa: PLR2004 - HTTP's own number
+                raise _error(verb, target, answer.status, content, answer.headers)
+            return Applied(json.loads(content), created=answer.status == _CREATED)
+
+    @asynccontextmanager
+    async def _asking(
+        self, verb: str, target: Ref, sent: "_Sent", *, query: Mapping[str, str], timeout_s: float
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request; yield the answer before its content is read."""
         parts = await self._api.param_serialize(
             verb,
-            _path(target) + subresource,
-            query_params=list((query or {}).items()),
-            header_params={"Accept": "application/json", "Content-Type": content_type},
-            body=body,
+            _path(target) + sent.subresource,
+            query_params=list(query.items()),
+            header_params={"Accept": "application/json", "Content-Type": sent.content_type},
+            body=sent.body,
             auth_settings=["BearerToken"],
         )
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                answer = await self._api.call_api(*parts, _request_timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
-                content: bytes = await answer.read()
+            async with asyncio.timeout(timeout_s):
+                answer = await self._api.call_api(*parts, _request_timeout=aiohttp.ClientTimeout(total=timeout_s))
+                async with answer.response as response:
+                    yield response
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             why = str(exc) or type(exc).__name__
             raise UnavailableError(f"{verb} {target}: no answer from the API server: {why}") from exc
-        if answer.status >= 300:  # noqa: PLR2004 - HTTP's own number
-            raise _error(verb, target, answer.status, content)
-        return Applied(json.loads(content), created=answer.status == _CREATED)
+
+
+class _Sent(NamedTuple):
+    """What goes with a request."""
+
+    body: Mapping[str, Any] | None = None
+    content_type: str = "application/json"
+    subresource: str = ""
+
+
+def _selecting(labels: Mapping[str, str]) -> dict[str, str]:
+    return {"labelSelector": names.selector(labels)} if labels else {}
 
 
 def _path(target: Ref) -> str:
     root = f"/apis/{target.api_version}" if "/" in target.api_version else f"/api/{target.api_version}"
     if not target.kind:
         return root  # what the API server serves of a group
-    path = f"{root}/namespaces/{quote(target.namespace)}/{PLURALS[target.api_version, target.kind]}"
+    place = f"{root}/namespaces/{quote(target.namespace)}" if target.namespace else root
+    path = f"{place}/{PLURALS[target.api_version, target.kind]}"
     return f"{path}/{quote(target.name)}" if target.name else path
 
 
-def _error(verb: str, target: Ref, status: int, content: bytes) -> ClusterError:
+def _error(verb: str, target: Ref, status: int, content: bytes, headers: Mapping[str, str]) -> ClusterError:
     try:
         said = json.loads(content)
     except ValueError:
         said = {}
     said = said if isinstance(said, dict) else {}
+    asked = headers.get("Retry-After", "")
+    again_s = min(MAX_AGAIN_S, float(asked)) if asked.isascii() and asked.isdecimal() else 0.0
     words = str(said.get("message") or f"HTTP {status}")[:MAX_MESSAGE_CHARS]
     message = f"{verb} {target}: {words}"
     if status == 409:  # noqa: PLR2004 - HTTP's own number
-        return ConflictError(message, status=status)
+        return ConflictError(message, status=status, again_s=again_s)
     causes = (said.get("details") or {}).get("causes") or ()
     going = any(cause.get("reason") == "NamespaceTerminating" for cause in causes)
     if going or status in _AGAIN or status >= 500:  # noqa: PLR2004 - HTTP's own number
-        return UnavailableError(message, status=status)
+        return UnavailableError(message, status=status, again_s=again_s)
     return RefusedError(message, status=status)
 
 
 @asynccontextmanager
-async def connect(wrote: Callable[[str, str], None]) -> AsyncIterator[tuple[ApiServer, Access]]:
+async def connect(wrote: Callable[[str, str], None], *, watches: int = 0) -> AsyncIterator[tuple[ApiServer, Access]]:
     """Reach the cluster this process runs in, else the one of KUBECONFIG; raise ConfigurationError."""
     settings = client.Configuration()
-    settings.connection_pool_maxsize = MAX_CONNECTIONS
+    settings.connection_pool_maxsize = MAX_CONNECTIONS + watches
     try:
         if os.environ.get("KUBERNETES_SERVICE_HOST"):
             config.load_incluster_config(client_configuration=settings)

@@ -1,7 +1,8 @@
 """The Secrets that proxies name: read for a pass, and looked after between passes by asking again.
 
 They are fetched by name, so the operator needs no right to list or watch Secrets. Contents are kept no longer than a
-pass takes; between passes only the version of each Secret is remembered.
+pass takes; between passes only the version of each Secret is remembered. Those that the operator made itself are kept
+for some seconds: passes come one after another while a proxy starts or rolls.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from typing import NoReturn
 
 from llmproxy_operator.cluster import Cluster
 from llmproxy_operator.errors import ClusterError
-from llmproxy_operator.manifest import Manifest, Ref
+from llmproxy_operator.manifest import Manifest, Ref, owner_uid, ref
 from llmproxy_operator.queue import Key
 from llmproxy_operator.render import SecretRef, secret_digest
 
@@ -24,6 +25,10 @@ INTERVAL_S = 30.0
 """How often a Secret is asked for while all is well; an edit rolls pods within this time."""
 URGENT_INTERVAL_S = 3.0
 """How often while a proxy waits for it."""
+OWN_INTERVAL_S = 120.0
+"""How often one that we made is asked for: nobody else has a reason to touch it."""
+OWN_S = 30.0
+"""A pass asks anew for one that it made if that is longer ago."""
 PARALLEL = 4
 _TICK_S = 0.5
 
@@ -74,7 +79,7 @@ async def read(
         elif not keys:
             message = f"Secret {whole!r} has no value, and each is a key of a caller: add one under any name"
             missing.append(("SecretKeyNotFound", message))
-    versions = {name: None if item is None else str(item["metadata"]["resourceVersion"]) for name, item in live.items()}
+    versions = {name: _version(item) for name, item in live.items()}
     return Credentials(digests, versions, missing[0] if missing else None, tuple(contents))
 
 
@@ -85,6 +90,10 @@ def _keys(secret: Manifest | None) -> list[str]:
 
 def _not_there(name: str, namespace: str) -> str:
     return f"Secret {name!r} is not in namespace {namespace!r}: create it"
+
+
+def _version(secret: Manifest | None) -> str | None:
+    return None if secret is None else str(secret["metadata"]["resourceVersion"])
 
 
 def _ref(namespace: str, name: str) -> Ref:
@@ -106,6 +115,8 @@ class _Followed:
     due_s: float
     versions: dict[Key, str | None] = field(default_factory=dict)
     urgent: set[Key] = field(default_factory=set)
+    own: tuple[Manifest, float] | None = field(default=None, repr=False)
+    """One that we made, and when it was so."""
 
 
 class SecretWatch:
@@ -119,21 +130,46 @@ class SecretWatch:
         self._wake = wake
         self._clock = clock
         self._jitter = jitter
-        self._followed: dict[tuple[str, str], _Followed] = {}
+        self._followed: dict[Ref, _Followed] = {}
+        self._of: dict[Key, set[Ref]] = {}
 
-    def follow(self, key: Key, versions: Mapping[str, str | None], *, urgent: bool) -> None:
-        """Look after the Secrets of a proxy, by name with the versions it has seen, and no longer after others."""
-        for place in [place for place, entry in self._followed.items() if key in entry.versions]:
-            if place[0] != key.namespace or place[1] not in versions:
-                self._drop(place, key)
-        for name, version in versions.items():
-            entry = self._followed.setdefault((key.namespace, name), _Followed(self._next(urgent=urgent)))
+    def follow(
+        self, key: Key, versions: Mapping[str, str | None], *, own: Sequence[Manifest] = (), urgent: bool = False
+    ) -> None:
+        """Look after the Secrets of a proxy, by name with the versions it has seen, and no longer after others.
+
+        *own* are those that we made for it, as they are now.
+        """
+        mine = {ref(item): item for item in own}
+        seen = {_ref(key.namespace, name): version for name, version in versions.items()}
+        seen |= {target: _version(item) for target, item in mine.items()}
+        for target in self._of.pop(key, set()) - seen.keys():
+            self._drop(target, key)
+        for target, version in seen.items():
+            first_s = self._next(urgent=urgent, own=target in mine)
+            entry = self._followed.setdefault(target, _Followed(first_s))
             entry.versions[key] = version
+            if target in mine and (entry.own is None or _version(entry.own[0]) != version):
+                entry.own = (mine[target], self._clock())
             if urgent:
                 entry.urgent.add(key)
-                entry.due_s = min(entry.due_s, self._next(urgent=True))
+                entry.due_s = min(entry.due_s, first_s)
             else:
                 entry.urgent.discard(key)
+        if seen:
+            self._of[key] = set(seen)
+
+    async def own(self, target: Ref, uid: str) -> Manifest | None:
+        """Return a Secret that we make for the proxy of that *uid*, as it was not long ago; None if there is none."""
+        entry = self._followed.get(target)
+        if entry is not None and entry.own is not None:
+            known, at_s = entry.own
+            if owner_uid(known) == uid and self._clock() - at_s < OWN_S:
+                return known
+        found = await self._cluster.get(target)
+        if entry is not None:
+            entry.own = None if found is None else (found, self._clock())
+        return found
 
     def forget(self, key: Key) -> None:
         """Follow nothing for a proxy any more."""
@@ -148,36 +184,37 @@ class SecretWatch:
     async def poll(self) -> None:
         """Ask for every Secret whose time has come."""
         now_s = self._clock()
-        due = [place for place, entry in self._followed.items() if entry.due_s <= now_s]
+        due = [target for target, entry in self._followed.items() if entry.due_s <= now_s]
         gate = asyncio.Semaphore(PARALLEL)
 
-        async def ask(place: tuple[str, str]) -> None:
+        async def ask(target: Ref) -> None:
             async with gate:
-                await self._ask(place)
+                await self._ask(target)
 
-        await asyncio.gather(*(ask(place) for place in due))
+        await asyncio.gather(*(ask(target) for target in due))
 
-    async def _ask(self, place: tuple[str, str]) -> None:
-        entry = self._followed.get(place)
+    async def _ask(self, target: Ref) -> None:
+        entry = self._followed.get(target)
         if entry is None:
             return
-        entry.due_s = self._next(urgent=bool(entry.urgent))
+        entry.due_s = self._next(urgent=bool(entry.urgent), own=entry.own is not None)
         try:
-            secret = await self._cluster.get(_ref(*place))
+            secret = await self._cluster.get(target)
         except ClusterError as exc:
-            log.warning("secret_unreadable", extra={"namespace": place[0], "secret": place[1], "error": str(exc)})
+            place = {"namespace": target.namespace, "secret": target.name}
+            log.warning("secret_unreadable", extra={**place, "error": str(exc)})
             return
-        version = None if secret is None else str(secret["metadata"]["resourceVersion"])
-        for key in [key for key, seen in entry.versions.items() if seen != version]:
+        for key in [key for key, seen in entry.versions.items() if seen != _version(secret)]:
+            entry.own = None  # what we know of it is not so any more
             self._wake(key)
 
-    def _next(self, *, urgent: bool) -> float:
-        interval_s = URGENT_INTERVAL_S if urgent else INTERVAL_S
+    def _next(self, *, urgent: bool, own: bool) -> float:
+        interval_s = URGENT_INTERVAL_S if urgent else OWN_INTERVAL_S if own else INTERVAL_S
         return self._clock() + interval_s * (0.8 + 0.2 * self._jitter())
 
-    def _drop(self, place: tuple[str, str], key: Key) -> None:
-        entry = self._followed[place]
+    def _drop(self, target: Ref, key: Key) -> None:
+        entry = self._followed[target]
         entry.versions.pop(key, None)
         entry.urgent.discard(key)
         if not entry.versions:
-            del self._followed[place]
+            del self._followed[target]

@@ -1,4 +1,4 @@
-"""From what a watch reports to the keys of the proxies to look at. Decides one thing: whether to wake anybody.
+"""From what a watch of LLMProxies reports to the keys to look at. Decides one thing: whether to wake anybody.
 
 An event says that something happened, never what to do. Only the echo of the operator's own status write is taken
 out: it would wake every proxy once more for nothing.
@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llmproxy_operator import names
 from llmproxy_operator.queue import Key
 
 _UNSEEN = frozenset({"managedFields", "resourceVersion"})
@@ -23,7 +22,6 @@ class Doorbell:
         self._wake = wake
         self._seen: dict[Key, str] = {}
         self._status: dict[Key, Mapping[str, Any]] = {}
-        self._quiet: dict[str, str] = {}
 
     def expect(self, key: Key, status: Mapping[str, Any]) -> None:
         """Remember a status that is about to be written."""
@@ -42,24 +40,6 @@ class Doorbell:
         self._seen[key] = print_now
         if event != "MODIFIED" or not known:
             self._wake(key)
-
-    def child(self, body: Mapping[str, Any]) -> None:
-        """Take an event of an object that has our labels."""
-        metadata = body["metadata"]
-        name = (metadata.get("labels") or {}).get(names.LABEL_NAME)
-        if name:
-            self._wake(Key(str(metadata["namespace"]), str(name)))
-
-    def quiet_child(self, event: str | None, body: Mapping[str, Any]) -> None:
-        """Take an event of an object that has our labels, and whose status says nothing to us."""
-        uid, print_now = str(body["metadata"]["uid"]), _fingerprint(body)
-        known = event == "MODIFIED" and self._quiet.get(uid) == print_now
-        if event == "DELETED":
-            self._quiet.pop(uid, None)
-        else:
-            self._quiet[uid] = print_now
-        if not known:
-            self.child(body)
 
 
 def _fingerprint(body: Mapping[str, Any]) -> str:

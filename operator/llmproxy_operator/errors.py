@@ -12,13 +12,18 @@ OperatorError
 class OperatorError(Exception):
     """Any error of this package."""
 
+    again_s = 0.0
+    """The next try makes no sense any earlier, in seconds from now."""
+
 
 class ClusterError(OperatorError):
     """The API server did not do what it was asked. The message names the object and repeats the server's words."""
 
-    def __init__(self, message: str, *, status: int = 0) -> None:
+    def __init__(self, message: str, *, status: int = 0, again_s: float = 0.0) -> None:
+        """*again_s* is when the API server asked to be asked again."""
         super().__init__(message)
         self.status = status
+        self.again_s = again_s
 
 
 class UnavailableError(ClusterError):

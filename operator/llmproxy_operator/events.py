@@ -1,4 +1,4 @@
-"""All of kopf: watches, and each event handed on. Nothing is decided here, and nothing is ever written.
+"""All of kopf: it watches LLMProxies, and each event is handed on. Nothing is decided here, nothing is ever written.
 
 kopf runs in a thread with an event loop of its own: when it ends, for which a broken watch is enough, it cancels every
 task of its loop. It keeps no finalizer, annotation or Event; our own queue repeats what fails.
@@ -13,24 +13,10 @@ from typing import Any
 import kopf
 
 from llmproxy_api import GROUP, PLURAL, VERSION
-from llmproxy_operator import names
 from llmproxy_operator.cluster import Access
 from llmproxy_operator.doorbell import Doorbell
 from llmproxy_operator.errors import OperatorError
 
-CHILDREN = (
-    ("apps", "v1", "deployments"),
-    ("", "v1", "services"),
-    ("", "v1", "configmaps"),
-    ("", "v1", "pods"),
-    ("networking.k8s.io", "v1", "networkpolicies"),
-)
-"""What is watched besides LLMProxies: only objects with our label leave the API server. Secrets are never watched."""
-QUIET_CHILDREN = (
-    ("autoscaling", "v2", "horizontalpodautoscalers"),
-    ("policy", "v1", "poddisruptionbudgets"),
-)
-"""As well, but their status, which moves with the load, is nothing to us."""
 STOP_S = 10
 """How long kopf may take to end."""
 CHUNK = 500
@@ -123,9 +109,6 @@ def _settings() -> kopf.OperatorSettings:
     settings.posting.enabled = False
     settings.watching.chunk_size = CHUNK
     settings.process.ultimate_exiting_timeout = None  # the caller knows when to end the process
-    label = f"app.kubernetes.io/managed-by={names.FIELD_MANAGER}"
-    for group, version, plural in (*CHILDREN, *QUIET_CHILDREN):
-        settings.watching.label_selectors[group, version, plural] = label
     return settings
 
 
@@ -147,13 +130,4 @@ def _registry(access: Access, doorbell: Doorbell, loop: asyncio.AbstractEventLoo
     async def proxy(event: Mapping[str, Any], **_: Any) -> None:
         loop.call_soon_threadsafe(doorbell.proxy, event["type"], event["object"])
 
-    async def child(event: Mapping[str, Any], **_: Any) -> None:
-        loop.call_soon_threadsafe(doorbell.child, event["object"])
-
-    async def quiet_child(event: Mapping[str, Any], **_: Any) -> None:
-        loop.call_soon_threadsafe(doorbell.quiet_child, event["type"], event["object"])
-
-    for watched, handler in ((CHILDREN, child), (QUIET_CHILDREN, quiet_child)):
-        for group, version, plural in watched:
-            kopf.on.event(group, version, plural, id=f"child-{plural}", registry=registry)(handler)
     return registry

@@ -16,12 +16,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llmproxy_operator.announce import Announcer
+from llmproxy_operator.cache import Cache
+from llmproxy_operator.cached import CachedCluster
 from llmproxy_operator.cluster import Access, ApiServer, connect
 from llmproxy_operator.credentials import SecretWatch
 from llmproxy_operator.doorbell import Doorbell
 from llmproxy_operator.errors import OperatorError
 from llmproxy_operator.events import watch
 from llmproxy_operator.health import Health, serve
+from llmproxy_operator.informer import KINDS, Informer
 from llmproxy_operator.leader import Election
 from llmproxy_operator.manifest import Ref
 from llmproxy_operator.metrics import Metrics
@@ -56,7 +59,11 @@ async def operate(settings: Settings, stop: asyncio.Event) -> None:
     """Run until *stop* is set; raise what ended it otherwise."""
     metrics = Metrics()
     health = Health(metrics)
-    async with serve(health, port=settings.metrics_port) as port, connect(metrics.wrote) as (cluster, access):
+    watches = len(KINDS) * max(1, len(settings.watch_namespaces))
+    async with (
+        serve(health, port=settings.metrics_port) as port,
+        connect(metrics.wrote, watches=watches) as (cluster, access),
+    ):
         log.info(
             "operator_started",
             extra={
@@ -96,23 +103,28 @@ async def _work(settings: Settings, cluster: ApiServer, access: Access, health: 
     def wake(key: Key) -> None:
         queue.add(key)
 
-    doorbell = Doorbell(wake)
+    doorbell, cache = Doorbell(wake), Cache(wake)
+    informer = Informer(cluster, cache, namespaces=settings.watch_namespaces, jitter=random.random)
     watched = SecretWatch(cluster, wake, clock=time.monotonic, jitter=random.random)
     inputs = Inputs(settings.proxy_image, {}, settings.proxy_image_pull_policy, store_image=settings.limits_store_image)
     around = Surroundings(inputs, settings.policy, time.monotonic, _now, lambda: secrets.token_hex(32), doorbell.expect)
     announcer = Announcer(cluster, instance=settings.pod_name, now=_now)
-    reconciler = Reconciler(cluster, around, secrets=watched, announcer=announcer)
+    reconciler = Reconciler(CachedCluster(cluster, cache), around, secrets=watched, announcer=announcer)
     queue = KeyedQueue(reconciler, health.metrics, clock=time.monotonic, jitter=random.random)
     health.metrics.watch_queue(lambda: queue.depth, lambda: queue.oldest_s)
     health.oldest_s = lambda: queue.oldest_s
     health.metrics.leads(leads=True)
 
-    def ready() -> None:
-        health.ready = True
+    begun = asyncio.Event()
 
-    await _together(
-        watch(access, doorbell, namespaces=settings.watch_namespaces, ready=ready), queue.run(WORKERS), watched.run()
-    )
+    async def passes() -> None:
+        await informer.synced()  # before that, what is not known would be taken for not there
+        await begun.wait()
+        health.ready = True
+        await queue.run(WORKERS)
+
+    watching = watch(access, doorbell, namespaces=settings.watch_namespaces, ready=begun.set)
+    await _together(watching, informer.run(), passes(), watched.run())
 
 
 async def _together(*parts: Coroutine[Any, Any, None]) -> None:

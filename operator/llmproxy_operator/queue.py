@@ -158,7 +158,7 @@ class KeyedQueue:
     async def _pass(self, key: Key) -> float | None:
         """Do one pass; return when to repeat it, None if the key is gone."""
         began_s = self._clock()
-        failed, wanted_s = True, None
+        failed, wanted_s, not_before_s = True, None, 0.0
         try:
             async with asyncio.timeout(self._timing.pass_s):
                 wanted_s = await self._work(key)
@@ -166,6 +166,7 @@ class KeyedQueue:
         except TimeoutError:
             log.error("pass_too_long", extra={"proxy": str(key), "seconds": self._timing.pass_s})  # noqa: TRY400 - no bug
         except OperatorError as exc:
+            not_before_s = exc.again_s
             log.warning("pass_failed", extra={"proxy": str(key), "error": str(exc)})
         except Exception:  # a bug in one proxy's pass must not stop the others'
             log.exception("pass_broken", extra={"proxy": str(key)})
@@ -174,7 +175,7 @@ class KeyedQueue:
         self._ended[key] = ended_s
         if failed:
             self._failures[key] = self._failures.get(key, 0) + 1
-            return self._timing.backoff_s(self._failures[key], self._jitter())
+            return max(not_before_s, self._timing.backoff_s(self._failures[key], self._jitter()))
         self._failures.pop(key, None)
         if wanted_s is None:
             return None

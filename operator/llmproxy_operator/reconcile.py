@@ -65,8 +65,6 @@ TIDIED = (
     (monitoring.API_VERSION, monitoring.KIND),
 )
 """Kinds of objects that a proxy may have now and not any more after an edit; ConfigMaps too."""
-TIDY_AGAIN_S = 500.0
-"""Old ReplicaSets go without a word to us, and with them the need for their ConfigMaps."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,6 @@ class Reconciler:
         self._secrets = secrets
         self._announcer = announcer
         self._waiting: dict[Key, tuple[str, float]] = {}
-        self._tidied: dict[Key, tuple[object, float]] = {}
 
     async def __call__(self, key: Key) -> float | None:
         """Do one pass; return after how many seconds it wants another, None if the proxy is gone."""
@@ -125,8 +122,8 @@ class Reconciler:
             credentials = await read(
                 self._cluster, key.namespace, proxy.metadata.uid, secret_references(proxy), client_secret(proxy)
             )
-            self._secrets.follow(key, credentials.versions, urgent=credentials.missing is not None)
             if credentials.missing is not None:
+                self._secrets.follow(key, credentials.versions, urgent=True)
                 trouble = self._missing(key, raw, credentials.missing)
                 return View(_generation(raw), proxy, rollout=await self._present(raw), trouble=trouble)
             self._waiting.pop(key, None)
@@ -151,11 +148,10 @@ class Reconciler:
         return Trouble(reason, f"{message}; nothing is rolled until then", final=final)
 
     async def _converge(self, key: Key, raw: Manifest, proxy: LLMProxy, credentials: Credentials) -> View:
-        place = (key.namespace, names.selector({names.LABEL_NAME: key.name}))
         (peers, token), (control, control_token), kept = await asyncio.gather(
-            self._own_secret(key, names.peers(key.name), names.PEER_TOKEN_KEY),
-            self._own_secret(key, names.control(key.name), names.CONTROL_TOKEN_KEY),
-            self._cluster.list("apps/v1", "ControllerRevision", *place),
+            self._own_secret(proxy, names.peers(key.name), names.PEER_TOKEN_KEY),
+            self._own_secret(proxy, names.control(key.name), names.CONTROL_TOKEN_KEY),
+            self._cluster.list("apps/v1", "ControllerRevision", key.namespace, {names.LABEL_NAME: key.name}),
         )
         pods = revision(proxy, self._inputs(proxy, credentials, token), kept)
         rendered = render(proxy, pods)
@@ -172,13 +168,12 @@ class Reconciler:
             present = await self._present(raw, contents)
             return View(proxy.metadata.generation, proxy, rollout=present, trouble=blocked)
         live = await self._settle_all(found, proxy)
-        made = {str(item["metadata"]["name"]): str(item["metadata"]["resourceVersion"]) for item in live[: len(own)]}
-        self._secrets.follow(key, {**credentials.versions, **made}, urgent=False)
+        self._secrets.follow(key, credentials.versions, own=live[: len(own)])
         deployments = {item["metadata"]["name"]: item for item in live if item["kind"] == "Deployment"}
         deployment = deployments[names.deployment(key.name)]
         seen = await self._observe(deployment, contents, scaling.floor(proxy))
         if any(child.live is not None for child in found):
-            await self._tidy(key, proxy, [child.wanted for child in found], deployment, complete=seen.complete)
+            await self._tidy(proxy, [child.wanted for child in found], deployment, complete=seen.complete)
         beside = None
         if (of_store := deployments.get(names.limits(key.name))) is not None:
             beside = await self._observe(of_store, contents, None)
@@ -186,12 +181,12 @@ class Reconciler:
             lacks = trouble or lacks
         return View(proxy.metadata.generation, proxy, pods.config_hash, seen, lacks=lacks, store=beside)
 
-    async def _own_secret(self, key: Key, name: str, field: str) -> tuple[Manifest | None, str]:
+    async def _own_secret(self, proxy: LLMProxy, name: str, field: str) -> tuple[Manifest | None, str]:
         """Return a Secret of the proxy's own and its token, a new one if there is none.
 
         One that is there stays: a new one would part the pods from each other, and trainers from the pods.
         """
-        live = await self._cluster.get(Ref("v1", "Secret", key.namespace, name))
+        live = await self._secrets.own(Ref("v1", "Secret", proxy.metadata.namespace, name), proxy.metadata.uid)
         written = ((live or {}).get("data") or {}).get(field)
         return live, decoded(written).decode(errors="replace") or self._around.token()
 
@@ -274,31 +269,32 @@ class Reconciler:
         log.info("object_made", extra={"object": str(ref(wanted))})
         return applied.live
 
-    async def _tidy(
-        self, key: Key, proxy: LLMProxy, wanted: Sequence[Manifest], deployment: Manifest, *, complete: bool
-    ) -> None:
+    async def _tidy(self, proxy: LLMProxy, wanted: Sequence[Manifest], deployment: Manifest, *, complete: bool) -> None:
         """Delete children that are not wanted any more, and documents that no pod can need."""
-        mark = (proxy.metadata.uid, [ref(item) for item in wanted], deployment["metadata"].get("generation"), complete)
-        last, at_s = self._tidied.get(key, (None, 0.0))
-        if last == mark and self._around.clock() - at_s < TIDY_AGAIN_S:
+        if not await self._left(proxy, wanted, deployment, fresh=False):
             return
-        place = (key.namespace, names.selector({names.LABEL_NAME: key.name}))
+        # Nothing is deleted because of what was so a moment ago.
+        for item in await self._left(proxy, wanted, deployment, fresh=True):
+            if children.is_store(item) and not complete:
+                continue  # the pods before count in it until they are told to end
+            await self._cluster.delete(ref(item), uid=item["metadata"]["uid"])
+            log.info("object_deleted", extra={"object": str(ref(item))})
+
+    async def _left(
+        self, proxy: LLMProxy, wanted: Sequence[Manifest], deployment: Manifest, *, fresh: bool
+    ) -> list[Manifest]:
+        """Return the children that nobody needs."""
+        place = (proxy.metadata.namespace, {names.LABEL_NAME: proxy.metadata.name})
         maps, sets, *others = await asyncio.gather(
-            self._cluster.list("v1", "ConfigMap", *place),
-            self._cluster.list("apps/v1", "ReplicaSet", *place),
-            *(self._cluster.list(*kind, *place) for kind in TIDIED),
+            self._cluster.list("v1", "ConfigMap", *place, fresh=fresh),
+            self._cluster.list("apps/v1", "ReplicaSet", *place, fresh=fresh),
+            *(self._cluster.list(*kind, *place, fresh=fresh) for kind in TIDIED),
         )
         ours = [item for item in maps if standing(item, proxy) is Standing.OURS]
         keep = [item["metadata"]["name"] for item in wanted if children.is_document(item)]
         stale = set(stale_configs(ours, [*sets, deployment], keep=keep))
         gone = [item for item in ours if item["metadata"]["name"] in stale]
-        gone += children.unwanted([*maps, *itertools.chain(*others)], proxy, wanted)
-        for item in gone:
-            if children.is_store(item) and not complete:
-                continue  # the pods before count in it until they are told to end
-            await self._cluster.delete(ref(item), uid=item["metadata"]["uid"])
-            log.info("object_deleted", extra={"object": str(ref(item))})
-        self._tidied[key] = (mark, self._around.clock())
+        return gone + list(children.unwanted([*maps, *itertools.chain(*others)], proxy, wanted))
 
     async def _present(self, raw: Manifest, contents: Sequence[str] = ()) -> Rollout:
         """Observe the Deployment that is there, if it is ours, while nothing can be changed."""
@@ -313,8 +309,9 @@ class Reconciler:
         if deployment is None or seen.complete or seen.wanted == 0:
             return seen
         metadata = deployment["metadata"]
-        selector = names.selector(deployment["spec"]["selector"]["matchLabels"])
-        pods = await self._cluster.list("v1", "Pod", metadata["namespace"], selector)
+        pods = await self._cluster.list(
+            "v1", "Pod", metadata["namespace"], deployment["spec"]["selector"]["matchLabels"]
+        )
         return rollout(deployment, pods, now=self._around.now(), secrets=contents, floor=floor)
 
     async def _report(self, key: Key, raw: Manifest, view: View) -> Manifest:
@@ -349,7 +346,6 @@ class Reconciler:
     def _forget(self, key: Key) -> None:
         self._secrets.forget(key)
         self._waiting.pop(key, None)
-        self._tidied.pop(key, None)
 
 
 def _head(manifest: Manifest) -> Manifest:

@@ -108,17 +108,18 @@ class FakeCluster:
 
     # What the operator does.
 
-    async def get(self, target: Ref) -> Manifest | None:
+    async def get(self, target: Ref, *, maybe_old: bool = False) -> Manifest | None:
         self._may_fail(target)
         return copy.deepcopy(self.objects.get(target))
 
-    async def list(self, api_version: str, kind: str, namespace: str, selector: str) -> tuple[Manifest, ...]:
-        wanted = dict(part.split("=") for part in selector.split(","))
+    async def list(
+        self, api_version: str, kind: str, namespace: str, labels: Mapping[str, str], *, fresh: bool = False
+    ) -> tuple[Manifest, ...]:
         return tuple(
             copy.deepcopy(item)
             for target, item in self.objects.items()
             if (target.api_version, target.kind, target.namespace) == (api_version, kind, namespace)
-            and wanted.items() <= (item["metadata"].get("labels") or {}).items()
+            and labels.items() <= (item["metadata"].get("labels") or {}).items()
         )
 
     async def serves(self, api_version: str, kind: str) -> bool:

@@ -24,14 +24,17 @@ class Server:
 
     status: int = 200
     body: Any = field(default_factory=dict)
+    """A list is what one request after another is answered with."""
+    headers: dict[str, str] = field(default_factory=dict)
     asked: list[tuple[str, str, str, str]] = field(default_factory=list)
     url: str = ""
 
     async def answer(self, request: web.Request) -> web.Response:
         text = await request.text()
         self.asked.append((request.method, request.path_qs, request.headers.get("Content-Type", ""), text))
-        body = self.body if isinstance(self.body, str) else json.dumps(self.body)
-        return web.Response(status=self.status, text=body)
+        answer = self.body.pop(0) if isinstance(self.body, list) else self.body
+        body = answer if isinstance(answer, str) else json.dumps(answer)
+        return web.Response(status=self.status, text=body, headers=self.headers)
 
 
 @pytest.fixture
@@ -84,10 +87,10 @@ async def test_a_status_goes_to_its_subresource(server: Server, cluster: ApiServ
 async def test_reading_is_no_write(server: Server, cluster: ApiServer, wrote: list[tuple[str, str]]) -> None:
     server.body = {"items": [{"metadata": {"name": "a"}}]}
 
-    found = await cluster.list("v1", "ConfigMap", "n", "a=b,c=d")
+    found = await cluster.list("v1", "ConfigMap", "n", {"a": "b", "c": "d"})
 
     assert found == ({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}},)
-    assert unquote(server.asked[0][1]) == "/api/v1/namespaces/n/configmaps?labelSelector=a=b,c=d"
+    assert unquote(server.asked[0][1]) == "/api/v1/namespaces/n/configmaps?labelSelector=a=b,c=d&limit=500"
     assert wrote == []
 
 
@@ -144,3 +147,50 @@ async def test_a_server_that_is_away_is_unavailable() -> None:
     async with client.ApiClient(client.Configuration(host="http://127.0.0.1:1")) as api:
         with pytest.raises(UnavailableError, match="no answer from the API server"):
             await ApiServer(api).get(SERVICE)
+
+
+async def test_a_long_list_comes_in_parts(server: Server, cluster: ApiServer) -> None:
+    server.body = [
+        {"metadata": {"resourceVersion": "7", "continue": "more"}, "items": [{"metadata": {"name": "a"}}]},
+        {"metadata": {"resourceVersion": "7"}, "items": [{"metadata": {"name": "b"}}]},
+    ]
+
+    listed = await cluster.collect("v1", "ConfigMap", "", {"a": "b"})
+
+    assert ([item["metadata"]["name"] for item in listed.items], listed.version) == (["a", "b"], "7")
+    assert [unquote(asked[1]) for asked in server.asked] == [
+        "/api/v1/configmaps?labelSelector=a=b&limit=500",
+        "/api/v1/configmaps?labelSelector=a=b&limit=500&continue=more",
+    ]
+
+
+async def test_a_watch_yields_what_is_told_and_ends_with_the_error_that_is_told(
+    server: Server, cluster: ApiServer
+) -> None:
+    expired = {"kind": "Status", "code": 410, "message": "too old resource version"}
+    lines = [
+        {"type": "ADDED", "object": {"metadata": {"name": "a" * 100_000}}},
+        {"type": "ERROR", "object": expired},
+    ]
+    server.body = "".join(json.dumps(line) + "\n" for line in lines)
+    watch = cluster.watch("v1", "ConfigMap", "n", {"a": "b"}, since="5", for_s=60)
+
+    first = await anext(watch)
+    with pytest.raises(UnavailableError, match="too old resource version") as caught:
+        await anext(watch)
+
+    assert (first.type, first.object["kind"], len(first.object["metadata"]["name"])) == ("ADDED", "ConfigMap", 100_000)
+    assert caught.value.status == 410
+    assert unquote(server.asked[0][1]) == (
+        "/api/v1/namespaces/n/configmaps"
+        "?watch=true&allowWatchBookmarks=true&resourceVersion=5&timeoutSeconds=60&labelSelector=a=b"
+    )
+
+
+async def test_when_to_ask_again_is_heard(server: Server, cluster: ApiServer) -> None:
+    server.status, server.headers = 429, {"Retry-After": "7"}
+
+    with pytest.raises(UnavailableError) as caught:
+        await cluster.get(SERVICE)
+
+    assert caught.value.again_s == 7

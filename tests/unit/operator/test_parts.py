@@ -123,32 +123,6 @@ def test_every_other_change_wakes(change: Manifest) -> None:
     assert woken == [KEY, KEY]
 
 
-def test_a_child_wakes_the_proxy_of_its_label_and_one_without_it_nobody() -> None:
-    woken = Woken()
-    bell = Doorbell(woken.append)
-
-    bell.child({"metadata": {"namespace": "n", "labels": {"llmproxy.dev/name": "p"}}})
-    bell.child({"metadata": {"namespace": "n"}})
-
-    assert woken == [KEY]
-
-
-def test_an_autoscaler_wakes_by_what_is_wanted_of_it_and_not_by_its_status() -> None:
-    woken = Woken()
-    bell = Doorbell(woken.append)
-    metadata = {"namespace": "n", "uid": "u", "labels": {"llmproxy.dev/name": "p"}}
-
-    bell.quiet_child(None, {"metadata": metadata, "spec": {"maxReplicas": 3}})
-    bell.quiet_child(
-        "MODIFIED", {"metadata": {**metadata, "resourceVersion": "2"}, "spec": {"maxReplicas": 3}, "status": {"a": 1}}
-    )
-    assert woken == [KEY]
-
-    bell.quiet_child("MODIFIED", {"metadata": metadata, "spec": {"maxReplicas": 9}})
-    bell.quiet_child("DELETED", {"metadata": metadata, "spec": {"maxReplicas": 9}})
-    assert woken == [KEY] * 3
-
-
 def a_status(kind: str, reason: str, message: str = "m") -> Manifest:
     return {"conditions": [{"type": kind, "status": "True", "reason": reason, "message": message}]}
 

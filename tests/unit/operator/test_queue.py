@@ -207,3 +207,19 @@ async def test_an_earlier_turn_wins_over_a_later_one() -> None:
 )
 def test_waits_double_up_to_a_bound(failures: int, jitter: float, wait_s: float) -> None:
     assert Timing().backoff_s(failures, jitter) == wait_s
+
+
+async def test_a_pass_that_may_be_repeated_only_later_is_repeated_only_then() -> None:
+    at_s: list[float] = []
+
+    async def work(_: Key) -> float | None:
+        at_s.append(time.monotonic())
+        if len(at_s) == 1:
+            raise UnavailableError("too many requests", status=429, again_s=0.3)
+        return math.inf
+
+    async with running(work) as (queue, _):
+        queue.add(A)
+        await until(lambda: len(at_s) == 2)
+
+    assert at_s[1] - at_s[0] >= 0.29

@@ -185,7 +185,7 @@ async def test_an_object_of_somebody_else_stops_everything_and_is_not_touched(
 
 async def test_an_object_that_somebody_makes_while_we_look_is_given_back(operator: Operator) -> None:
     class Race(FakeCluster):
-        async def get(self, target: Ref) -> Manifest | None:
+        async def get(self, target: Ref, *, maybe_old: bool = False) -> Manifest | None:
             found = await super().get(target)
             if target.kind == "Service" and target.name == "p" and found is None:
                 spec = {"selector": {"app": "theirs"}}
@@ -331,7 +331,7 @@ async def test_secrets_are_followed_from_one_pass_to_the_next(cluster: FakeClust
     await operator.passes()
     operator.woken.clear()
     cluster.remove(Ref("v1", "Secret", "n", "p-peers"))  # the peers' own is followed too
-    operator.now_s += 31
+    operator.now_s += 121
     await operator.secrets.poll()
     assert operator.woken == [KEY]
 
@@ -485,7 +485,7 @@ async def test_a_control_token_that_was_deleted_is_made_anew_and_rolls_nothing(
     before = cluster.one("Deployment", "p")["spec"]
     token = cluster.one("Secret", "p-control")["data"]["token"]
     cluster.remove(Ref("v1", "Secret", "n", "p-control"))
-    operator.now_s += 31
+    operator.now_s += 121
     await operator.secrets.poll()
     assert operator.woken == [KEY]
     await operator.passes()
