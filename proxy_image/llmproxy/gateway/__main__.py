@@ -3,6 +3,10 @@
 Keys of upstreams, PEER_TOKEN (what the pods of a proxy trust each other by) and POD_UID come in the environment.
 """
 
+import llmproxy.early  # noqa: F401 - takes SIGTERM from here on
+
+# isort: split
+
 import argparse
 import asyncio
 import logging

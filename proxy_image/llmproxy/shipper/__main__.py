@@ -1,5 +1,9 @@
 """`python -m llmproxy.shipper`: flags, the contract document, signals; `inspect` and `replay` are in `offline`."""
 
+import llmproxy.early  # noqa: F401 - takes SIGTERM from here on
+
+# isort: split
+
 import argparse
 import asyncio
 import gc
