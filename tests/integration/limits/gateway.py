@@ -18,10 +18,24 @@ import uvloop
 
 from llmproxy import contract
 from llmproxy.gateway.limits import Denial, Grant, Limiter, peer
+from llmproxy.gateway.limits.limiter import Away
 from llmproxy.gateway.limits.resp import Address, Redis
 from llmproxy.gateway.limits.shared import Shared
 from llmproxy.gateway.limits.snapshot import Snapshot
 from llmproxy.gateway.limits.store import SCRIPT
+
+
+class Watched(Limiter):
+    """Prints every change of who decides, however short it lasts."""
+
+    @property
+    def away(self) -> Away | None:
+        return self._away
+
+    @away.setter
+    def away(self, away: Away | None) -> None:
+        self._away = away
+        print(f"{time.monotonic():.3f} switched to {'others' if away is not None else 'itself'}", flush=True)
 
 
 async def main() -> None:
@@ -39,7 +53,7 @@ async def main() -> None:
     parser.add_argument("--tokens", type=int, default=0)
     parser.add_argument("--lasts", type=float, default=0.0, help="seconds a call lasts, about")
     args = parser.parse_args()
-    limiter = Limiter(contract.parse(args.document))
+    limiter = Watched(contract.parse(args.document))
     if args.store:
         await share(limiter, args)
         return
