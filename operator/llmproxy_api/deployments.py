@@ -16,7 +16,9 @@ TRANSLATED = [name for name, row in PROVIDERS.items() if row.way is Way.TRANSLAT
 _OWN_SERVER = [name for name, row in PROVIDERS.items() if row.api_base is None]
 _KEYLESS = [name for name, row in PROVIDERS.items() if row.key_optional]
 _WITHOUT_TOKEN_IDS = [*TRANSLATED, *(n for n, row in PROVIDERS.items() if row.protocol is not Protocol.OPENAI)]
-URL = r'https?://[A-Za-z0-9.\-\[\]:]+(/[!"$->@-~]*)?'
+_HOST = r"([A-Za-z0-9.\-]+|\[[0-9A-Fa-f:.]+\])"
+_PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+URL = f"https?://{_HOST}(:{_PORT})?" + r'(/[!"$->@-~]*)?'
 """No user, password, query or fragment: what stands in an address is readable by everybody."""
 
 

@@ -1,8 +1,9 @@
 """Who answers a call: the model that was asked for, or after its last try another that the proxy names for it.
 
-A call that falls back is a request of both models' limits: it gives the first one's slot and tokens back, since nothing
-runs there any more, and is admitted to the other, at once or not at all. What ends a call's retries ends them here
-too: a refusal that no other try would heal is passed on, and a model that cannot be asked, or has no room, is skipped.
+A call that falls back is a request of both models' limits and one of the proxy's: it gives the first one's slot and
+tokens back, since nothing runs there any more, and is admitted to the other, at once or not at all. What ends a call's
+retries ends them here too: a refusal that no other try would heal is passed on, and a model that cannot be asked, or
+has no room, is skipped.
 """
 
 from llmproxy.gateway.body import Asked
@@ -72,7 +73,7 @@ async def _admitted(parts: Parts, call: Call, asked: Asked, model: str) -> bool:
         call.grant.refund_tokens()
         call.grant.release()
     tokens = bound_tokens(parts, call.route, asked, model, len(call.caller.request.body))
-    decision = parts.limiter.admit(model, tokens, queue=False)
+    decision = parts.limiter.admit(model, tokens, queue=False, again=True)
     if not isinstance(decision, Grant | Denial):
         decision = await decision
     if isinstance(decision, Denial):

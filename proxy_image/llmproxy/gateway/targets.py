@@ -7,7 +7,7 @@ import os
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -123,13 +123,11 @@ def make_target(deployment: contract.Deployment, pools: Pools, run_dir: Path) ->
 def _native(
     deployment: contract.Deployment, base: str, pools: Pools, provider: providers.Provider
 ) -> tuple[Pool, str, dict[str, bytes]]:
-    url = urlsplit(base)
-    if url.scheme not in {"http", "https"} or not url.hostname:
-        raise contract.ContractError(f"deployment {deployment.id}: api_base {base!r} is not an http(s) URL")
+    url, port = _parsed(base, deployment)
     tls = url.scheme == "https"
-    port = url.port or (443 if tls else 80)
+    hostname = str(url.hostname)
     key = read_key(deployment)
-    host = f"{url.hostname}:{port}"
+    host = f"{hostname}:{port}"
     path = url.path.rstrip("/")
     if provider.protocol is providers.Protocol.ANTHROPIC:
         extra = f"x-api-key: {key}\r\n" if key else ""
@@ -139,7 +137,24 @@ def _native(
         extra = f"authorization: Bearer {key}\r\n" if key else ""
         paths = PATHS | ({RESPONSES: "/responses"} if provider.responses else {})
         heads = {e: _head(url.netloc, path + p, extra) for e, p in paths.items()}
-    return pools.at(Address(url.hostname, port, pools.tls() if tls else None)), host, heads
+    return pools.at(Address(hostname, port, pools.tls() if tls else None)), host, heads
+
+
+def _parsed(base: str, deployment: contract.Deployment) -> tuple[SplitResult, int]:
+    """Return the parts of *base* and its port; raise ContractError when it cannot be called."""
+    wrong = f"deployment {deployment.id}: api_base {base!r} is not an http(s) URL"
+    try:
+        url = urlsplit(base)
+        port = url.port
+    except ValueError as exc:  # a port that is no number, or too large; a bracket that is not closed
+        raise contract.ContractError(f"{wrong}: {exc}") from exc
+    if url.scheme not in {"http", "https"} or not url.hostname:
+        raise contract.ContractError(wrong)
+    if port == 0:
+        raise contract.ContractError(f"{wrong}: nothing listens at port 0")
+    if not base.isascii() or " " in base:
+        raise contract.ContractError(f"{wrong}: what is not ASCII, and spaces, must be percent-encoded")
+    return url, port or (443 if url.scheme == "https" else 80)
 
 
 def _with_path(base: str, path: str) -> str:

@@ -80,6 +80,15 @@ def test_the_call_is_a_request_of_both_models_and_holds_one_slot(tmp_path: Path,
         assert 0 < used(here, "tpm") < 200, "what was charged to the model that failed is given back"
 
 
+def test_the_call_is_one_request_of_the_proxy(tmp_path: Path, echo: Echo) -> None:
+    made = told(echo, rate_limits={"rpm": 2})
+    made["models"][1]["deployments"][0]["api_base"] = f"http://127.0.0.1:{unused_port()}/v1"
+    with gateway(tmp_path, made) as here:
+        assert [here.chat().status_code for _ in range(3)] == [200, 200, 429]
+        assert used(here, "rpm") == 2
+        assert here.metric("llmproxy_fallbacks_total", to="second") == 2
+
+
 def used(here: Gateway, kind: str) -> float:
     return here.metric("llmproxy_limit_used", kind=kind, scope="proxy")
 

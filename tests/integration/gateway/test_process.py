@@ -41,6 +41,13 @@ def with_field(path: str, value: object) -> dict[str, Any]:
         pytest.param(with_field("models", []), "models", id="no models"),
         pytest.param(with_field("models.0.deployments.0.model", "nobody/m"), "'nobody/m' names nobody", id="provider"),
         pytest.param(with_field("models.0.deployments.0.api_base", "ftp://x"), "'ftp://x' is not an http", id="scheme"),
+        pytest.param(
+            with_field("models.0.deployments.0.api_base", "http://x:y/v1"), "api_base 'http://x:y/v1'", id="port"
+        ),
+        pytest.param(with_field("models.0.deployments.0.api_base", "http://x:70000"), "Port out of range", id="large"),
+        pytest.param(with_field("models.0.deployments.0.api_base", "http://x:0/v1"), "port 0", id="port 0"),
+        pytest.param(with_field("models.0.deployments.0.api_base", "http://[::1/v1"), "http://[::1/v1", id="bracket"),
+        pytest.param(with_field("models.0.deployments.0.api_base", "http://x/ä"), "ASCII", id="not ASCII"),
         pytest.param(with_field("models.0.deployments.0.api_key_env", "NO_KEY"), "NO_KEY is not set", id="no key"),
     ],
 )

@@ -120,6 +120,20 @@ async def test_a_refund_and_a_release_reach_the_authority() -> None:
         assert isinstance(new.admit("m", 0), Grant)
 
 
+async def test_a_call_that_falls_back_counts_once_for_the_proxy_at_the_authority_too() -> None:
+    async with pair({"rpm": 1, "max_parallel": 1}) as (old, _, new, _):
+        first = await granted(old)
+        first.release()
+        again = await decided(old.admit("m", 10, queue=False, again=True))
+
+        assert isinstance(again, Grant)
+        assert (used(new, "rpm"), used(new, "maxParallel")) == (1, 1)
+        again.refund()
+        again.release()
+        await until(lambda: used(new, "maxParallel") == 0)
+        assert used(new, "rpm") == 1, "only the model's request is given back"
+
+
 async def test_a_request_of_the_old_pod_waits_its_turn_at_the_new_one() -> None:
     async with pair({"max_parallel": 1}, queue_s=20) as (old, _, new, _):
         holding = new.admit("m", 0)

@@ -355,6 +355,26 @@ def test_a_request_fits_all_limits_or_is_charged_to_none(simulate: Simulation) -
     simulate(scene)
 
 
+def test_a_call_that_falls_back_counts_once_for_the_proxy_in_the_store_too(simulate: Simulation) -> None:
+    async def scene(store: Store, clock: Clock) -> None:
+        pods = Pods(store, clock)
+        for _ in range(2):
+            await pods.add(document({"rpm": 1, "tpm": 100}, {"a": {}, "b": {"rpm": 1}}, queue_s=5))
+        await pods.joined()
+        assert isinstance(await pods.ask(0, 10, "a"), Grant)
+        waiting = asyncio.ensure_future(pods.ask(0, 10, "a"))
+        await asyncio.sleep(0.02)
+
+        for number, expected in ((0, Grant), (1, Denial)):
+            decision = pods.limiters[number].admit("b", 10, queue=False, again=True)
+            decision = decision if isinstance(decision, Grant | Denial) else await decision
+            assert isinstance(decision, expected), "the model's own limit holds"
+        assert isinstance(await waiting, Denial)
+        await pods.close()
+
+    simulate(scene)
+
+
 def test_a_pod_says_how_much_of_a_limit_is_left_for_all(simulate: Simulation) -> None:
     async def scene(store: Store, clock: Clock) -> None:
         async with four(store, clock, {"rpm": 20}) as pods:

@@ -302,6 +302,29 @@ def test_a_refund_gives_the_request_and_its_tokens_back_once() -> None:
     assert isinstance(limiter.admit("m", 10), Grant)
 
 
+def test_a_call_that_falls_back_is_a_request_of_each_model_and_one_of_the_proxy() -> None:
+    limiter = Limiter(document({"rpm": 2, "tpm": 100, "max_parallel": 1}, {"a": {"rpm": 5}, "b": {"rpm": 1}}))
+    first = limiter.admit("a", 10)
+    assert isinstance(first, Grant)
+    first.refund_tokens()
+    first.release()
+
+    second = limiter.admit("b", 30, queue=False, again=True)
+
+    assert isinstance(second, Grant)
+    found = {(use.kind, use.model): use.used for use in limiter.usage()}
+    assert found == {("rpm", ""): 1, ("tpm", ""): 30, ("rpm", "a"): 1, ("rpm", "b"): 1,
+                     ("maxParallel", ""): 1}  # fmt: skip
+    assert limiter.book.in_flight() == {"b": 1}
+    second.release()
+    denied = limiter.admit("b", 1, queue=False, again=True)
+    assert isinstance(denied, Denial)
+    assert (denied.kind, denied.scope) == ("rpm", "model")
+    second.refund()
+    assert {use.used for use in limiter.usage() if use.model == "b" or use.kind == "tpm"} == {0}
+    assert next(use.used for use in limiter.usage() if (use.kind, use.model) == ("rpm", "")) == 1
+
+
 def test_refunded_tokens_leave_the_request_counted() -> None:
     limiter = Limiter(document({"rpm": 2, "tpm": 10}), clock=Clock())
     grant = limiter.admit("m", 10)

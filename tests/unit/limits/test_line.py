@@ -94,6 +94,22 @@ def test_nobody_passes_one_who_waits_for_the_proxys_limit() -> None:
     play(story)
 
 
+def test_a_call_that_falls_back_came_before_those_who_wait_for_the_proxys_requests() -> None:
+    async def scene(clock: Clock) -> None:
+        limiter = Limiter(document({"rpm": 1}, {"a": {}, "b": {}}, queue_s=30), clock=clock)
+        assert isinstance(limiter.admit("a", 0), Grant)
+        waiting = [ask(limiter, model) for model in ("a", "b")]
+        await asyncio.sleep(0.01)
+        assert limiter.waiting == 2
+
+        assert isinstance(limiter.admit("b", 0, queue=False, again=True), Grant)
+
+        for task in waiting:
+            task.cancel()
+
+    play(scene)
+
+
 def test_one_whose_turn_does_not_come_is_refused_when_the_time_is_up() -> None:
     async def story(clock: Clock) -> None:
         limiter = Limiter(document({"rpm": 1}, queue_s=5), clock=clock)

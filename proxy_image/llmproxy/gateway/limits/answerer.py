@@ -41,7 +41,7 @@ class Client:
     def ask(self, message: Ask) -> None:
         """Answer a question, now or when its turn has come."""
         limiter = self._limiter
-        plan = limiter.book.plan(message.model)
+        plan = limiter.book.plan(message.model, again=message.again)
         tokens = max(0, message.tokens)
         desk = _Desk(self, message.id)
         if not limiter.line.is_behind(plan):
@@ -70,7 +70,7 @@ class Client:
 
     def settle(self, message: Settle) -> None:
         """Change one of its charges."""
-        plan = self._limiter.book.plan(message.model)
+        plan = self._limiter.book.plan(message.model, again=message.again)
         charge = Charge(message.minute, message.second, max(0, message.charged))
         self._limiter.settle_here(plan, message.lineage, charge, max(0, message.tokens), 1 if message.requests else 0)
 
@@ -100,14 +100,16 @@ class Client:
         if taken is None:
             return None
         charge, lease_s = taken
-        self._held[plan] = self._held.get(plan, 0) + 1
+        held = book.plan(plan.model)
+        self._held[held] = self._held.get(held, 0) + 1
         return Granted(ask_id, book.lineage, charge.minute, charge.second, at_s, lease_s)
 
     def give_back(self, granted: Granted, plan: Plan, tokens: int) -> None:
         """Undo a grant that was never sent."""
         self._limiter.settle_here(plan, granted.lineage, Charge(granted.minute, granted.second, tokens), 0, 1)
-        if self._held.get(plan, 0) > 0:
-            self._hold(plan, -1)
+        held = self._limiter.book.plan(plan.model)
+        if self._held.get(held, 0) > 0:
+            self._hold(held, -1)
 
     def blocked(self, plan: Plan, tokens: int) -> Blocked:
         """Return what is in the way of a request that is not admitted."""

@@ -51,7 +51,8 @@ class Asker:
         if self.leader is None:
             self._limiter.settle_here(plan, lineage, charge, tokens, requests)
             return
-        self.leader.send(Settle(plan.model, lineage, charge.minute, charge.second, charge.tokens, tokens, requests))
+        at = (charge.minute, charge.second, charge.tokens)
+        self.leader.send(Settle(plan.model, lineage, *at, tokens, requests, plan.again))
 
     def release(self, plan: Plan) -> None:
         """Tell that a call has ended; a later leader is told the number of those that have not."""
@@ -123,7 +124,8 @@ class Asker:
     def _send(self, waiter: Waiter[Grant | Denial]) -> None:
         if self.leader is not None and self.is_welcome:
             wait_s = max(0.0, waiter.deadline - asyncio.get_running_loop().time())
-            self.leader.send(Ask(waiter.order, waiter.plan.model, waiter.tokens, wait_s))
+            plan = waiter.plan
+            self.leader.send(Ask(waiter.order, plan.model, waiter.tokens, wait_s, plan.again))
 
     def _watch(self, waiter: Waiter[Grant | Denial], until: float) -> None:
         if waiter.timer is not None:

@@ -165,16 +165,20 @@ class Limiter:
             return "shared" if self.shared.joined else "shares"
         return "local" if self.away is None else "successor"
 
-    def admit(self, model_name: str, tokens: int, *, queue: bool = True) -> "Grant | Denial | Waiter[Grant | Denial]":
+    def admit(
+        self, model_name: str, tokens: int, *, queue: bool = True, again: bool = False
+    ) -> "Grant | Denial | Waiter[Grant | Denial]":
         """Admit one request that may use up to *tokens*, or say why not.
 
         The answer comes at once if nothing must be asked or waited for; else await it, within overflow's maximum (plus
         a second if the other pod is silent). Cancelling gives the place up, and what was granted in that moment back.
         *tokens* above a tpm limit are charged as the whole limit. With *queue* False it never waits for its turn.
+        *again*: the call was admitted for another model before, so the proxy's rpm and rps have counted it, and it came
+        before those that wait.
         """
         queue_s = self._queue_s if queue else 0.0
         book = self.book
-        plan = book.plans.get(model_name, book.other)
+        plan = (book.again if again else book.plans).get(model_name, book.other)
         if self.away is not None:
             return self.away.ask(plan, tokens, queue_s)
         if (not self.line.waiting or not self.line.is_behind(plan)) and book.take(plan, tokens):

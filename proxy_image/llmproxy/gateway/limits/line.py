@@ -95,7 +95,7 @@ class Line:
 
     def is_behind(self, plan: Plan) -> bool:
         """Whether a new request of *plan* may not be admitted before those that wait."""
-        return self.waiting > 0 and (self._proxy_full or plan in self._lines)
+        return self.waiting > 0 and not plan.again and (self._proxy_full or plan in self._lines)
 
     def join(self, waiter: Waiter[Any]) -> None:
         """Put *waiter* at the end."""

@@ -37,10 +37,12 @@ class Slots:
 class Plan:
     """What a request of one model must fit."""
 
-    __slots__ = ("in_flight", "model", "requests", "slots", "tokens", "windows")
+    __slots__ = ("again", "in_flight", "model", "requests", "slots", "tokens", "windows")
 
-    def __init__(self, model: str, windows: list[Window], slots: tuple[Slots, ...]) -> None:
+    def __init__(self, model: str, windows: list[Window], slots: tuple[Slots, ...], *, again: bool = False) -> None:
         self.model = model
+        self.again = again
+        """For a call that another model was asked for before: the proxy has counted its request already."""
         self.windows = tuple(windows)
         # The last to be empty first: a longer window holds what a shorter one does, the proxy's what a model's does.
         late = sorted(windows, key=lambda w: (-w.ticker.width, bool(w.model)))
@@ -95,14 +97,17 @@ class Book:
         self.other = Plan("", proxy, (self.everything,))
         """For a model that is not in the document: another pod's may be."""
         self.plans: dict[str, Plan] = {}
+        self.again: dict[str, Plan] = {}
+        by_token = [window for window in proxy if window.by_token]
         for model in document.models:
             windows = self._windows(model.name, model.rate_limits)
             slots = (self.everything, Slots(model.name, model.rate_limits.max_parallel))
             self.plans[model.name] = Plan(model.name, proxy + windows, slots)
+            self.again[model.name] = Plan(model.name, by_token + windows, slots, again=True)
 
-    def plan(self, model: str) -> Plan:
-        """Return the limits of *model*; those of the proxy alone for an unknown one."""
-        return self.plans.get(model, self.other)
+    def plan(self, model: str, *, again: bool = False) -> Plan:
+        """Return the limits of *model*, see `Plan.again`; those of the proxy alone for an unknown one."""
+        return (self.again if again else self.plans).get(model, self.other)
 
     def windows(self) -> Iterator[Window]:
         """Return every window once, brought to the current bucket."""
@@ -120,8 +125,9 @@ class Book:
 
     def in_flight(self) -> dict[str, int]:
         """Return this pod's calls that are not finished, by model; under `""` those of models that are not here."""
-        plans = {**self.plans, "": self.other}
-        return {name: plan.in_flight for name, plan in plans.items() if plan.in_flight}
+        found = {name: plan.in_flight + self.again[name].in_flight for name, plan in self.plans.items()}
+        found[""] = self.other.in_flight
+        return {name: calls for name, calls in found.items() if calls}
 
     def catch_up(self) -> None:
         """Bring the numbering up to the windows: those of another pod may be ahead by what its clock differs."""

@@ -90,6 +90,8 @@ class Ask(msgspec.Struct, array_like=True, tag="ask", frozen=True):
     tokens: int
     wait_s: float
     """How long it may stand in line; 0 for not at all."""
+    again: bool = False
+    """See `local.Plan`. A pod of an older release does not know it and counts such a call once more."""
 
 
 class Drop(msgspec.Struct, array_like=True, tag="drop", frozen=True):
@@ -136,6 +138,7 @@ class Settle(msgspec.Struct, array_like=True, tag="settle", frozen=True):
     tokens: int
     requests: int
     """1 if the request itself is given back."""
+    again: bool = False
 
 
 class Release(msgspec.Struct, array_like=True, tag="release", frozen=True):

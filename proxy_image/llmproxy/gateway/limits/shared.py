@@ -42,7 +42,7 @@ class Shared:
         book = limiter.book
         self._limiter = limiter
         self._book = book
-        self._pools = {plan: Pool(plan) for plan in (*book.plans.values(), book.other)}
+        self._pools = {plan: Pool(plan) for plan in (*book.plans.values(), *book.again.values(), book.other)}
         self._active: list[Pool] = []
         self._full: list[Pool] = []
         """Those that the store denied for maxParallel."""

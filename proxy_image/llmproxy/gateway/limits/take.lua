@@ -192,11 +192,19 @@ local function admit(ask)
   return {n, tokens, 0, 0}
 end
 
+local function counts(ask, window)
+  for _, w in ipairs(ask[1]) do
+    if w == window then return true end
+  end
+  return false
+end
+
 local results = {}
 if status == OK then
   local stop, stop_us
   for i, ask in ipairs(asks) do
-    local by, wait = stop or 0, stop_us
+    local by, wait = 0, 0
+    if stop and counts(ask, stop) then by, wait = stop, stop_us end
     if by == 0 then by, wait = blocked(ask) end
     if by == 0 then results[i] = admit(ask) else results[i] = {0, 0, wait, by} end
     if in_turn and windows[by] and windows[by].proxy then stop, stop_us = by, wait end
