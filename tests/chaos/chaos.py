@@ -3,31 +3,40 @@
 
     .venv/bin/python tests/chaos/chaos.py --seconds 300 --seed 1
 
-Killed at random: the shipper (SIGKILL), and gateways (their connection cut, what they still held forgotten). The store
-answers 503, stores and answers 500, hangs, and is slow. What counts as lost is a call that was acknowledged as durable
-and is not in the store when all is over; a rollout that the store does not know is a column of its own.
+Callers speak HTTP to two gateways before an echo server, plain and streamed. Killed at random, with SIGKILL: the
+shipper, a gateway, or both at once. The store answers 503, stores and answers 500, hangs, and is slow. A tap on the
+wire between gateways and shipper knows what was acknowledged as durable: what of that is not in the store when all is
+over is lost, and so is an answered call that its gateway, which lived on, never handed over. A rollout that the store
+does not know is a column of its own.
 """
 
 import argparse
 import asyncio
 import itertools
-import logging
 import random
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import aiohttp
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import procs
 import spanrig
-from llmproxy import calls
+from chaos.tap import Heard, Tap
 
 ROLLOUTS = 40
 UNKNOWN = "ro-unknown"
-SETTLE_S = 60.0
+GATEWAYS = 2
+CALLERS = 8
+"""Of each gateway."""
+PAUSE_S = 0.05
+"""Between two calls of a caller, on average."""
+SETTLE_S = 90.0
 FAULTS: tuple[dict[str, float], ...] = (
     {},
     {"unavailable": 0.3},
@@ -45,21 +54,24 @@ class Ledger:
 
     sent: int = 0
     answered: int = 0
-    """Acknowledged as durable."""
+    """Their caller had the whole answer."""
     stored: int = 0
     lost: int = 0
     doubled: int = 0
     out_of_order: int = 0
+    durable: int = 0
+    """Acknowledged on the wire."""
     late: int = 0
     """Sequenced after their end, because the store was away: their order is not known."""
     never_durable: int = 0
-    """The gateway died first, or was told that they are refused."""
+    """Answered, and the gateway was killed before the shipper had it on disk."""
     unknown: int = 0
     """Acknowledged, of a rollout that the store does not know."""
     kept: int = 0
     """Of those, found in the spool at the end."""
-    kills: int = 0
-    cuts: int = 0
+    shipper_kills: int = 0
+    gateway_kills: int = 0
+    both_kills: int = 0
     repeats: int = 0
     """Spans that the store got again and absorbed."""
 
@@ -71,103 +83,161 @@ class Ledger:
 
     def more(self) -> str:
         return (
-            f"sequenced late {self.late}, never durable {self.never_durable}, unknown rollout {self.unknown} "
-            f"(all {self.kept} kept in the spool), shipper kills {self.kills}, gateway cuts {self.cuts}, "
+            f"durable {self.durable}, sequenced late {self.late}, answered and never durable {self.never_durable}, "
+            f"unknown rollout {self.unknown} (all {self.kept} kept in the spool), killed: shipper "
+            f"{self.shipper_kills}, gateway {self.gateway_kills}, both at once {self.both_kills}; "
             f"repeats absorbed {self.repeats}"
         )
 
 
-@dataclass
-class Sent:
-    """Calls of one gateway, by name."""
+class GatewayProcess:
+    """A gateway that can be killed and started again at the same address."""
 
-    order: dict[tuple[str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
-    """By rollout and gateway: the calls in the order of their arrival. Two gateways have no order between them."""
-    durable: set[str] = field(default_factory=set)
-    total: int = 0
+    def __init__(self, folder: Path, heard: Heard, shipper: Path, document: str) -> None:
+        folder.mkdir()
+        (folder / "config.json").write_text(document)
+        self.tap = Tap(heard, folder / "shipper.sock", shipper)
+        self.life = 0
+        """Counts the processes there were here."""
+        self.killed: set[tuple[Path, int]] = set()
+        """Those that were."""
+        self._ports = [procs.free_port() for _ in range(3)]
+        self._folder = folder
+        self._process: procs.Process | None = None
 
     @property
-    def unknown(self) -> set[str]:
-        """The calls of the rollout that the store does not know."""
-        return {name for (rollout, _), names in self.order.items() if rollout == UNKNOWN for name in names}
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._ports[0]}"
+
+    @property
+    def who(self) -> tuple[Path, int]:
+        """What names the process."""
+        return self._folder, self.life
+
+    def start(self) -> None:
+        self.life += 1
+        port, admin, peer = map(str, self._ports)
+        files = ("--config", str(self._folder / "config.json"), "--run-dir", str(self._folder))
+        flags = ("--host", "127.0.0.1", "--port", port, "--admin-host", "127.0.0.1", "--admin-port", admin)
+        self._process = procs.started("llmproxy.gateway", *files, *flags, "--peer-port", peer)
+        self._process.wait_for('"gateway_ready"')
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self.killed.add(self.who)
+        self._process.popen.kill()
+        self._process.end()
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.end()
+
+
+@dataclass
+class Callers:
+    """Those that call, and what they saw."""
+
+    rand: random.Random
+    ended: asyncio.Event
+    sent: int = 0
+    answered: dict[bytes, tuple[Path, int]] = field(default_factory=dict)
+    """Marks of the calls whose whole answer was read, and which process answered."""
+    numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+
+    async def run(self, gateway: GatewayProcess) -> None:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
+            await asyncio.gather(*(self._calling(session, gateway) for _ in range(CALLERS)))
+
+    async def _calling(self, session: aiohttp.ClientSession, gateway: GatewayProcess) -> None:
+        while not self.ended.is_set():
+            await self._call(session, gateway)
+            await asyncio.sleep(self.rand.expovariate(1 / PAUSE_S))
+
+    async def _call(self, session: aiohttp.ClientSession, gateway: GatewayProcess) -> None:
+        rollout = UNKNOWN if self.rand.random() < 0.02 else f"ro-{self.rand.randrange(ROLLOUTS)}"
+        mark = b"<call-%d>" % next(self.numbers)
+        text = mark.decode() + "x" * self.rand.choice([0, 0, 0, 2_000, 50_000])
+        body = {"model": "phi", "messages": [{"role": "user", "content": text}], "stream": self.rand.random() < 0.3}
+        self.sent += 1
+        who = gateway.who
+        try:
+            at = f"{gateway.url}/rollout/{rollout}/attempt/at-1/v1/chat/completions"
+            async with session.post(at, json=body) as answer:
+                data = await answer.read()
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            await asyncio.sleep(0.2)  # its gateway was killed, or is not there yet
+            return
+        assert answer.status == 200, data[:300]
+        if not body["stream"] or data.rstrip().endswith(b"[DONE]"):
+            self.answered[mark] = who
 
 
 async def run(folder: Path, seconds: float, seed: int) -> Ledger:
     """Break things for *seconds*, let them settle, and return the ledger."""
     rand = random.Random(seed)
-    ledger, sent = Ledger(), Sent()
+    ledger, heard = Ledger(), Heard()
     with (
+        procs.running("llmproxy.echo", "--port", "0", ready="ready on") as echo,
         spanrig.store_double(open_house=False) as store,
         spanrig.shipper(folder, store, flush_s=20.0) as shipper,
     ):
         store.post("/fake/start", [[f"ro-{i}", "at-1"] for i in range(ROLLOUTS)])
-        end_s = time.monotonic() + seconds
-        breaking = [break_store(store, rand, end_s), kill_shipper(shipper, rand, end_s, ledger)]
-        driving = [drive(folder, random.Random(seed * 10 + i), end_s, sent, ledger) for i in range(2)]
-        await asyncio.gather(*breaking, *driving)
-        await asyncio.to_thread(store.faults, **_NO_FAULTS)
-        await settle(store, shipper, sent)
+        told = (folder / "config.json").read_text().replace(spanrig.NOWHERE, f"http://127.0.0.1:{echo.port}/v1")
+        at = folder / "shipper.sock"
+        gateways = [GatewayProcess(folder / f"g{i}", heard, at, told) for i in range(GATEWAYS)]
+        try:
+            for gateway in gateways:
+                await gateway.tap.listen()
+                await asyncio.to_thread(gateway.start)
+            callers = Callers(random.Random(seed + 1), asyncio.Event())
+            tasks = [*(callers.run(gateway) for gateway in gateways), break_store(store, rand, callers.ended)]
+            running = asyncio.gather(*tasks)
+            await kill(shipper, gateways, rand, seconds, ledger)
+            callers.ended.set()
+            await running
+            await asyncio.to_thread(store.faults, **_NO_FAULTS)
+        finally:
+            for gateway in gateways:
+                await asyncio.to_thread(gateway.end)
+                gateway.tap.close()
+        await settle(store, heard)
         await asyncio.to_thread(shipper.end)
-        balance(ledger, sent, await asyncio.to_thread(store.ledger))
+        killed = set().union(*(gateway.killed for gateway in gateways))
+        balance(ledger, callers, heard, killed, await asyncio.to_thread(store.ledger))
         ledger.kept = await in_spool(folder)
     return ledger
 
 
-async def break_store(store: spanrig.StoreDouble, rand: random.Random, end_s: float) -> None:
-    while time.monotonic() < end_s:
+async def break_store(store: spanrig.StoreDouble, rand: random.Random, ended: asyncio.Event) -> None:
+    while not ended.is_set():
         await asyncio.to_thread(store.faults, **{**_NO_FAULTS, **rand.choice(FAULTS)})
         await asyncio.sleep(rand.uniform(0.3, 1.5))
 
 
-async def kill_shipper(shipper: spanrig.ShipperProcess, rand: random.Random, end_s: float, ledger: Ledger) -> None:
-    while time.monotonic() < end_s:
-        await asyncio.sleep(rand.uniform(0.2, 2.0))
-        await asyncio.to_thread(shipper.kill)
-        ledger.kills += 1
-        await asyncio.to_thread(shipper.start)
+async def kill(
+    shipper: spanrig.ShipperProcess, gateways: list[GatewayProcess], rand: random.Random, seconds: float, ledger: Ledger
+) -> None:
+    """Kill one after the other and both together for *seconds*, and each at least once however slow the machine."""
+    end_s = time.monotonic() + seconds
+    for victims in itertools.cycle(("shipper", "gateway", "both")):
+        await asyncio.sleep(rand.uniform(0.3, 2.0))
+        if time.monotonic() >= end_s and ledger.both_kills:
+            return
+        chosen: list[spanrig.ShipperProcess | GatewayProcess] = []
+        if victims != "gateway":
+            chosen.append(shipper)
+        if victims != "shipper":
+            chosen.append(rand.choice(gateways))
+        ledger.shipper_kills += victims == "shipper"
+        ledger.gateway_kills += victims == "gateway"
+        ledger.both_kills += victims == "both"
+        await asyncio.gather(*(asyncio.to_thread(one.kill) for one in chosen))
+        await asyncio.gather(*(asyncio.to_thread(one.start) for one in chosen))
 
 
-async def drive(folder: Path, rand: random.Random, end_s: float, sent: Sent, ledger: Ledger) -> None:
-    """Be one gateway after the other, each for some seconds."""
-    while time.monotonic() < end_s:
-        gateway = spanrig.Gateway(folder)
-        until_s = min(end_s, time.monotonic() + rand.uniform(1.0, 5.0))
-        tasks: set[asyncio.Task[None]] = set()
-        while time.monotonic() < until_s:
-            rollout = UNKNOWN if rand.random() < 0.02 else f"ro-{rand.randrange(ROLLOUTS)}"
-            task = asyncio.ensure_future(one_call(gateway, rollout, rand, sent))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-            await asyncio.sleep(rand.expovariate(150))
-        await asyncio.gather(*tasks)
-        if rand.random() < 0.5:
-            with_time = 0.0
-            ledger.cuts += 1
-        else:
-            with_time = 10.0
-        await gateway.handover.close(with_time)
-        name = gateway.handover._gateway
-        sent.durable |= {f"{name}/{i}" for i in gateway.sent if i not in gateway.handover._unacked}
-        assert gateway.handover.refused == gateway.handover.dropped == 0
-
-
-async def one_call(gateway: spanrig.Gateway, rollout: str, rand: random.Random, sent: Sent) -> None:
-    handover = gateway.handover
-    call_id = handover.new_id()
-    sent.order[rollout, handover._gateway].append(f"{handover._gateway}/{call_id}")
-    sent.total += 1
-    handover.arrived(calls.Arrival(call_id, rollout, "at-1", time.time_ns()))
-    await asyncio.sleep(rand.choice([0.0, 0.001, 0.02, 0.3]))
-    size = rand.choice([0, 0, 0, 2_000, 50_000])
-    response = spanrig.chat_response(f"chatcmpl-{handover._gateway}-{call_id}", size=size)
-    call = spanrig.a_call(call_id, rollout, response=response)
-    gateway.sent[call_id] = call
-    handover.ended(call)
-
-
-async def settle(store: spanrig.StoreDouble, shipper: spanrig.ShipperProcess, sent: Sent) -> None:
+async def settle(store: spanrig.StoreDouble, heard: Heard) -> None:
     """Wait until everything that will be stored is, or nothing has come for a while."""
-    wanted = sent.durable - sent.unknown
+    wanted = {name for name in heard.durable if heard.rollout.get(name) != UNKNOWN}
     deadline = time.monotonic() + SETTLE_S
     while time.monotonic() < deadline:
         ledger = await asyncio.to_thread(store.ledger)
@@ -176,22 +246,24 @@ async def settle(store: spanrig.StoreDouble, shipper: spanrig.ShipperProcess, se
         await asyncio.sleep(0.2)
 
 
-def balance(ledger: Ledger, sent: Sent, found: spanrig.Json) -> None:
-    """Compare what was sent with what is stored."""
-    unknown = sent.unknown
+def balance(ledger: Ledger, callers: Callers, heard: Heard, killed: set[tuple[Path, int]], found: spanrig.Json) -> None:
+    """Compare what was sent, answered and acknowledged with what is stored."""
+    unknown = {name for name, rollout in heard.rollout.items() if rollout == UNKNOWN}
     stored = Counter(call[0] for call in found["calls"])
     number = {call[0]: call[2] for call in found["calls"]}
     late = {call[0] for call in found["calls"] if call[4]}
-    ledger.sent = sent.total
-    ledger.answered = len(sent.durable)
-    ledger.unknown = len(sent.durable & unknown)
+    never = [who for mark, who in callers.answered.items() if heard.named.get(mark) not in heard.durable | set(stored)]
+    ledger.sent = callers.sent
+    ledger.answered = len(callers.answered)
+    ledger.durable = len(heard.durable)
+    ledger.unknown = len(heard.durable & unknown)
     ledger.stored = len(stored)
-    ledger.lost = len(sent.durable - unknown - set(stored))
+    ledger.never_durable = sum(who in killed for who in never)
+    ledger.lost = len(heard.durable - unknown - set(stored)) + len(never) - ledger.never_durable + len(heard.refused)
     ledger.doubled = sum(count - 1 for count in stored.values())
-    ledger.never_durable = sent.total - len(sent.durable)
     ledger.late = len(late)
     ledger.repeats = found["repeats"]
-    for order in sent.order.values():
+    for order in heard.order.values():
         numbers = [number[name] for name in order if name in number and name not in late]
         ledger.out_of_order += sum(a >= b for a, b in itertools.pairwise(numbers))
 
@@ -209,7 +281,6 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=180.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     flags = parser.parse_args()
-    logging.getLogger("llmproxy.handover").setLevel(logging.CRITICAL)  # it says each of our kills
     print(f"seed {flags.seed}, {flags.seconds:g} s", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         ledger = asyncio.run(run(Path(folder), flags.seconds, flags.seed))

@@ -1,0 +1,1 @@
+"""Things that are killed and broken on purpose."""
