@@ -62,7 +62,7 @@ test-otlp: venv ## A real OpenTelemetry Collector (built once from Go modules) a
 	@$(CLUSTER) build collector
 	$(BIN)/pytest -q tests/collector
 
-test-long: venv venv-agl ## What `make test` leaves out because it takes long: more of the same, Argo CD, chaos for three minutes
+test-long: venv venv-agl ## What `make test` leaves out because it takes long: more of the same, faults around the operator, Argo CD, chaos for three minutes
 	$(AGL)/bin/pytest -q tests/agl -p no:cacheprovider -m long
 	@PYTHONPATH=tests $(BIN)/python -m redisd
 	$(BIN)/pytest -q tests/integration -m "long and not cluster"

@@ -110,6 +110,11 @@ class Kube:
         status: int = answer.status_code
         return status
 
+    @property
+    def address(self) -> str:
+        """Where the API server can be called without an account, through `kubectl proxy`, while this process lives."""
+        return _proxy(self.kubectl, self.kubeconfig)
+
     def wait(self, what: str, condition: str, timeout_s: float = 90) -> None:
         """Kubectl wait --for=*condition*."""
         self.run("wait", what, f"--for={condition}", f"--timeout={timeout_s:.0f}s", timeout_s=timeout_s + 10)

@@ -1,0 +1,301 @@
+"""Faults around the operator: a broken way to the API server, one that restarts, and leaders that die or sleep.
+
+After each of them everything is as if nothing had been: every proxy has each child once, the last edit counts, no
+token was made twice, and a new operator finds nothing to write.
+"""
+
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cluster import processes
+from cluster.places import Places
+from e2e.kube import Kube, Object, eventually
+from e2e.proxies import an_llmproxy
+from integration.operator.conftest import Operator, an_operator, settled
+from integration.operator.front import Choose, Fault, Front, in_front
+from integration.operator.test_operator import CHILDREN, MINE, versions
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+COUNT = 6
+NAMES = [f"p{number}" for number in range(COUNT)]
+ONCE = {"Deployment": 1, "Service": 2, "Secret": 2}
+PATIENCE_S = 120.0
+NOT_LED = "--no-leader-elect"
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What is asked for, and the tokens that were made for it."""
+
+    kube: Kube
+    names: tuple[str, ...] = tuple(NAMES)
+
+    def ask(self, rpm: int) -> None:
+        """Create all proxies with this limit, or edit them to it."""
+        self.kube.apply(*[an_llmproxy(name, rateLimits={"rpm": rpm}) for name in self.names])
+
+    def problems(self, rpm: int) -> list[str]:
+        """Return what is not as it must be once the operator has nothing more to do."""
+        children = [*self.kube.list(CHILDREN, MINE), *self.kube.list("controllerrevisions", MINE)]
+        sets = self.kube.list("replicasets", MINE)
+        proxies = {item["metadata"]["name"]: item for item in self.kube.list("llmproxies")}
+        found = [f"{name} is not there" for name in self.names if name not in proxies]
+        for name, proxy in proxies.items():
+            mine = [item for item in children if item["metadata"]["ownerReferences"][0]["name"] == name]
+            used = [item for item in sets if item["metadata"]["labels"]["llmproxy.dev/name"] == name]
+            found += [f"{name}: {problem}" for problem in _problems(proxy, mine, used, rpm)]
+        return found
+
+    def tokens(self) -> dict[str, str]:
+        """Return the uid and content of every Secret that the operator made."""
+        secrets = self.kube.list("secrets", MINE)
+        return {item["metadata"]["name"]: item["metadata"]["uid"] + json.dumps(item["data"]) for item in secrets}
+
+    def settles(self, rpm: int) -> None:
+        """Wait until all is as asked for; then a new operator must find nothing to write."""
+        eventually(lambda: self.problems(rpm), lambda found: not found, PATIENCE_S, f"all at {rpm}")
+
+    def is_at_rest(self) -> None:
+        """A new operator finds nothing to write."""
+        with an_operator(self.kube.namespace, NOT_LED) as another:
+            wanted = len(self.names)
+            eventually(lambda: passes(another), lambda count: count >= wanted, PATIENCE_S, "a pass over each")
+            settled(lambda: passes(another), timeout_s=PATIENCE_S)
+            assert another.counted("llmproxy_operator_writes_total") == 0
+
+
+def passes(operator: Operator) -> float:
+    return operator.counted("llmproxy_operator_passes_total")
+
+
+def _problems(proxy: Object, children: list[Object], sets: list[Object], rpm: int) -> list[str]:
+    status, generation = proxy.get("status") or {}, proxy["metadata"]["generation"]
+    found = [] if status.get("observedGeneration") == generation else ["its status is about another generation"]
+    kinds = [item["kind"] for item in children]
+    found += [f"{kinds.count(kind)} of {kind}" for kind, count in ONCE.items() if kinds.count(kind) != count]
+    if kinds.count("ControllerRevision") != 1:
+        found.append(f"{kinds.count('ControllerRevision')} revisions")
+    if any(item["metadata"]["ownerReferences"][0]["uid"] != proxy["metadata"]["uid"] for item in children):
+        found.append("a child of another object")
+    maps = {item["metadata"]["name"]: item for item in children if item["kind"] == "ConfigMap"}
+    deployments = [item for item in children if item["kind"] == "Deployment"]
+    if len(deployments) != 1:
+        return found
+    mounted = _documents(deployments[0])
+    if [json.loads(maps[name]["data"]["config.json"])["rate_limits"]["rpm"] for name in mounted & set(maps)] != [rpm]:
+        found.append(f"the pods are not told {rpm}")
+    used = mounted.union(*(_documents(item) for item in sets))
+    spare = {name for name in maps if "-config-" in name} - used
+    return found + ([f"{spare} are needed by nobody"] if spare else [])
+
+
+def _documents(item: Object) -> set[str]:
+    volumes = item["spec"]["template"]["spec"]["volumes"]
+    return {volume["configMap"]["name"] for volume in volumes if "configMap" in volume}
+
+
+@pytest.fixture
+def behind(team: Kube, tmp_path: Path) -> "Behind":
+    return Behind(team, tmp_path)
+
+
+@dataclass(frozen=True)
+class Behind:
+    """Runs operators behind a proxy."""
+
+    kube: Kube
+    folder: Path
+
+    def environment(self, front: Front) -> dict[str, str]:
+        """Return the environment of an operator that reaches the API server through *front* alone."""
+        return {"KUBECONFIG": front.kubeconfig(self.folder / "kubeconfig")}
+
+
+def _sometimes(seed: int, share: float, fault: Fault, *methods: str) -> Choose:
+    """Have *fault* come over a share of the requests with these methods; watches and lists go through."""
+    dice = random.Random(seed)
+
+    def choose(method: str, path: str) -> Fault | None:
+        about_one = "labelSelector" not in path and "/namespaces/" in path
+        return fault if about_one and method in methods and dice.random() < share else None
+
+    return choose
+
+
+WRITES = ("PATCH", "POST", "DELETE", "PUT")
+STORMS: dict[str, tuple[Choose, str]] = {
+    "too many requests": (_sometimes(1, 0.3, Fault(status=429, again_s=1), "GET", *WRITES), "429"),
+    "conflicts": (_sometimes(2, 0.3, Fault(status=409), "PATCH", "PUT"), "409"),
+    "errors": (_sometimes(3, 0.3, Fault(status=503), "GET", *WRITES), "503"),
+    "answers that do not come back": (_sometimes(4, 0.2, Fault(lose=True), *WRITES), "lose"),
+    "slow writes": (_sometimes(5, 0.5, Fault(delay_s=1.5), *WRITES), "delay"),
+    "watches that break": (lambda _method, _path: None, "cut"),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("storm", STORMS)
+def test_all_is_right_after_a_storm(behind: Behind, storm: str) -> None:
+    ledger, (choose, kind) = Ledger(behind.kube), STORMS[storm]
+    with in_front(behind.kube) as front:
+        front.faults = choose
+        with an_operator(behind.kube.namespace, NOT_LED, env=behind.environment(front)) as operator:
+            for rpm in (1, 2, 3):
+                ledger.ask(rpm)
+                _cut_for(front, 6.0 if kind == "cut" else 0.0)
+                time.sleep(2)
+            made = ledger.tokens()
+            front.faults = lambda _method, _path: None
+            ledger.settles(3)
+            settled(lambda: passes(operator), timeout_s=PATIENCE_S)
+        assert front.done[kind] >= 3, front.done
+    now = ledger.tokens()
+    assert {name: now[name] for name in made} == made
+    ledger.is_at_rest()
+
+
+def _cut_for(front: Front, seconds: float) -> None:
+    """Cut every watch, again and again."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        front.cut()
+        time.sleep(0.5)
+
+
+def test_what_is_deleted_while_no_watch_is_open_is_made_again(behind: Behind) -> None:
+    """Only a list can tell of it, and only if the operator takes it for all there is."""
+    ledger = Ledger(behind.kube, ("gap",))
+    with (
+        in_front(behind.kube) as front,
+        an_operator(behind.kube.namespace, NOT_LED, env=behind.environment(front)) as operator,
+    ):
+        ledger.ask(1)
+        ledger.settles(1)
+        settled(lambda: passes(operator), timeout_s=PATIENCE_S)
+        gone = Fault(status=410)
+        front.faults = lambda _method, path: gone if "watch=true" in path else None
+        front.cut()
+        eventually(lambda: front.done["410"], lambda count: count >= 5, 30, "watches refused")
+
+        behind.kube.run("delete", "service/gap", "configmap/gap-endpoint")
+
+        ledger.settles(1)
+        eventually(lambda: len(behind.kube.list("services", MINE)), lambda count: count == 2, 30, "both Services")
+
+
+def test_a_proxy_that_always_fails_delays_no_other(behind: Behind) -> None:
+    """Each pass over it hangs until it is broken off, while those of the others are done."""
+    others = Ledger(behind.kube, tuple(f"q{number}" for number in range(12)))
+    held = threading.Event()
+    hang = Fault(until=held)
+    with in_front(behind.kube) as front:
+        front.faults = lambda _method, path: hang if "/bad-" in path and "/services/" in path else None
+        with an_operator(behind.kube.namespace, NOT_LED, env=behind.environment(front)):
+            behind.kube.apply(an_llmproxy("bad-one"), an_llmproxy("bad-two"))
+            eventually(lambda: front.held, lambda count: count >= 2, 30, "passes over both hang")
+
+            others.ask(1)
+
+            eventually(lambda: [p for p in others.problems(1) if not p.startswith("bad-")], lambda f: not f, 90, "all")
+            assert front.done["hold"] > 0
+            held.set()
+            eventually(lambda: len(behind.kube.list("deployments", MINE)), lambda n: n == 14, PATIENCE_S, "those too")
+
+
+@pytest.mark.long
+def test_one_that_is_refused_for_ever_is_tried_ever_more_rarely(behind: Behind) -> None:
+    others = Ledger(behind.kube, tuple(f"q{number}" for number in range(50)))
+    with in_front(behind.kube) as front:
+        fails = Fault(status=500)
+        front.faults = lambda method, path: fails if method == "PATCH" and "/bad" in path else None
+        with an_operator(behind.kube.namespace, NOT_LED, env=behind.environment(front)) as operator:
+            behind.kube.apply(an_llmproxy("bad"))
+            eventually(lambda: front.done["500"], lambda count: count >= 3, 30, "it fails")
+            others.ask(1)
+            eventually(
+                lambda: [p for p in others.problems(1) if not p.startswith("bad:")], lambda f: not f, PATIENCE_S, "all"
+            )
+            # At most every half second at first, doubled each time: 12 tries are more than a quarter of an hour.
+            failed = operator.counted('llmproxy_operator_passes_total{result="failed"}')
+            assert 3 <= failed <= 12
+
+
+@pytest.fixture
+def api_server_process() -> Callable[[], int]:
+    """Find the process of the API server; skip where the node was not built here."""
+    places = Places.from_environment()
+
+    def find() -> int:
+        found = [part.pid for part in processes.of_node(places.node) if "/kube-apiserver " in part.command]
+        return found[0] if found else 0
+
+    if os.environ.get("LLMPROXY_E2E_KUBECONFIG") != str(places.kubeconfig) or not find():
+        pytest.skip("the cluster is not the node built here, so its API server cannot be killed")
+    return find
+
+
+@pytest.mark.long
+@pytest.mark.xdist_group("alone")
+def test_all_is_right_after_the_api_server_was_killed_in_between(
+    team: Kube, api_server_process: Callable[[], int]
+) -> None:
+    ledger = Ledger(team)
+    with an_operator(team.namespace, NOT_LED) as operator:
+        for rpm in (1, 2, 3):
+            ledger.ask(rpm)
+            time.sleep(0.5 * rpm)  # somewhere else in each round
+            victim = api_server_process()
+            os.kill(victim, signal.SIGKILL)
+            eventually(api_server_process, lambda pid, old=victim: pid not in {0, old}, 60, "another process")  # type: ignore[misc]  # a default binds the loop's value
+            eventually(lambda: team.run("get", "--raw", "/readyz", check=False), lambda said: said == "ok", 90, "ready")
+        ledger.settles(3)
+        settled(lambda: passes(operator), timeout_s=PATIENCE_S)
+        assert operator.process.popen.poll() is None or operator.process.popen.returncode == 1
+    ledger.is_at_rest()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "sleeps"])
+def test_all_is_right_after_the_leader_was_stopped_in_the_middle_of_its_passes(team: Kube, end: int) -> None:
+    ledger = Ledger(team)
+    with an_operator(team.namespace) as one, an_operator(team.namespace) as other:
+        first, second = _by_rank(one, other)
+        ledger.ask(1)
+        deadline = time.monotonic() + 60
+        while first.said("object_made") < 4 and time.monotonic() < deadline:
+            time.sleep(0.002)
+        first.process.signal(end)
+        ledger.ask(2)
+
+        second.process.wait_for("lease_acquired", 90)
+        ledger.settles(2)
+        if end == signal.SIGSTOP:
+            before, written = versions(team), first.said("object_made") + first.said("object_changed")
+            first.process.signal(signal.SIGCONT)
+            assert first.process.wait(60) == 1  # it sees that it does not lead any more
+            assert first.said("object_made") + first.said("object_changed") <= written + len(NAMES)
+            settled(lambda: passes(second), timeout_s=PATIENCE_S)
+            assert _without_status(versions(team)) == _without_status(before)
+        ledger.settles(2)
+    ledger.is_at_rest()
+
+
+def _by_rank(one: Operator, other: Operator) -> tuple[Operator, Operator]:
+    """Return the leader and the one that waits."""
+    eventually(lambda: one.said("lease_acquired") + other.said("lease_acquired"), bool, 60, "a leader")
+    return (one, other) if one.said("lease_acquired") else (other, one)
+
+
+def _without_status(found: dict[str, str]) -> dict[str, str]:
+    """Return the versions of what only the operator changes."""
+    return {name: version for name, version in found.items() if not name.startswith(("Deployment/", "LLMProxy/"))}
