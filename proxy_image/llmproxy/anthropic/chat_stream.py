@@ -7,8 +7,9 @@ import msgspec
 from llmproxy.anthropic import outcome
 from llmproxy.anthropic.chat_answer import completion_id
 from llmproxy.anthropic.errors import event_to_openai, openai_error
+from llmproxy.anthropic.mapped import MappedStream
 from llmproxy.anthropic.messages_request import JSON_TOOL
-from llmproxy.anthropic.wire import Events, Json, decode, openai_event
+from llmproxy.anthropic.wire import Json, decode, openai_event
 
 DONE = b"data: [DONE]\n\n"
 _BAD_GATEWAY = 502
@@ -51,11 +52,11 @@ class _Event(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Event).decode
 
 
-class ChatStream:
+class ChatStream(MappedStream):
     """One stream."""
 
     def __init__(self, created_s: int, *, with_usage: bool) -> None:
-        self._events = Events()
+        super().__init__()
         self._created_s = created_s
         self._with_usage = with_usage
         self._head: Json = {}
@@ -66,47 +67,21 @@ class ChatStream:
         self._in_json = False
         self._used = outcome.MessagesUsage()
         self._finished = False
-        self.done = False
-        """Its end, or an error, has been said."""
-        self.failed = False
-        """It was an error."""
-
-    @property
-    def pending(self) -> int:
-        """Bytes of an event without an end."""
-        return self._events.pending
 
     @property
     def tokens(self) -> int | None:
         """Tokens used so far, None before the first count."""
         return self._used.total or None
 
-    def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """Return the events to send now, and those that end the stream."""
-        return self._take(self._events.feed(data))
+    def _is_complete(self) -> bool:
+        return self._finished
 
-    def end(self) -> tuple[bytes, bytes]:
-        """The upstream has ended in order: return the last events; an error if its answer was not complete."""
-        now, last = self._take(self._events.rest())
-        if self.done:
-            return now, last
-        if self._finished:
-            return now, self._stop()
-        return now, self._broken("the model server ended the stream before the answer's end")
-
-    def _take(self, contents: list[bytes]) -> tuple[bytes, bytes]:
-        made: list[bytes] = []
-        last = b""
-        for content in contents:
-            if self.done:
-                break
-            try:
-                event = _decode(content)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-                last = self._broken(f"the model server sent an event that is none of a message: {exc}")
-                break
-            last = self._event(event, content, made)
-        return b"".join(made), last
+    def _read(self, content: bytes, made: list[bytes]) -> bytes:
+        try:
+            event = _decode(content)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+            return self._broken(f"the model server sent an event that is none of a message: {exc}")
+        return self._event(event, content, made)
 
     def _event(self, event: _Event, content: bytes, made: list[bytes]) -> bytes:
         kind = event.type

@@ -11,8 +11,9 @@ import msgspec
 
 from llmproxy.anthropic import outcome
 from llmproxy.anthropic.errors import anthropic_error, event_to_anthropic
+from llmproxy.anthropic.mapped import MappedStream
 from llmproxy.anthropic.messages_answer import message_id, thought_of, tool_id
-from llmproxy.anthropic.wire import Events, Json, anthropic_event, decode
+from llmproxy.anthropic.wire import Json, anthropic_event, decode
 
 
 class _Function(msgspec.Struct):
@@ -64,11 +65,11 @@ class _Tool:
         self.id = self.name = self.waiting = ""
 
 
-class MessagesStream:
+class MessagesStream(MappedStream):
     """One stream."""
 
     def __init__(self) -> None:
-        self._events = Events()
+        super().__init__()
         self._id = ""
         self._started = False
         self._blocks = 0
@@ -80,15 +81,6 @@ class MessagesStream:
         self._matched: Any = None
         self._refused = False
         self._usage: outcome.ChatUsage | None = None
-        self.done = False
-        """Its end, or an error, has been said."""
-        self.failed = False
-        """It was an error."""
-
-    @property
-    def pending(self) -> int:
-        """Bytes of an event without an end."""
-        return self._events.pending
 
     @property
     def tokens(self) -> int | None:
@@ -96,29 +88,12 @@ class MessagesStream:
         used = self._usage
         return None if used is None else used.total_tokens or used.prompt_tokens + used.completion_tokens
 
-    def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """Return the events to send now, and those that end the stream."""
-        return self._take(self._events.feed(data))
+    def _is_complete(self) -> bool:
+        return self._finish is not None
 
-    def end(self) -> tuple[bytes, bytes]:
-        """The upstream has ended in order: return the last events; an error if its answer was not complete."""
-        now, last = self._take(self._events.rest())
-        if self.done:
-            return now, last
-        if self._finish is not None:
-            return now, self._stop()
-        return now, self._broken("the model server ended the stream before the answer's end")
-
-    def _take(self, contents: list[bytes]) -> tuple[bytes, bytes]:
-        made: list[bytes] = []
-        last = b""
-        for content in contents:
-            if self.done:
-                break
-            last = self._stop() if content.strip() == b"[DONE]" else self._chunk(content, made)
-        return b"".join(made), last
-
-    def _chunk(self, content: bytes, made: list[bytes]) -> bytes:
+    def _read(self, content: bytes, made: list[bytes]) -> bytes:
+        if content.strip() == b"[DONE]":
+            return self._stop()
         try:
             chunk = _decode(content)
         except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
@@ -222,9 +197,9 @@ class MessagesStream:
         made.append(anthropic_event("message_stop", {"type": "message_stop"}))
         return b"".join(made)
 
-    def _broken(self, message: str) -> bytes:
+    def _broken(self, problem: str) -> bytes:
         self.done = self.failed = True
-        return anthropic_event("error", anthropic_error(message, "api_error"))
+        return anthropic_event("error", anthropic_error(problem, "api_error"))
 
 
 def _delta(index: int, delta: Json) -> bytes:
