@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+FAKES = {"PYTHONPATH": str(ROOT / "tests")}
+"""For `python -m fakes.NAME`."""
 AGL_PYTHON = ROOT / ".venv-agl/bin/python"
 """The environment with litellm and agentlightning, which no test imports but some start."""
 READY_S = 180.0

@@ -37,7 +37,8 @@ TRANSLATED_HEAD = """
 
 The pod then has a container with LiteLLM: [protocols.md](protocols.md#translated-providers). `apiBase` means what
 LiteLLM's `api_base` means for that provider. Those that need an environment get it by `pod.env`, and **were not
-tried**: there is no such cloud where the tests run.
+tried**: there is no such cloud where the tests run. LiteLLM 1.106.2 takes each line of Cohere's stream for JSON, so a
+stream with `event:` lines, as Cohere documents it, fails there; plain answers do not.
 
 | provider | address | needs |
 |---|---|---|

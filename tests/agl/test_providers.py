@@ -110,28 +110,40 @@ async def _ask(name: str, backend: engine.Backend) -> Any:
     return await engine.complete(backend, {"messages": [{"role": "user", "content": "hi"}]}, Seen())
 
 
+Json = dict[str, Any]
 BREAKERS = "a\u2028b\u2029c\u0085d ä€😀 end"
 
 
 class Cohere(BaseHTTPRequestHandler):
     """Streams one text in Cohere's words, with the characters as they are: lines of JSON, which LiteLLM asks for."""
 
+    def line(self, event: Json) -> bytes:
+        return json.dumps(event, ensure_ascii=False).encode() + b"\n"
+
     def do_POST(self) -> None:
         text = {"message": {"content": {"text": BREAKERS}}}
-        event = json.dumps({"type": "content-delta", "index": 0, "delta": text}, ensure_ascii=False).encode()
         end = {"finish_reason": "COMPLETE", "usage": {"tokens": {"input_tokens": 3, "output_tokens": 4}}}
         self.rfile.read(int(self.headers["content-length"]))
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.end_headers()
-        self.wfile.write(event + b"\n" + json.dumps({"type": "message-end", "delta": end}).encode() + b"\n")
+        self.wfile.write(self.line({"type": "content-delta", "index": 0, "delta": text}))
+        self.wfile.write(self.line({"type": "message-end", "delta": end}))
 
     def log_message(self, *args: object) -> None:
         """Say nothing."""
 
 
-@pytest.mark.usefixtures("recording")  # puts back what `prepare` changes
-def test_a_provider_whose_client_is_litellms_own_loses_no_character_either() -> None:
+class Documented(Cohere):
+    """The same as Cohere documents it: events with a name."""
+
+    def line(self, event: Json) -> bytes:
+        return f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
+
+
+def streamed(handler: type[Cohere]) -> str:
+    """Return what a caller gets of a stream of *handler*."""
+
     async def text(port: int) -> str:
         transport = Transport()
         engine.prepare(transport, contract.Translation())
@@ -140,19 +152,33 @@ def test_a_provider_whose_client_is_litellms_own_loses_no_character_either() -> 
         backend = engine.make_backend(contract.Deployment.model_validate(document), KEY, transport)
         asked = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
         seen = Seen()
-        parts = [part async for part in engine.stream(backend, asked, seen)]
-        await transport.close()
+        try:
+            parts = [part async for part in engine.stream(backend, asked, seen)]
+        finally:
+            await transport.close()
         assert seen.status == 200
         return "".join(choice["delta"].get("content") or "" for part in parts for choice in part["choices"])
 
-    with HTTPServer(("127.0.0.1", 0), Cohere) as server:
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            assert asyncio.run(text(server.server_port)) == BREAKERS
+            return asyncio.run(text(server.server_port))
         finally:
             server.shutdown()
             thread.join()
+
+
+@pytest.mark.usefixtures("recording")  # puts back what `prepare` changes
+def test_a_provider_whose_client_is_litellms_own_loses_no_character_either() -> None:
+    assert streamed(Cohere) == BREAKERS
+
+
+@pytest.mark.usefixtures("recording")
+def test_the_pinned_litellm_cannot_read_coheres_stream_as_it_is_documented() -> None:
+    """When this fails, LiteLLM can: take the remark out of docs/providers.md."""
+    with pytest.raises(Exception, match="event: content-delta"):
+        streamed(Documented)
 
 
 def test_one_without_an_address_has_none_in_litellm_either() -> None:

@@ -10,7 +10,7 @@ from e2e.kube import HERE, Kube, Object, eventually, trainer_job
 from e2e.proxies import STORE, an_llmproxy, gateway_pods, running, spans, start_rollout
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
-FAKE = Path(__file__).parents[1] / "fakes/gemini.py"
+FAKE = Path(__file__).parents[1] / "fakes"
 
 
 def test_a_vllm_like_server_gives_token_ids_that_the_caller_did_not_ask_for(team: Kube) -> None:
@@ -39,7 +39,8 @@ def parts(team: Kube, name: str) -> set[str]:
 def gemini(team: Kube) -> Iterator[Kube]:
     """A fake of Google's API, and the Secret with its key."""
     source: Object = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "gemini"}}
-    team.apply(source | {"data": {"gemini.py": FAKE.read_text()}}, HERE / "manifests/gemini.yaml")
+    files = {name: (FAKE / name).read_text() for name in ("gemini.py", "asgi.py")}
+    team.apply(source | {"data": files}, HERE / "manifests/gemini.yaml")
     team.run("create", "secret", "generic", "google", "--from-literal=api-key=planted-key-of-google")
     team.wait("deployment/gemini", "condition=Available")
     yield team

@@ -1,4 +1,4 @@
-"""A faithful fake of Anthropic's Messages API (api.anthropic.com) in both versions, in one file on uvicorn alone.
+"""A faithful fake of Anthropic's Messages API (api.anthropic.com) in both versions.
 
 Paths, headers, bodies, events, usage and errors are as Anthropic documents them (platform.claude.com/docs/en/api), the
 differences of 2026-10-21 from 2023-06-01 included; requests are checked as strictly. There is no model: it repeats the
@@ -12,19 +12,13 @@ import argparse
 import asyncio
 import json
 import re
-import signal
-import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-import uvicorn
-
-Json = dict[str, Any]
-Send = Callable[[Json], Awaitable[None]]
-Header = tuple[bytes, bytes]
+from fakes.asgi import Header, Json, Receive, Send, pause, read_body, send_json, serve, until_gone
 
 ERRORS = {400: "invalid_request_error", 401: "authentication_error", 402: "billing_error", 403: "permission_error"}
 ERRORS |= {404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error", 500: "api_error"}
@@ -103,11 +97,11 @@ class Anthropic:
         self.by_status: dict[str, int] = {}
         self.last: Json = {}
 
-    async def __call__(self, scope: Mapping[str, Any], receive: Callable[[], Awaitable[Json]], send: Send) -> None:
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        body = await _body(receive)
-        gone = asyncio.ensure_future(_until_gone(receive))
+        body = await read_body(receive)
+        gone = asyncio.ensure_future(until_gone(receive))
         self._number += 1
         ident = f"011CFake{self._number:08d}"
         self.in_flight += 1
@@ -123,7 +117,7 @@ class Anthropic:
         try:
             await self._route(scope, body, ident, counted, gone)
         except ApiError as error:
-            await _json(counted, error.status, {**error.as_json(), "request_id": f"req_{ident}"}, error.headers)
+            await send_json(counted, error.status, {**error.as_json(), "request_id": f"req_{ident}"}, error.headers)
         except ConnectionAbortedError:
             self.client_gone += 1
         finally:
@@ -138,18 +132,18 @@ class Anthropic:
             self.calls = self.client_gone = 0
             self.by_status, self.last, self._cached = {}, {}, set()
         if path in {"/stats", "/stats/reset"}:
-            await _json(send, 200, self._stats())
+            await send_json(send, 200, self._stats())
             return
         headers = dict(scope["headers"])
         self._authorise(headers)
         if (method, path) == ("GET", "/v1/models"):
-            await _json(send, 200, _models(self._models))
+            await send_json(send, 200, _models(self._models))
         elif (method, path) == ("POST", "/v1/messages"):
             self.calls += 1
             await self._messages(scope, headers, body, ident, send, gone)
         elif (method, path) == ("POST", "/v1/messages/count_tokens"):
             asked = self._parse(scope, headers, body, COUNTED)
-            await _json(send, 200, {"input_tokens": _count(asked)})
+            await send_json(send, 200, {"input_tokens": _count(asked)})
         else:
             raise ApiError(404, "Not Found")
 
@@ -195,8 +189,8 @@ class Anthropic:
         if asked.get("stream") is True:
             await _stream(made, how, limits, send, gone)
         else:
-            await _pause(how.chunk_ms, gone)
-            await _json(send, 200, made, limits)
+            await pause(how.chunk_ms, gone)
+            await send_json(send, 200, made, limits)
 
     def _cache(self, asked: Json) -> Json:
         """Return the input's tokens, parted as prompt caching does it."""
@@ -532,7 +526,7 @@ async def _paced(made: Json, how: Directive, gone: "asyncio.Future[None]") -> As
             yield _sse({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}})
             return
         if number:
-            await _pause(how.chunk_ms, gone)
+            await pause(how.chunk_ms, gone)
         yield _sse(event)
 
 
@@ -548,41 +542,6 @@ def _models(names: tuple[str, ...]) -> Json:
     return {"data": data, "has_more": False, "first_id": names[0], "last_id": names[-1]}
 
 
-async def _pause(ms: float, gone: "asyncio.Future[None]") -> None:
-    if ms:
-        await asyncio.wait({gone}, timeout=ms / 1000)
-    if gone.done():
-        raise ConnectionAbortedError
-
-
-async def _body(receive: Callable[[], Awaitable[Json]]) -> bytes:
-    data = b""
-    while True:
-        message = await receive()
-        data += bytes(message.get("body", b""))
-        if not message.get("more_body"):
-            return data
-
-
-async def _until_gone(receive: Callable[[], Awaitable[Json]]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _json(send: Send, status: int, value: Json, headers: tuple[Header, ...] = ()) -> None:
-    body = json.dumps(value, ensure_ascii=False).encode()
-    head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *headers]
-    await send({"type": "http.response.start", "status": status, "headers": head})
-    await send({"type": "http.response.body", "body": body})
-
-
-class _Server(uvicorn.Server):
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        host, port = (sockets or [])[0].getsockname()[:2]
-        print(f"fake Anthropic ready on http://{host}:{port}", flush=True)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
@@ -591,11 +550,7 @@ def main() -> int:
     parser.add_argument("--key", required=True, help="the only valid key")
     flags = parser.parse_args()
     app = Anthropic(tuple(flags.model) or ("claude-fake-5", "claude-fake-4-5"), flags.key)
-    listener = socket.create_server((flags.host, flags.port), backlog=2048)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
-    config = uvicorn.Config(app, log_level="critical", lifespan="off", access_log=False, timeout_graceful_shutdown=1)
-    _Server(config).run(sockets=[listener])
+    serve(app, "Anthropic", flags.host, flags.port)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""A faithful fake of Google's Gemini API (generativelanguage.googleapis.com, v1beta), in one file on uvicorn alone.
+"""A faithful fake of Google's Gemini API (generativelanguage.googleapis.com, v1beta).
 
 Paths, bodies, server-sent events, usage, function calls and errors are as Google documents them (ai.google.dev/api,
 cloud.google.com/apis/design/errors); requests are checked as strictly. There is no model: it repeats the last text,
@@ -10,18 +10,13 @@ import argparse
 import asyncio
 import json
 import re
-import signal
-import socket
 import sys
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-import uvicorn
-
-Json = dict[str, Any]
-Send = Callable[[Json], Awaitable[None]]
+from fakes.asgi import Header, Json, Receive, Send, pause, read_body, send_json, serve, until_gone
 
 STATUSES = {400: "INVALID_ARGUMENT", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED"}
 STATUSES |= {499: "CANCELLED", 500: "INTERNAL", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED"}
@@ -74,11 +69,11 @@ class Gemini:
         self.in_flight = 0
         self.last: Json = {}
 
-    async def __call__(self, scope: Mapping[str, Any], receive: Callable[[], Awaitable[Json]], send: Send) -> None:
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        body = await _body(receive)
-        gone = asyncio.ensure_future(_until_gone(receive))
+        body = await read_body(receive)
+        gone = asyncio.ensure_future(until_gone(receive))
         self.in_flight += 1
         try:
             await self._route(scope, body, send, gone)
@@ -133,7 +128,7 @@ class Gemini:
         elif verb in {"generateContent", "streamGenerateContent"}:
             _check(asked)
             how = _directive(asked)
-            await _pause(how.get("delay_ms", 0), gone)
+            await pause(how.get("delay_ms", 0), gone)
             _fail(how)
             if verb == "generateContent":
                 await _json(send, 200, _whole(name, asked, how))
@@ -339,7 +334,7 @@ async def _paced(chunks: list[Json], how: Json, gone: "asyncio.Future[None]", *,
             yield b"data: " + json.dumps(error).encode() + b"\r\n\r\n"
             return
         if i:
-            await _pause(how.get("chunk_ms", 0), gone)
+            await pause(how.get("chunk_ms", 0), gone)
         text = json.dumps(chunk, ensure_ascii=False).encode()
         yield b"data: " + text + b"\r\n\r\n" if as_sse else (b"[" if i == 0 else b",\r\n") + text
     if not as_sse:
@@ -350,39 +345,8 @@ def _vector(text: str) -> list[float]:
     return [zlib.crc32(f"{k} {text}".encode()) / 2**31 - 1 for k in range(8)]
 
 
-async def _pause(ms: float, gone: "asyncio.Future[None]") -> None:
-    if ms:
-        await asyncio.wait({gone}, timeout=ms / 1000)
-    if gone.done():
-        raise ConnectionAbortedError
-
-
-async def _body(receive: Callable[[], Awaitable[Json]]) -> bytes:
-    data = b""
-    while True:
-        message = await receive()
-        data += bytes(message.get("body", b""))
-        if not message.get("more_body"):
-            return data
-
-
-async def _until_gone(receive: Callable[[], Awaitable[Json]]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _json(send: Send, status: int, value: Json, headers: list[tuple[bytes, bytes]] | None = None) -> None:
-    body = json.dumps(value, indent=2, ensure_ascii=False).encode()
-    head = [(b"content-type", b"application/json; charset=UTF-8"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": status, "headers": [*head, *(headers or [])]})
-    await send({"type": "http.response.body", "body": body})
-
-
-class _Server(uvicorn.Server):
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        host, port = (sockets or [])[0].getsockname()[:2]
-        print(f"fake Gemini ready on http://{host}:{port}/v1beta", flush=True)
+async def _json(send: Send, status: int, value: Json, headers: Sequence[Header] = ()) -> None:
+    await send_json(send, status, value, headers, kind=b"application/json; charset=UTF-8", indent=2)
 
 
 def main() -> int:
@@ -393,11 +357,7 @@ def main() -> int:
     parser.add_argument("--key", help="the only valid key; default: none is asked")
     flags = parser.parse_args()
     app = Gemini(tuple(flags.model) or ("gemini-2.0-flash", "gemini-embedding-001"), flags.key)
-    listener = socket.create_server((flags.host, flags.port), backlog=2048)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
-    config = uvicorn.Config(app, log_level="critical", lifespan="off", access_log=False, timeout_graceful_shutdown=1)
-    _Server(config).run(sockets=[listener])
+    serve(app, "Gemini", flags.host, flags.port, "/v1beta")
     return 0
 
 

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from integration.local.conftest import PYTHON, Local, is_alive, kill, local, manifest
-from procs import AGL_PYTHON, ROOT, Process, free_port, running, started
+from procs import AGL_PYTHON, FAKES, Process, free_port, running, started
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -196,9 +196,8 @@ stringData: {{api-key: {key}}}
 
 
 def test_a_model_that_needs_translation_is_served_and_a_new_secret_rolls(tmp_path: Path) -> None:
-    fake = (PYTHON, str(ROOT / "tests/fakes/gemini.py"), "--key", "AIza-right")
     with (
-        running(*fake, ready="ready on") as gemini,
+        running("fakes.gemini", "--key", "AIza-right", ready="ready on", env=FAKES) as gemini,
         local(tmp_path, gemini_manifest(gemini.port, "AIza-wrong"), "--translator-python", str(AGL_PYTHON)) as here,
     ):
         refused = here.chat("hi", "gemini")

@@ -15,7 +15,7 @@ import pytest
 
 from integration.protocols.users import USERS, User
 from llmproxy import calls, contract
-from procs import ROOT, Process, free_port, running
+from procs import FAKES, Process, free_port, running
 
 KEY = "sk-ant-of-the-deployment"
 Json = dict[str, Any]
@@ -153,11 +153,10 @@ def document(echo: int, claude: int) -> contract.Document:
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     folder = tmp_path_factory.mktemp("g")
-    python, fake = str(ROOT / ".venv/bin/python"), str(ROOT / "tests/fakes/anthropic.py")
     recorder = Recorder(folder / "shipper.sock")
     with (
         running("llmproxy.echo", "--port", "0", ready="ready on") as echo,
-        running(python, fake, "--key", KEY, ready="ready on") as claude,
+        running("fakes.anthropic", "--key", KEY, ready="ready on", env=FAKES) as claude,
     ):
         (folder / "config.json").write_text(document(echo.port, claude.port).to_json())
         port, admin = free_port(), free_port()

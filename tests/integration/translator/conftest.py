@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from llmproxy import contract
-from procs import AGL_PYTHON, ROOT, Process, running
+from procs import AGL_PYTHON, FAKES, Process, running
 
 KEY = "AIza-this-is-a-test-key"
 KEY_VARIABLE = "UPSTREAM_KEY_TEST"
@@ -70,8 +70,7 @@ def translator_command(config: Path, run_dir: Path) -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def gemini() -> Iterator[Process]:
-    fake = (str(ROOT / ".venv/bin/python"), str(ROOT / "tests/fakes/gemini.py"), "--key", KEY)
-    with running(*fake, ready="ready on") as process:
+    with running("fakes.gemini", "--key", KEY, ready="ready on", env=FAKES) as process:
         yield process
 
 
