@@ -16,7 +16,7 @@ include tests/cluster/cluster.mk
 .PHONY: help venv venv-agl lock check test test-unit test-integration chaos soak test-agl test-otlp test-long test-chart test-argocd test-e2e crds clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.ready: requirements/dev.txt pyproject.toml
 	@$(SAY) "Installing Python packages for operator, gateway and tests (about 110 MB to fetch)" \

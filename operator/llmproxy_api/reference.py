@@ -57,7 +57,7 @@ default in the schema; defaults stand in the descriptions. Unknown fields are re
 writers such as `kubectl`; the API server drops them, with a warning, for others.
 
 Annotations on the object: `llmproxy.dev/paused: "true"` applies nothing until it is gone; another text in
-`llmproxy.dev/restart` rolls the pods once. See [status.md](status.md).
+`llmproxy.dev/restart` rolls the pods once. See [rolls](rolls.md).
 """
 
 _BOUNDS = (

@@ -2,14 +2,13 @@
 
 import fcntl
 import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from e2e.kube import HERE, Kube
+from e2e.kube import HERE, Kube, helm
 
 ROOT = HERE.parent.parent
 OPERATOR_NAMESPACE = "llmproxy-system"
@@ -65,14 +64,11 @@ def operator(kubeconfig: str, run_dir: Path) -> Kube:
 
 def install(kube: Kube, kubeconfig: str) -> None:
     """Install the chart of this tree, or upgrade what is installed to it."""
-    helm = os.environ.get("LLMPROXY_E2E_HELM", "helm")
-    command = [
-        *(helm, "--kubeconfig", kubeconfig, "upgrade", "--install", "llmproxy-operator"),
-        *(str(ROOT / "charts/llmproxy-operator"), "--namespace", OPERATOR_NAMESPACE, "--create-namespace"),
+    helm(
+        *(kubeconfig, "upgrade", "--install", "llmproxy-operator", str(ROOT / "charts/llmproxy-operator")),
+        *("--namespace", OPERATOR_NAMESPACE, "--create-namespace"),
         *("--values", str(HERE / "values.yaml"), "--wait", "--timeout", "120s"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    )
     # An image made anew has the same name here: on a cluster of an earlier run the old one would go on.
     kube.run("rollout", "restart", "deployment/llmproxy-operator")
     kube.run("rollout", "status", "deployment/llmproxy-operator", "--timeout=90s")

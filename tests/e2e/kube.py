@@ -125,6 +125,14 @@ class Kube:
         return next((c for c in conditions if c["type"] == type_), {})
 
 
+def helm(kubeconfig: str, *args: str) -> str:
+    """Run Helm on the test cluster and return what it printed."""
+    command = [os.environ.get("LLMPROXY_E2E_HELM", "helm"), "--kubeconfig", kubeconfig, *args]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"helm {' '.join(args)}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
 @functools.cache
 def _proxy(kubectl: str, kubeconfig: str) -> str:
     """Start `kubectl proxy` for as long as this process lives; return where it listens."""

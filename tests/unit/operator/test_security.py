@@ -2,7 +2,6 @@
 
 import copy
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -200,15 +199,3 @@ def test_what_is_watched_may_be_listed_and_watched() -> None:
 
     groups = {kind: kind[0].rpartition("/")[0] for kind in KINDS}
     assert {(groups[kind], PLURALS[kind]) for kind in KINDS} == watched - {("llmproxy.dev", "llmproxies")}
-
-
-def test_the_guide_for_trouble_has_every_reason_that_needs_somebody() -> None:
-    text = (ROOT / "docs/troubleshooting.md").read_text()
-    status = (ROOT / "docs/status.md").read_text().split("## Reasons")[1]
-    fine = {
-        *("AllReplicasReady", "ScaledToZero", "MinimumReplicasAvailable", "NoPodAvailable"),
-        *("UpToDate", "Stalled", "NotStalled", "NotPaused"),
-    }
-    reasons = set(re.findall(r"^\| `(\w+)` \|", status, re.MULTILINE)) - fine
-
-    assert {reason for reason in reasons if f"`{reason}`" not in text} == set()

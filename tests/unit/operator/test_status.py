@@ -111,6 +111,12 @@ def test_the_documentation_lists_every_reason() -> None:
     assert dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", text.split("## Reasons")[1], re.MULTILINE)) == REASONS
 
 
+def test_the_guide_for_trouble_has_a_heading_for_every_reason_and_no_other() -> None:
+    text = (Path(__file__).parents[3] / "docs/troubleshooting.md").read_text()
+
+    assert sorted(re.findall(r"^### (\w+)$", text, re.MULTILINE)) == sorted(REASONS)
+
+
 def test_a_status_is_what_the_crd_describes() -> None:
     made = status(a_view(proxy=a_proxy(rateLimits={"rpm": 5, "maxParallel": 2})), {}, now=NOW)
 
