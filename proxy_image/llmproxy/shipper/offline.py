@@ -1,4 +1,4 @@
-"""`inspect DIR` lists what is in a spool, `replay DIR` sends it: for a person, and without a running shipper.
+"""`inspect DIR` lists what is in a spool, `replay DIR` sends it: for a person. Only a replay needs the shipper ended.
 
 Nothing of what calls hold is printed. A replay takes out of the folder what the store took, and nothing else.
 """
@@ -38,8 +38,8 @@ OTLP = "otlp "
 def main(argv: list[str]) -> int:
     """Run `inspect` or `replay`; return the exit code."""
     flags = _parser().parse_args(argv)
-    if not flags.folder.is_dir():
-        _say(f"{flags.folder}: no such folder", to=sys.stderr)
+    if not (flags.folder / folders.LOCK).is_file():
+        _say(f"{flags.folder}: no spool: name the folder that a shipper has as --spool-dir", to=sys.stderr)
         return 1
     try:
         held = folders.lock(flags.folder) if flags.command == "replay" else None
@@ -68,14 +68,15 @@ def _all_parts(folder: Path) -> _Parts:
 
 
 def _walk(segments: Segments, number: int, cursor: tuple[int, int]) -> Iterator[tuple[Place, records.Record]]:
-    """Yield the records of a segment that are not delivered."""
+    """Yield the records of a segment that are not delivered; none of one that a running shipper has just removed."""
     if number < cursor[0]:
         return
-    for place, payload in segments.walk(number, cursor[1] if number == cursor[0] else 0):
-        try:
-            yield place, records.decode(payload)
-        except records.DecodeError:
-            _say(f"{segments.path(number)}: what is at {place.offset} is no record", to=sys.stderr)
+    with contextlib.suppress(FileNotFoundError):
+        for place, payload in segments.walk(number, cursor[1] if number == cursor[0] else 0):
+            try:
+                yield place, records.decode(payload)
+            except records.DecodeError:
+                _say(f"{segments.path(number)}: what is at {place.offset} is no record", to=sys.stderr)
 
 
 def _inspect(flags: argparse.Namespace) -> int:
@@ -91,7 +92,9 @@ def _inspect(flags: argparse.Namespace) -> int:
                 if flags.calls:
                     _say(_line(state, record))
         size += segments.size
-        damaged += sum(damage.bytes for damage in segments.damages)
+        damaged += sum(
+            d.bytes for d in segments.damages if not (d.tail and d.segment == segments.last)
+        )  # being written
     if not flags.calls:
         for (state, rollout, attempt, reason), count in sorted(groups.items()):
             _say(f"{state:8} {rollout} {attempt} {count} {reason or '-'}")

@@ -56,7 +56,7 @@ class Segments:
         self.folder = folder
         self._segment_bytes = segment_bytes
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.sizes: dict[int, int] = {number: self.path(number).stat().st_size for number in _numbers(folder)}
+        self.sizes: dict[int, int] = _sizes(folder)
         """Bytes of each file up to where it has been written whole, in order."""
         self._next = max(self.sizes, default=0) + 1
         self._writing = threading.Lock()
@@ -223,8 +223,13 @@ class Segments:
             os.close(fd)
 
 
-def _numbers(folder: Path) -> list[int]:
-    return sorted(int(p.stem) for p in folder.glob(f"*{SUFFIX}") if p.stem.isdigit())
+def _sizes(folder: Path) -> dict[int, int]:
+    """Return the segments in *folder* in order, without those that another process removes meanwhile."""
+    found: dict[int, int] = {}
+    for path in sorted(p for p in folder.glob(f"*{SUFFIX}") if p.stem.isdigit()):
+        with contextlib.suppress(FileNotFoundError):
+            found[int(path.stem)] = path.stat().st_size
+    return found
 
 
 def _announced(data: bytes, at: int) -> int:

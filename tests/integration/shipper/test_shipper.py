@@ -15,6 +15,7 @@ import pytest
 import procs
 import spanrig
 from llmproxy import calls
+from llmproxy.shipper import offline
 from llmproxy.shipper.segments import Segments
 from spanrig import Gateway, ShipperProcess, StoreDouble, until
 
@@ -143,6 +144,58 @@ async def test_an_unknown_rollout_delays_nobody_and_ends_as_dead_letters_that_ca
         assert (replayed.returncode, replayed.stdout) == (0, "7 delivered, 0 refused\n")
         assert len(store.ledger()["calls"]) == 67
         assert "0 waiting, 0 parked, 0 dead;" in run("inspect", str(folder / "spool")).stdout
+
+
+async def test_a_person_may_look_while_it_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Segments come and go under the eyes of `inspect`: it says neither that one is missing nor that one is damaged."""
+    with spanrig.store_double() as store, spanrig.shipper(folder, store, spool_bytes=2 << 20) as process:
+        async with spanrig.gateway(folder) as gateway:
+            looking = asyncio.ensure_future(asyncio.to_thread(look_often, folder / "spool", 100))
+            number = 0
+            while not looking.done() or number < 100:
+                number += 1
+                await gateway.call(f"ro-{number % 9}", response=spanrig.chat_response(f"c-{number}", size=20_000))
+                if number % 20 == 0:
+                    await gateway.all_durable(60)
+                    await asyncio.sleep(0.02)
+            codes = await looking
+            await gateway.all_durable(60)
+            await until(lambda: process.metrics()["delivered_total"] == process.metrics()["durable_total"], 60)
+        said = capsys.readouterr()
+        assert (codes, said.err) == ({0}, "")
+        assert all(line.endswith(" 0 damaged") for line in said.out.splitlines() if " on disk, " in line)
+
+
+def look_often(spool: Path, times: int) -> set[int]:
+    return {offline.main(["inspect", str(spool)]) for _ in range(times)}
+
+
+async def test_a_segment_that_is_removed_under_the_eyes_of_inspect_is_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with spanrig.store_double() as store, spanrig.shipper(folder, store) as process:
+        store.faults(unavailable=1.0)
+        async with spanrig.gateway(folder) as gateway:
+            await gateway.call("ro")
+            await gateway.all_durable()
+        await asyncio.to_thread(process.kill)
+    real = offline.load_cursor
+
+    def delivered_meanwhile(where: Path) -> tuple[int, int]:
+        for path in where.glob("*.seg"):
+            path.unlink()
+        return real(where)
+
+    monkeypatch.setattr(offline, "load_cursor", delivered_meanwhile)
+    assert offline.main(["inspect", str(folder / "spool")]) == 0
+    assert capsys.readouterr().out.startswith("0 waiting, 0 parked, 0 dead;")
+
+
+def test_a_folder_that_is_no_spool_is_said_and_left_as_it_is(folder: Path) -> None:
+    done = run("inspect", str(folder))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no spool" in done.stderr
+    assert list(folder.iterdir()) == []
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
