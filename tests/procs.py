@@ -117,6 +117,15 @@ class Process:
         return self.output[-4000:]
 
 
+def may_mount() -> bool:
+    """Whether this user may mount a file system of their own."""
+    line = ("unshare", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "none", "/mnt")
+    try:
+        return subprocess.run(line, capture_output=True, timeout=30, check=False).returncode == 0
+    except OSError:
+        return False
+
+
 def started(*command: str, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Process:
     """Start *command*; a name with dots but without a slash is a module of this environment's Python."""
     first = command[0]

@@ -10,7 +10,7 @@ bench-quick: venv venv-agl ## The same with nginx and LiteLLM only: about 1 minu
 	@$(BENCH) --quick $(BENCH_ARGS)
 
 bench-spans: venv venv-agl ## What the shipper takes and delivers a second, next to OpenTelemetry's batch exporter and Collector: two minutes
-	@$(BIN)/python tests/bench/spans.py
+	@PYTHONPATH=tests $(BIN)/python -m bench.spans
 
 bench-operator: venv cluster-up ## The operator at 2,000 LLMProxies on a real API server: from empty, edits, a second pass; minutes
 	@KUBECONFIG=$$($(CLUSTER) place kubeconfig) LLMPROXY_E2E_KUBECONFIG=$$($(CLUSTER) place kubeconfig) \

@@ -137,10 +137,10 @@ class Delivery:
             await asyncio.sleep(SAVE_S)
             await self.save()
 
-    async def save(self) -> None:
+    async def save(self, *, scarce: bool = False) -> None:
         """Save the cursor if it has moved; a disk that does not take it costs repeats, not calls."""
         async with self._saving:
-            self._spool.retire()
+            self._spool.retire(scarce=scarce)
             cursor = self._spool.cursor
             if cursor != self._spool.saved:
                 try:

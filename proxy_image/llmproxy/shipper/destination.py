@@ -84,7 +84,7 @@ class Destination:
         reasons = [""] * fit + [FULL] * (len(payloads) - fit)
         if fit:
             try:
-                await asyncio.to_thread(self.spool.append, payloads[:fit])
+                await self._append(payloads[:fit])
             except OSError as exc:
                 reasons[:fit] = [f"disk: {exc.strerror or exc}"] * fit
             else:
@@ -92,6 +92,17 @@ class Destination:
                 self.delivery.wake()
         self._note(reasons)
         return reasons
+
+    async def _append(self, payloads: Sequence[bytes]) -> None:
+        """Put records on disk; on one that is full in the place of what is delivered, if that helps. Raise OSError."""
+        try:
+            await asyncio.to_thread(self.spool.append, payloads)
+        except OSError:
+            used = self.used_bytes
+            await self.delivery.save(scarce=True)
+            if self.used_bytes >= used:
+                raise
+            await asyncio.to_thread(self.spool.append, payloads)
 
     async def stop(self) -> None:
         """Save how far it has come; what is under way stays in the spool."""

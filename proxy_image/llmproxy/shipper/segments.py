@@ -71,11 +71,11 @@ class Segments:
         """All that is on disk."""
         return sum(list(self.sizes.values()))
 
-    @property
-    def worth_retiring(self) -> int:
-        """Bytes of the file that is written to if giving them back is worth a new file, else 0."""
+    def worth_retiring(self, *, scarce: bool) -> int:
+        """Return the bytes of the file that is written to if giving them back is worth a new file, else 0."""
         size = self.sizes.get(self._current, 0)
-        return size if size >= self._segment_bytes // 4 else 0
+        least = 2 * len(MAGIC) if scarce else self._segment_bytes // 4
+        return size if size >= least else 0
 
     @property
     def current(self) -> int:

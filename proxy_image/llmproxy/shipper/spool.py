@@ -78,9 +78,12 @@ class Spool:
         """Note that a record that was taken needs nothing more."""
         self._taken.pop(place, None)
 
-    def retire(self) -> None:
-        """Begin a segment with the next record if the open one is settled: a full spool gets its room back."""
-        size = self.segments.worth_retiring
+    def retire(self, *, scarce: bool = False) -> None:
+        """Begin a segment with the next record if the open one is settled: a full spool gets its room back.
+
+        Small ones are left as they are unless room is *scarce*.
+        """
+        size = self.segments.worth_retiring(scarce=scarce)
         current = self.segments.current
         if size and not self._taken and self._read == (current, size) and self.segments.retire(size):
             self._read = current + 1, 0

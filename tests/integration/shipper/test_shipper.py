@@ -17,6 +17,7 @@ import spanrig
 from llmproxy import calls
 from llmproxy.shipper import offline
 from llmproxy.shipper.segments import Segments
+from llmproxy.shipper.spool import load_cursor
 from spanrig import Gateway, ShipperProcess, StoreDouble, until
 
 
@@ -179,7 +180,7 @@ async def test_a_segment_that_is_removed_under_the_eyes_of_inspect_is_none(
             await gateway.call("ro")
             await gateway.all_durable()
         await asyncio.to_thread(process.kill)
-    real = offline.load_cursor
+    real = load_cursor
 
     def delivered_meanwhile(where: Path) -> tuple[int, int]:
         for path in where.glob("*.seg"):
@@ -271,6 +272,39 @@ async def test_a_disk_without_room_is_survived(folder: Path) -> None:
                 await delivered(store, gateway.handover.durable)
                 assert await gateway.call("ro-small", wait_s=10.0)
             assert "File too large" in process.output
+
+
+@pytest.mark.skipif(not procs.may_mount(), reason="this kernel lets nobody mount a tmpfs in a namespace of their own")
+async def test_a_disk_that_is_really_full_is_survived(folder: Path) -> None:
+    """A file system of 600 KB under the spool: what was acknowledged is delivered, what found no room is refused."""
+    line = f"{sys.executable} -m llmproxy.shipper --config config.json --run-dir . --spool-dir spool"
+    command = f"mkdir spool && mount -t tmpfs -o size=600k none spool && exec {line}"
+    with spanrig.store_double() as store:
+        spanrig.write_config(folder, store.url)
+        store.faults(unavailable=1.0)
+        unshare = ("/usr/bin/unshare", "--user", "--map-root-user", "--mount")
+        with procs.running(*unshare, "/bin/bash", "-c", command, ready="shipper_ready", cwd=folder) as process:
+            async with spanrig.gateway(folder) as gateway:
+                for i in range(40):
+                    await gateway.call(f"ro-{i}", response=spanrig.chat_response(f"c-{i}", size=30_000))
+                    await gateway.all_durable()
+                handover = gateway.handover
+                assert handover.durable + handover.refused == 40
+                assert 10 <= handover.durable <= 20
+                assert spanrig.metrics(folder / "shipper-admin.sock")[NO_SPACE] == handover.refused
+                store.faults(unavailable=0.0)
+                ledger = await delivered(store, handover.durable)
+                assert len(ledger["calls"]) == handover.durable
+                # What is delivered gives its room back, over and over: nothing that comes now is refused.
+                for i in range(40):
+                    response = spanrig.chat_response(f"after-{i}", size=30_000)
+                    assert await gateway.call(f"ro-after-{i}", wait_s=30.0, response=response)
+                    await asyncio.sleep(0)
+            assert process.end() == 0
+            assert "spool_empty" in process.output
+
+
+NO_SPACE = 'refused_total{reason="disk: No space left on device"}'
 
 
 async def test_a_damaged_segment_costs_what_is_damaged_and_is_counted(folder: Path) -> None:
