@@ -11,7 +11,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from kubernetes.aio import client, config
@@ -353,9 +354,18 @@ async def connect(wrote: Callable[[str, str], None], *, watches: int = 0) -> Asy
     except (config.ConfigException, OSError) as exc:
         message = f"no cluster can be reached by a service account, KUBECONFIG or ~/.kube/config: {exc}"
         raise ConfigurationError(message) from exc
+    settings.proxy = _proxy(settings.host)
+    # Else aiohttp would read the environment and ~/.netrc for each request: a fifth of what the operator costs.
+    settings.client_session_kwargs = {"trust_env": False}
     async with client.ApiClient(settings) as api:
         api.user_agent = names.FIELD_MANAGER
         yield ApiServer(api, wrote), _access(settings)
+
+
+def _proxy(server: str) -> str | None:
+    """Return the proxy by which the environment wants *server* reached."""
+    url = urlsplit(server)
+    return None if proxy_bypass(url.hostname or "") else getproxies().get(url.scheme)
 
 
 def _access(settings: client.Configuration) -> Access:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -10,10 +11,11 @@ import pytest
 from aiohttp import web
 from kubernetes.aio import client
 
-from llmproxy_operator.cluster import ApiServer
+from llmproxy_operator.cluster import ApiServer, connect
 from llmproxy_operator.errors import ClusterError, ConflictError, RefusedError, UnavailableError
 from llmproxy_operator.manifest import Ref
 
+client_of = client.ApiClient
 SERVICE = Ref("v1", "Service", "n", "p")
 MANIFEST = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "p", "namespace": "n"}}
 
@@ -194,3 +196,45 @@ async def test_when_to_ask_again_is_heard(server: Server, cluster: ApiServer) ->
         await cluster.get(SERVICE)
 
     assert caught.value.again_s == 7
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        pytest.param({}, None, id="none"),
+        pytest.param({"HTTPS_PROXY": "http://proxy:1"}, "http://proxy:1", id="one for all"),
+        pytest.param({"HTTP_PROXY": "http://proxy:1"}, None, id="one for others"),
+        pytest.param({"HTTPS_PROXY": "http://proxy:1", "NO_PROXY": "10.0.0.1"}, None, id="not for this"),
+    ],
+)
+async def test_the_environments_proxy_is_asked_about_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variables: dict[str, str], expected: str | None
+) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    cluster = {"name": "c", "cluster": {"server": "https://10.0.0.1:6443"}}
+    context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
+    config = {
+        "current-context": "c",
+        "clusters": [cluster],
+        "contexts": [context],
+        "users": [{"name": "u", "user": {}}],
+    }
+    (tmp_path / "config").write_text(json.dumps(config))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    seen: list[client.Configuration] = []
+
+    def made(settings: client.Configuration) -> client.ApiClient:
+        seen.append(settings)
+        return client_of(settings)
+
+    monkeypatch.setattr(client, "ApiClient", made)
+
+    async with connect(lambda _verb, _kind: None):
+        pass
+
+    assert [(settings.proxy, settings.client_session_kwargs) for settings in seen] == [(expected, {"trust_env": False})]
