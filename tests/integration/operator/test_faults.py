@@ -193,6 +193,24 @@ def test_what_is_deleted_while_no_watch_is_open_is_made_again(behind: Behind) ->
         eventually(lambda: len(behind.kube.list("services", MINE)), lambda count: count == 2, 30, "both Services")
 
 
+def test_nothing_is_done_before_all_kinds_are_known(behind: Behind) -> None:
+    """What the pods were made from would be taken for not there, and all of them rolled."""
+    known = threading.Event()
+    hang = Fault(until=known)
+    with in_front(behind.kube) as front:
+        front.faults = lambda _method, path: hang if "/controllerrevisions?" in path and "watch" not in path else None
+        with an_operator(behind.kube.namespace, NOT_LED, env=behind.environment(front)) as operator:
+            behind.kube.apply(an_llmproxy("early"))
+            eventually(lambda: operator.counted("llmproxy_operator_queue_depth"), lambda n: n == 1, 60, "it waits")
+            assert front.held >= 1
+            assert passes(operator) == 0
+
+            known.set()
+            eventually(
+                lambda: behind.kube.list("deployments", MINE), lambda found: len(found) == 1, 60, "its Deployment"
+            )
+
+
 def test_a_proxy_that_always_fails_delays_no_other(behind: Behind) -> None:
     """Each pass over it hangs until it is broken off, while those of the others are done."""
     others = Ledger(behind.kube, tuple(f"q{number}" for number in range(12)))
