@@ -1,10 +1,9 @@
 """Two rewarded agents: the same task by the OpenAI SDK and by the Anthropic SDK, each at the URL of its rollout.
 
-The reward is what they return: Agent-Lightning 0.3.0 sends what `emit_reward` makes to where a newer OpenTelemetry no
-longer looks (docs/agent-lightning.md).
+The reward is what the one returns and what the other emits; Agent-Lightning takes both.
 """
 
-from agentlightning import LLM
+from agentlightning import LLM, emit_reward
 from anthropic import Anthropic
 from openai import OpenAI
 
@@ -24,7 +23,7 @@ def openai_agent(task: str, llm: LLM) -> float:
     return float(len(said))
 
 
-def anthropic_agent(task: str, llm: LLM) -> float:
+def anthropic_agent(task: str, llm: LLM) -> None:
     """Do the same by another protocol."""
     client = Anthropic(base_url=llm.endpoint, api_key="dummy", max_retries=20)
     said = ""
@@ -33,7 +32,7 @@ def anthropic_agent(task: str, llm: LLM) -> float:
             model=llm.model, max_tokens=64, messages=[{"role": "user", "content": f"{task}, turn {turn}"}]
         )
         said = "".join(block.text for block in answer.content if block.type == "text")
-    return float(len(said))
+    emit_reward(float(len(said)))
 
 
 AGENTS = {"openai": openai_agent, "anthropic": anthropic_agent}

@@ -1,5 +1,6 @@
 """2. Give it to the Trainer: the only line that differs from Agent-Lightning's own is the import."""
 
+import asyncio
 import os
 
 import agentlightning as agl
@@ -30,6 +31,15 @@ def main() -> None:
         tracer=agl.OtelTracer(),
     )
     trainer.fit(agent, train_dataset=["one", "two", "three", "four"])
+    asyncio.run(tell(trainer.store))
+
+
+async def tell(store: agl.LightningStore) -> None:
+    """Print what is left of it: each rollout, its calls and its reward."""
+    for rollout in await store.query_rollouts():
+        spans = await store.query_spans(rollout.rollout_id)
+        calls = sum(span.name == "litellm_request" for span in spans)
+        print(f"{rollout.input}: {rollout.status}, {calls} calls, reward {agl.find_final_reward(spans)}")
 
 
 if __name__ == "__main__":

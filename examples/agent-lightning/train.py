@@ -118,7 +118,7 @@ def main() -> None:
     trainer.fit(agl.rollout(functools.partial(_agent, options.agent)))
 
 
-def _agent(kind: str, task: str, llm: agl.LLM) -> float:
+def _agent(kind: str, task: str, llm: agl.LLM) -> float | None:
     return AGENTS[kind](task, llm)
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 import agentlightning
 from agentlightning.utils.server_launcher import PythonServerLauncherArgs
 
-from llmproxy_agl import pausing, saying, stores
+from llmproxy_agl import pausing, saying, stores, tracers
 from llmproxy_agl.cluster import AT_EXIT_S, READY_S, ClusterBackend, Reach
 from llmproxy_agl.kube import in_pod
 from llmproxy_agl.local import LocalBackend
@@ -253,7 +253,7 @@ class LLMProxy(agentlightning.LLMProxy):  # type: ignore[misc] # upstream has no
             spec=self._spec,
             environment=os.environ,
         )
-        for remark in made.remarks:
+        for remark in filter(None, (*made.remarks, tracers.trouble())):
             saying.once(f"LLMProxy: {remark}")
         try:
             backend.put(made, cancelled)
