@@ -4,12 +4,13 @@
 with all reasons at once). Keys never stand in the LLMProxy: they are returned apart, as what its Secret must hold.
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llmproxy.providers import Way, split
-from llmproxy_api import litellm_fallbacks, litellm_model, litellm_table
+from llmproxy_api import litellm_alias, litellm_fallbacks, litellm_model, litellm_table
 from llmproxy_api.check import Problem, SpecError, parse
 from llmproxy_api.litellm_model import Entry, Key, is_this_machine
 from llmproxy_api.litellm_notes import Notes
@@ -21,7 +22,12 @@ PLACEHOLDER = "REPLACE-ME"
 _TOP_READ = {"model_list", "litellm_settings", "router_settings", "general_settings", "environment_variables"}
 _RETRIES = "num_retries"
 _TIMEOUTS = ("request_timeout", "timeout")
+_PAUSE = "stream_timeout"
 _ENFORCED = "enforce_model_rate_limits"
+_READ_ELSEWHERE = {
+    *((section, name) for section in litellm_fallbacks.SECTIONS for name in litellm_fallbacks.NAMES),
+    (litellm_alias.SECTION, litellm_alias.NAME),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +90,22 @@ def convert(
     if store is not None and in_cluster and is_this_machine(store):
         notes.refuse("store", "is this machine's own address, which pods cannot reach: say one that they can")
     entries = list(_entries(notes, config.get("model_list"), in_cluster=in_cluster))
-    limits, retries, timeout = _settings(notes, config)
-    fallbacks = litellm_fallbacks.read(notes, config, {entry.name for entry in entries})
+    limits, retries, defaults = _settings(notes, config)
+    fallbacks = litellm_fallbacks.read(notes, config, list(dict.fromkeys(entry.name for entry in entries)))
     if notes.problems:
         raise SpecError(tuple(notes.problems))
     secret_name = f"{name}-keys"
     keys, refs = _keys(entries)
-    spec: dict[str, Any] = {"models": _models(notes, entries, refs, secret_name, timeout)}
+    spec: dict[str, Any] = {"models": _models(notes, entries, refs, secret_name, defaults)}
     if limits:
         spec["rateLimits"] = limits
     if retries is not None:
         spec["retries"] = {"max": retries}
     if fallbacks:
         spec["fallbacks"] = fallbacks
+    litellm_alias.add(notes, config, spec)
+    if notes.problems:
+        raise SpecError(tuple(notes.problems))
     if _drops(notes, config, entries):
         spec["litellm"] = {"settings": {"drop_params": True}}
     if store is not None:
@@ -117,8 +126,8 @@ def _entries(notes: Notes, raw: object, *, in_cluster: bool) -> Iterator[Entry]:
             yield entry
 
 
-def _settings(notes: Notes, config: Mapping[str, Any]) -> tuple[dict[str, int], int | None, str | None]:
-    """Return limits, retries and timeout of the whole proxy."""
+def _settings(notes: Notes, config: Mapping[str, Any]) -> tuple[dict[str, int], int | None, dict[str, Any]]:
+    """Return limits and retries of the whole proxy, and what counts for each server that does not say it itself."""
     sections = {
         "litellm_settings": litellm_table.LITELLM_SETTINGS,
         "router_settings": litellm_table.ROUTER_SETTINGS,
@@ -126,7 +135,7 @@ def _settings(notes: Notes, config: Mapping[str, Any]) -> tuple[dict[str, int], 
     }
     limits: dict[str, int] = {}
     retries: int | None = None
-    timeout: str | None = None
+    defaults: dict[str, Any] = {}
     for section, ignored in sections.items():
         raw = notes.section(config, section)
         for field, value in notes.limits(section, raw).items():
@@ -136,10 +145,13 @@ def _settings(notes: Notes, config: Mapping[str, Any]) -> tuple[dict[str, int], 
         tries = notes.retries(f"{section}.{_RETRIES}", raw.get(_RETRIES))
         retries = retries if tries is None else tries
         for key in _TIMEOUTS:
-            timeout = notes.timeout(f"{section}.{key}", raw.get(key)) or timeout
+            if (timeout := notes.timeout(f"{section}.{key}", raw.get(key))) is not None:
+                defaults["timeout"] = timeout
+        if (idle := notes.pause(f"{section}.{_PAUSE}", raw.get(_PAUSE))) is not None:
+            defaults["timeouts"] = {"idle": idle}
         _rest(notes, section, raw, ignored)
     _rest_of_top(notes, config)
-    return limits, retries, timeout
+    return limits, retries, defaults
 
 
 def _drops(notes: Notes, config: Mapping[str, Any], entries: Sequence[Entry]) -> bool:
@@ -149,10 +161,10 @@ def _drops(notes: Notes, config: Mapping[str, Any], entries: Sequence[Entry]) ->
 
 
 def _rest(notes: Notes, section: str, raw: Mapping[str, Any], ignored: Mapping[str, str]) -> None:
-    works = {*litellm_table.LIMITS, _RETRIES, *_TIMEOUTS}
+    works = {*litellm_table.LIMITS, _RETRIES, _PAUSE, *_TIMEOUTS}
     for key, value in raw.items():
         path = f"{section}.{key}"
-        if key in works or value is None or (key == litellm_fallbacks.NAME and section in litellm_fallbacks.SECTIONS):
+        if key in works or value is None or (section, key) in _READ_ELSEWHERE:
             continue
         if key in litellm_table.ELSEWHERE:
             notes.refuse(path, f"does not work here, and {litellm_table.ELSEWHERE[key]}")
@@ -203,7 +215,7 @@ def _keys(entries: Sequence[Entry]) -> tuple[dict[str, Key], dict[str, str]]:
 
 
 def _models(
-    notes: Notes, entries: Sequence[Entry], refs: Mapping[str, str], secret_name: str, timeout: str | None
+    notes: Notes, entries: Sequence[Entry], refs: Mapping[str, str], secret_name: str, defaults: dict[str, Any]
 ) -> list[dict[str, Any]]:
     grouped: dict[str, list[Entry]] = {}
     for entry in entries:
@@ -213,11 +225,9 @@ def _models(
         deployments = []
         weights = _weights(group)
         for entry in group:
-            deployment = {**entry.deployment, **weights.get(entry.path, {})}
+            deployment = {**copy.deepcopy(defaults), **entry.deployment, **weights.get(entry.path, {})}
             if entry.path in refs:
                 deployment["apiKey"] = {"secretKeyRef": {"name": secret_name, "key": refs[entry.path]}}
-            if timeout is not None:
-                deployment.setdefault("timeout", timeout)
             deployments.append(deployment)
         limits = _model_limits(notes, group)
         made.append({"name": name, **({"rateLimits": limits} if limits else {}), "deployments": deployments})

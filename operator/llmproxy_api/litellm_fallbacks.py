@@ -1,4 +1,4 @@
-"""`fallbacks` of LiteLLM's settings as those of the LLMProxy: `[{gpt-4o: [qwen]}]`. Pure."""
+"""Who answers for whom: LiteLLM's `fallbacks` (`[{gpt-4o: [qwen]}]`) and `default_fallbacks` (`[qwen]`). Pure."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -6,15 +6,17 @@ from typing import Any
 from llmproxy_api.litellm_notes import Notes
 from llmproxy_api.models import MAX_FALLBACKS
 
-NAME = "fallbacks"
+NAMES = NAME, DEFAULT = "fallbacks", "default_fallbacks"
 SECTIONS = ("litellm_settings", "router_settings")
-"""Those that have it; for a model that both name, the router's win, as in LiteLLM."""
+"""Those that have them; for a model that both name, the router's win, as in LiteLLM."""
 
 
 def read(notes: Notes, config: Mapping[str, Any], models: Collection[str]) -> list[dict[str, Any]]:
     """Return who answers for whom; what names nobody of *models* is refused in *notes*."""
     found: dict[str, list[str]] = {}
+    default: list[str] = []
     for section in SECTIONS:
+        default = _default(notes, section, notes.section(config, section).get(DEFAULT), models) or default
         raw = notes.section(config, section).get(NAME)
         path = f"{section}.{NAME}"
         if raw is None:
@@ -24,7 +26,20 @@ def read(notes: Notes, config: Mapping[str, Any], models: Collection[str]) -> li
             continue
         for item in raw:
             found |= {str(model): _targets(notes, path, str(model), to, models) for model, to in item.items()}
+    if default:
+        found = {model: [to for to in default if to != model] for model in models} | found
     return [{"model": model, "to": to} for model, to in found.items() if to]
+
+
+def _default(notes: Notes, section: str, raw: object, models: Collection[str]) -> list[str]:
+    """Return who answers for each model that has nobody of its own."""
+    if raw is None:
+        return []
+    names = raw if isinstance(raw, list) else [raw]
+    if any(not isinstance(name, str) or name not in models for name in names) or len(names) > MAX_FALLBACKS:
+        notes.refuse(f"{section}.{DEFAULT}", f"must list at most {MAX_FALLBACKS} models of model_list, by their names")
+        return []
+    return list(dict.fromkeys(names))
 
 
 def _targets(notes: Notes, path: str, model: str, to: object, models: Collection[str]) -> list[str]:

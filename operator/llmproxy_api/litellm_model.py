@@ -29,7 +29,7 @@ _IN_PROCESS = (
 _ADDRESSES = ("api_base", "base_url")
 _READ = {
     *("model", "api_key", "weight", "timeout", "request_timeout", "custom_llm_provider", "return_token_ids"),
-    *("extra_body", *_ADDRESSES, *table.LIMITS),
+    *("extra_body", "stream_timeout", *_ADDRESSES, *table.LIMITS),
 }
 
 
@@ -97,6 +97,9 @@ def _fields(notes: Notes, path: str, raw: Mapping[str, Any], made: dict[str, Any
         timeout = notes.timeout(f"{path}.{key}", raw.get(key))
         if timeout is not None:
             made.setdefault("timeout", timeout)
+    idle = notes.pause(f"{path}.stream_timeout", raw.get("stream_timeout"))
+    if idle is not None:
+        made["timeouts"] = {"idle": idle}
     if isinstance(raw.get("return_token_ids"), bool):
         made["tokenIds"] = raw["return_token_ids"]
 

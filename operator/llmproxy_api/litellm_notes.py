@@ -119,3 +119,10 @@ class Notes:
             self.refuse(path, "must be seconds, more than 0 and at most a week")
             return None
         return f"{number:.0f}s" if number.is_integer() else f"{number * 1000:.0f}ms"
+
+    def pause(self, path: str, value: object) -> str | None:
+        """Return how long a stream may pause: what LiteLLM's `stream_timeout` bounds once its first byte has come."""
+        idle = self.timeout(path, value)
+        if idle is not None:
+            self.remark(path, "becomes timeouts.idle: how long an answer may pause; its first byte has all of timeout")
+        return idle

@@ -23,15 +23,17 @@ LIMITS: Mapping[str, str] = {
 
 _RECORDED = "calls are recorded by spec.spans, and counted by the gateway's metrics; nothing else is called"
 _RETRIES = "retries are the proxy's, one setting for all its models: say litellm_settings.num_retries"
-_FALLBACK = "write them as spec.fallbacks of the LLMProxy, or list a second server under the same model_name"
+_REFUSAL = (
+    "another model answers when one cannot, by fallbacks, and not for what one refuses: 400 and its kin are passed on"
+)
 _CACHE = "answers are not cached: each call reaches a model server"
 _COOLDOWN = "a failing server is left out by the gateway's own rules, and never blocks other callers"
 _REDIS = "no store of LiteLLM's is used: limits are counted by the gateways themselves"
 _COST = "costs are not counted"
 _LOGS = "logs are the gateway's own, JSON lines without bodies or keys"
 _OPEN = (
-    "clients need no key here: whoever reaches the endpoint may call. Say in spec.access.namespaces who that is, and "
-    "keep it inside the cluster"
+    "callers need a key only if spec.access.apiKeys names a Secret with keys: put it into one, or say by "
+    "spec.access.namespaces who may call without"
 )
 _DATABASE = "there is no database: models, limits and keys stand in the LLMProxy and its Secret"
 _DROP = "fields reach the model server as the client sent them; it refuses what it does not know"
@@ -42,10 +44,9 @@ LITELLM_SETTINGS: Mapping[str, str] = {
     "cache": _CACHE,
     "cache_params": _CACHE,
     "callbacks": _RECORDED,
-    "context_window_fallbacks": _FALLBACK,
-    "content_policy_fallbacks": _FALLBACK,
+    "context_window_fallbacks": _REFUSAL,
+    "content_policy_fallbacks": _REFUSAL,
     "cooldown_time": _COOLDOWN,
-    "default_fallbacks": _FALLBACK,
     "disable_add_transform_inline_image_block": _DROP,
     "drop_params": "kept for models that LiteLLM translates; the servers of the others refuse what they do not know",
     "failure_callback": _RECORDED,
@@ -69,15 +70,13 @@ ROUTER_SETTINGS: Mapping[str, str] = {
     "cache_kwargs": _CACHE,
     "cache_responses": _CACHE,
     "caching_groups": _CACHE,
-    "content_policy_fallbacks": _FALLBACK,
-    "context_window_fallbacks": _FALLBACK,
+    "content_policy_fallbacks": _REFUSAL,
+    "context_window_fallbacks": _REFUSAL,
     "cooldown_time": _COOLDOWN,
     "debug_level": _LOGS,
-    "default_fallbacks": _FALLBACK,
     "disable_cooldowns": _COOLDOWN,
     "enable_pre_call_checks": "every call is checked against its limits; windows of contexts are the server's to know",
-    "max_fallbacks": _FALLBACK,
-    "model_group_alias": "a model has one name: list it again in model_list under the other",
+    "max_fallbacks": "each of a model's fallbacks is asked once, in their order, at most 8",
     "model_group_retry_policy": _RETRIES,
     "redis_host": _REDIS,
     "redis_password": _REDIS,
@@ -87,7 +86,6 @@ ROUTER_SETTINGS: Mapping[str, str] = {
     "retry_policy": _RETRIES,
     "routing_strategy_args": "calls of a rollout stay with one server, others are spread by weight",
     "set_verbose": _LOGS,
-    "stream_timeout": "one timeout counts, from the request to its last byte: say router_settings.timeout",
 }
 
 GENERAL_SETTINGS: Mapping[str, str] = {
@@ -160,7 +158,6 @@ MODEL_IGNORED: Mapping[str, str] = {
     "output_cost_per_second": _COST,
     "output_cost_per_token": _COST,
     "retry_policy": _RETRIES,
-    "stream_timeout": "one timeout counts, from the request to its last byte: say timeout",
     "tags": "calls are not routed by tags",
     "use_in_pass_through": "what is not a model's call is not passed through",
     "use_litellm_proxy": "the model is called at its api_base",

@@ -326,6 +326,66 @@ def test_fields_are_left_out_for_models_that_litellm_translates(model: str, kept
 TWO = [{"model_name": name, "litellm_params": VLLM} for name in ("main", "spare", "third")]
 
 
+def test_default_fallbacks_are_those_of_each_model_that_has_none() -> None:
+    settings = {"default_fallbacks": ["third", "spare"], "fallbacks": [{"main": ["spare"]}]}
+
+    result = made({"model_list": TWO, "litellm_settings": settings})
+
+    assert {f["model"]: f["to"] for f in result.proxy["spec"]["fallbacks"]} == {
+        "main": ["spare"],
+        "spare": ["third"],
+        "third": ["spare"],
+    }
+    assert result.remarks == ()
+    wrong = {"model_list": TWO, "router_settings": {"default_fallbacks": ["nobody"]}}
+    assert "router_settings.default_fallbacks: must list at most 8 models of model_list" in refused(wrong)
+
+
+def test_a_model_is_called_by_its_other_names() -> None:
+    settings = {"model_group_alias": {"gpt-4": "main", "hidden": {"model": "spare", "hidden": True}}}
+    fallbacks = {"fallbacks": [{"main": ["third"]}]}
+
+    result = made({"model_list": TWO, "router_settings": settings | fallbacks})
+
+    models = {m["name"]: m["deployments"] for m in result.proxy["spec"]["models"]}
+    assert list(models) == ["main", "spare", "third", "gpt-4", "hidden"]
+    assert models["gpt-4"] == models["main"]
+    assert [f["model"] for f in result.proxy["spec"]["fallbacks"]] == ["main", "gpt-4"]
+    assert result.remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("aliases", "says"),
+    [
+        pytest.param({"a": "nobody"}, "says that a is nobody, which is no model", id="of nothing"),
+        pytest.param({"main": "spare"}, "says main, which is a model of model_list", id="taken"),
+        pytest.param({"a": "held"}, "each name would have its limits", id="with limits"),
+        pytest.param(["a"], "must be a mapping", id="a list"),
+    ],
+)
+def test_other_names_that_cannot_be_are_refused(aliases: object, says: str) -> None:
+    held = {"model_name": "held", "litellm_params": {**VLLM, "rpm": 5}}
+
+    assert says in refused({"model_list": [*TWO, held], "router_settings": {"model_group_alias": aliases}})
+
+
+def test_a_stream_may_pause_as_long_as_stream_timeout_says() -> None:
+    entries = [
+        {"model_name": n, "litellm_params": {**VLLM, **more}} for n, more in (("a", {"stream_timeout": 5}), ("b", {}))
+    ]
+
+    result = made({"model_list": entries, "router_settings": {"stream_timeout": 30, "timeout": 600}})
+
+    [a], [b] = (model["deployments"] for model in result.proxy["spec"]["models"])
+    assert (a["timeouts"], a["timeout"]) == ({"idle": "5s"}, "600s")
+    assert (b["timeouts"], b["timeout"]) == ({"idle": "30s"}, "600s")
+    assert {r.path for r in result.remarks} == {
+        "model_list[0].litellm_params.stream_timeout",
+        "router_settings.stream_timeout",
+    }
+    assert all("timeouts.idle" in str(r) for r in result.remarks)
+
+
 def test_fallbacks_are_taken_over_and_the_routers_win() -> None:
     result = made(
         {
