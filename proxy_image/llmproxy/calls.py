@@ -9,7 +9,7 @@ none is a garbage collector's business (`gc=False`): it cost a seventh of the sh
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -102,12 +102,21 @@ class Refused(msgspec.Struct, array_like=True, tag="refused", frozen=True):
 ToShipper = Hello | Arrival | Call
 ToGateway = Durable | Stored | Refused
 
-_encoder = msgspec.msgpack.Encoder()
+_ARRAY = struct.Struct(">BI")
+_ARRAY_32 = 0xDD
+"""How msgpack begins an array, before its length in 32 bits."""
+encode: Callable[[ToShipper | ToGateway], bytes] = msgspec.msgpack.Encoder().encode
+"""A message by itself, for `frame_encoded`."""
 decode_to_shipper = msgspec.msgpack.Decoder(list[ToShipper]).decode
 decode_to_gateway = msgspec.msgpack.Decoder(list[ToGateway]).decode
 
 
 def frame(messages: Iterable[ToShipper | ToGateway]) -> bytes:
     """Return *messages* as one frame."""
-    payload = _encoder.encode(list(messages))
+    return frame_encoded([encode(message) for message in messages])
+
+
+def frame_encoded(messages: Sequence[bytes]) -> bytes:
+    """Return messages that are encoded already as one frame."""
+    payload = b"".join((_ARRAY.pack(_ARRAY_32, len(messages)), *messages))
     return HEADER.pack(len(payload)) + payload

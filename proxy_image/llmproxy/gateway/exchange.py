@@ -13,8 +13,9 @@ import msgspec
 from llmproxy.gateway.body import Asked, read_body, upstream_body
 from llmproxy.gateway.errors import CallError, Header, error_body
 from llmproxy.gateway.limits import Limiter
-from llmproxy.gateway.streaming import MAX_EVENT, EventTooLargeError, Relay, answer_tokens
+from llmproxy.gateway.streaming import MAX_EVENT, EventTooLargeError, Relay
 from llmproxy.gateway.targets import Target
+from llmproxy.gateway.usage import answer_tokens
 
 
 class Dialect(Protocol):

@@ -2,6 +2,8 @@
 
 A call is kept here until the shipper has it on disk, and sent again when the connection was lost in between. What is
 kept is bounded in bytes; above that the newest call is dropped and counted: a dead shipper must not eat the gateway.
+A call is encoded once, when it has ended, and kept as these bytes. Messages go together, after FLUSH_S or at once when
+a caller waits: a write for each would wake the shipper, on another core, for each.
 """
 
 import asyncio
@@ -15,13 +17,18 @@ from typing import cast
 import msgspec
 
 from llmproxy import calls
+from llmproxy.gateway.memory import trim
 
 log = logging.getLogger("llmproxy.handover")
 
 MAX_KEPT_BYTES = 64 << 20
 RECONNECT_S = 0.2
-OVERHEAD = 512
-"""Bytes of a call besides its bodies, about."""
+FLUSH_S = 0.002
+"""How long a message may wait for others that go with it."""
+OVERHEAD = 128
+"""Bytes that keeping a call takes besides its own."""
+TRIM_BYTES = 8 << 20
+"""A backlog above it leaves holes in the heap: they are given back to the system when it is gone."""
 
 
 class Handover(asyncio.Protocol):
@@ -31,16 +38,20 @@ class Handover(asyncio.Protocol):
         self._path = str(socket_path)
         self._loop = asyncio.get_running_loop()
         self._gateway = secrets.token_hex(8)
-        self._queue: deque[calls.Arrival | calls.Call] = deque()
-        self._begun: dict[int, calls.Arrival] = {}
+        self._queue: deque[bytes] = deque()
+        self._queued_bytes = 0
+        self._begun: dict[int, bytes] = {}
         """Calls in flight: a new connection is told of them again, for one that was lost may not have been."""
-        self._unacked: dict[int, calls.Call] = {}
+        self._unacked: dict[int, bytes] = {}
         self._stored: dict[int, asyncio.Future[bool]] = {}
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._kept_bytes = 0
+        self._most_kept_bytes = 0
         self._writable = True
-        self._flushing = False
+        self._flushing: asyncio.Handle | None = None
+        self._soon = False
+        """Whether the flush that is due is one at once."""
         self._next_id = 1
         self._closed = asyncio.Event()
         self._task = self._loop.create_task(self._keep_connected())
@@ -63,32 +74,32 @@ class Handover(asyncio.Protocol):
 
     def arrived(self, arrival: calls.Arrival) -> None:
         """Tell that a rollout's call has been admitted: the shipper takes its sequence id now."""
-        self._begun[arrival.call_id] = arrival
-        if self._transport is not None:
-            self._queue.append(arrival)
-            self._flush_soon()
+        message = calls.encode(arrival)
+        self._begun[arrival.call_id] = message
+        self._tell(message)
 
     def ended(self, call: calls.Call) -> None:
         """Hand a call over; it is dropped, and counted, when too much is kept already."""
         self._begun.pop(call.call_id, None)
-        size = _size(call)
-        if self._kept_bytes + size > MAX_KEPT_BYTES:
+        message = calls.encode(call)
+        kept = self._kept_bytes + len(message) + OVERHEAD
+        if kept > MAX_KEPT_BYTES:
             self.dropped += 1
             if self.dropped == 1 or self.dropped % 1000 == 0:
                 log.error("call_not_kept", extra={"dropped": self.dropped, "kept_bytes": self._kept_bytes})
             return
-        self._kept_bytes += size
-        self._unacked[call.call_id] = call
+        self._kept_bytes = kept
+        self._most_kept_bytes = max(self._most_kept_bytes, kept)
+        self._unacked[call.call_id] = message
         self.told += 1
-        if self._transport is not None:
-            self._queue.append(call)
-            self._flush_soon()
+        self._tell(message)
 
     async def stored(self, call_id: int, timeout_s: float) -> None:
         """Wait until the call's spans are in the store, at most *timeout_s*; at once without a shipper."""
         if self._transport is None or call_id not in self._unacked:
             self.released_unstored += 1
             return
+        self._flush_soon()
         future: asyncio.Future[bool] = self._loop.create_future()
         self._stored[call_id] = future
         timer = self._loop.call_later(timeout_s, _let_go, future)
@@ -111,6 +122,9 @@ class Handover(asyncio.Protocol):
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flush()  # what was told in the last moment, as far as it goes
         if self._transport is not None:
             self._transport.close()
 
@@ -136,6 +150,7 @@ class Handover(asyncio.Protocol):
         self._writable = True
         self._transport.write(calls.frame([calls.Hello(calls.PROTOCOL, self._gateway)]))
         self._queue = deque((*self._begun.values(), *self._unacked.values()))
+        self._queued_bytes = sum(map(len, self._queue))
         self._flush_soon()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -157,23 +172,37 @@ class Handover(asyncio.Protocol):
         self._writable = True
         self._flush_soon()
 
+    def _tell(self, message: bytes) -> None:
+        if self._transport is None:
+            return
+        self._queue.append(message)
+        self._queued_bytes += len(message)
+        if self._flushing is None:
+            self._flushing = self._loop.call_later(FLUSH_S, self._flush)
+        elif self._queued_bytes > calls.BATCH_BYTES:
+            self._flush_soon()
+
     def _flush_soon(self) -> None:
-        if not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
+        if not self._soon:
+            self._soon = True
+            if self._flushing is not None:
+                self._flushing.cancel()
+            self._flushing = self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._flushing = False
+        self._flushing = None
+        self._soon = False
         transport, queue = self._transport, self._queue
         if transport is None or not self._writable or not queue:
             return
-        batch: list[calls.ToShipper] = []
+        batch: list[bytes] = []
         size = 0
         while queue and size < calls.BATCH_BYTES:
             message = queue.popleft()
             batch.append(message)
-            size += _size(message) if isinstance(message, calls.Call) else OVERHEAD
-        transport.write(calls.frame(batch))
+            size += len(message)
+        self._queued_bytes -= size
+        transport.write(calls.frame_encoded(batch))
         if queue:
             self._flush_soon()  # streams run in between
 
@@ -210,24 +239,28 @@ class Handover(asyncio.Protocol):
                 if future is not None and not future.done():
                     future.set_result(True)
             return
-        for call_id in message.call_ids:
-            call = self._unacked.pop(call_id, None)
-            if call is not None:
-                self._kept_bytes -= _size(call)
-                if isinstance(message, calls.Durable):
-                    self.durable += 1
-                else:
-                    self.refused += 1
-        if isinstance(message, calls.Refused):
+        forgotten = self._forget(message.call_ids)
+        if isinstance(message, calls.Durable):
+            self.durable += forgotten
+        else:
+            self.refused += forgotten
             log.error("calls_refused", extra={"calls": len(message.call_ids), "reason": message.reason})
             for call_id in message.call_ids:
                 future = self._stored.get(call_id)
                 if future is not None:
                     _let_go(future)
 
-
-def _size(call: calls.Call) -> int:
-    return OVERHEAD + len(call.request) + len(call.response)
+    def _forget(self, call_ids: list[int]) -> int:
+        """Keep these calls no longer; return how many were kept."""
+        before = len(self._unacked)
+        for call_id in call_ids:
+            kept = self._unacked.pop(call_id, None)
+            if kept is not None:
+                self._kept_bytes -= len(kept) + OVERHEAD
+        if not self._unacked and self._most_kept_bytes > TRIM_BYTES:
+            self._most_kept_bytes = 0
+            trim()
+        return before - len(self._unacked)
 
 
 def _let_go(future: "asyncio.Future[bool]") -> None:

@@ -9,6 +9,8 @@ import re
 
 import msgspec
 
+from llmproxy.gateway.usage import chunk_tokens, read_chunk
+
 _DONE = re.compile(rb"(?:^|\n)data: ?\[DONE\][ \r]*(?:\n|$)")
 _EVENT_END = re.compile(rb"\r?\n\r?\n")
 _LONGEST_END = 4
@@ -16,42 +18,8 @@ MAX_EVENT = 16 << 20
 """Bytes of one event. A larger one is no stream of a model."""
 
 
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    total_tokens: int = 0
-
-
-class _Chunk(msgspec.Struct):
-    choices: list[msgspec.Raw] | None = None
-    usage: _Usage | None = None
-
-
-class _Answer(msgspec.Struct):
-    usage: _Usage | None = None
-
-
-_decode_chunk = msgspec.json.Decoder(_Chunk).decode
-_decode_answer = msgspec.json.Decoder(_Answer).decode
-
-
 class EventTooLargeError(Exception):
     """An event has no end within MAX_EVENT."""
-
-
-def answer_tokens(body: bytes) -> int | None:
-    """Return the tokens that a plain answer says it used, None if it does not say."""
-    try:
-        usage = _decode_answer(body).usage
-    except msgspec.MsgspecError:
-        return None
-    return _total(usage)
-
-
-def _total(usage: _Usage | None) -> int | None:
-    if usage is None:
-        return None
-    return usage.total_tokens or usage.prompt_tokens + usage.completion_tokens
 
 
 class Relay:
@@ -110,10 +78,11 @@ class Relay:
             if not line.startswith(b"data:"):
                 continue
             try:
-                chunk = _decode_chunk(line[5:])
+                chunk = read_chunk(line[5:])
             except msgspec.MsgspecError:
                 continue
-            if chunk.usage is not None:
-                self.tokens = _total(chunk.usage)
+            tokens = chunk_tokens(chunk)
+            if tokens is not None:
+                self.tokens = tokens
                 return self._hide_usage and not chunk.choices
         return False

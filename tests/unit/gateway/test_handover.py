@@ -17,6 +17,7 @@ class Shipper:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.heard: list[calls.ToShipper] = []
+        self.frames = 0
         self._server: asyncio.Server | None = None
         self._writers: list[asyncio.StreamWriter] = []
 
@@ -48,6 +49,7 @@ class Shipper:
                 (length,) = calls.HEADER.unpack(await reader.readexactly(calls.HEADER.size))
                 assert length <= calls.MAX_FRAME
                 self.heard += calls.decode_to_shipper(await reader.readexactly(length))
+                self.frames += 1
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 
@@ -155,7 +157,7 @@ async def test_what_finds_no_room_is_dropped_and_counted(ours: Handover, monkeyp
     monkeypatch.setattr(handover, "MAX_KEPT_BYTES", 3000)
     for ident in range(5):
         ours.ended(a_call(ident, b"x" * 1000))
-    assert (ours.told, ours.dropped, ours.backlog) == (1, 4, 1)
+    assert (ours.told, ours.dropped, ours.backlog) == (2, 3, 2)
 
 
 async def test_a_caller_waits_until_its_call_is_stored(shipper: Shipper, ours: Handover) -> None:
@@ -168,6 +170,58 @@ async def test_a_caller_waits_until_its_call_is_stored(shipper: Shipper, ours: H
     shipper.say(calls.Stored([7]))
     await asyncio.wait_for(waiting, 10)
     assert ours.released_unstored == 0
+
+
+async def test_messages_go_together_and_at_once_when_a_caller_waits(
+    shipper: Shipper, ours: Handover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await until(lambda: shipper.frames == 1)  # hello
+    monkeypatch.setattr(handover, "FLUSH_S", 60)
+    ours.arrived(calls.Arrival(7, "ro", "at", 1))
+    ours.ended(a_call(7))
+    ours.ended(a_call(8))
+    waiting = asyncio.ensure_future(ours.stored(8, 30))
+    await until(lambda: shipper.calls() == [7, 8])
+    assert shipper.frames == 2
+    shipper.say(calls.Stored([8]))
+    await asyncio.wait_for(waiting, 10)
+
+
+async def test_a_backlog_of_the_size_of_a_batch_goes_at_once(
+    shipper: Shipper, ours: Handover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "FLUSH_S", 60)
+    ours.ended(a_call(7, b"x" * calls.BATCH_BYTES))
+    ours.ended(a_call(8))
+    await until(lambda: shipper.calls() == [7, 8])
+
+
+async def test_the_end_tells_what_was_not_told_yet(
+    shipper: Shipper, ours: Handover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "FLUSH_S", 60)
+    ours.ended(a_call(7))
+    await ours.close(0)
+    await until(lambda: shipper.calls() == [7])
+
+
+async def test_memory_of_a_large_backlog_is_given_back_once_it_is_durable(
+    shipper: Shipper, ours: Handover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trims: list[int] = []
+    monkeypatch.setattr(handover, "trim", lambda: trims.append(ours.backlog))
+    monkeypatch.setattr(handover, "TRIM_BYTES", 3000)
+    for ident in range(3):
+        ours.ended(a_call(ident, b"x" * 1000))
+    await until(lambda: len(shipper.calls()) == 3)
+    shipper.say(calls.Durable([0, 1]))
+    shipper.say(calls.Durable([2]))
+    await until(lambda: ours.backlog == 0)
+    ours.ended(a_call(4))
+    await until(lambda: 4 in shipper.calls())
+    shipper.say(calls.Durable([4]))
+    await until(lambda: ours.backlog == 0)
+    assert trims == [0]
 
 
 @pytest.mark.parametrize("why", ["time", "refused", "connection"])

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmproxy.gateway import streaming
-from llmproxy.gateway.streaming import EventTooLargeError, Relay, answer_tokens
+from llmproxy.gateway.streaming import EventTooLargeError, Relay
+from llmproxy.gateway.usage import answer_tokens
 
 ODD = "\u0085 \u2028 \u2029 \U0001f468\u200d\U0001f469\u200d\U0001f467 e\u0301 \x1c\x1d\x0b\x0c end"
 """What Python's `splitlines` breaks at and bytes of several units: a stream must carry all of it."""
