@@ -145,13 +145,14 @@ class ShipperProcess:
     spool_dir: Path
     flush_s: float = 8.0
     env: dict[str, str] = field(default_factory=dict)
+    program: tuple[str, ...] = ("llmproxy.shipper",)
     process: procs.Process | None = None
     outputs: list[str] = field(default_factory=list)
 
     def start(self) -> None:
         args = ("--config", str(self.run_dir / "config.json"), "--run-dir", str(self.run_dir))
         more = ("--spool-dir", str(self.spool_dir), "--flush-s", str(self.flush_s))
-        self.process = procs.started("llmproxy.shipper", *args, *more, env=self.env)
+        self.process = procs.started(*self.program, *args, *more, env=self.env)
         self.process.wait_for("shipper_ready")
 
     def kill(self) -> None:
@@ -214,10 +215,16 @@ def store_double(**flags: Any) -> Iterator[StoreDouble]:
 
 @contextlib.contextmanager
 def shipper(
-    folder: Path, store: "HasUrl", *, flush_s: float = 8.0, env: dict[str, str] | None = None, **spans: Any
+    folder: Path,
+    store: "HasUrl",
+    *,
+    flush_s: float = 8.0,
+    env: dict[str, str] | None = None,
+    program: tuple[str, ...] = ("llmproxy.shipper",),
+    **spans: Any,
 ) -> Iterator[ShipperProcess]:
     write_config(folder, store.url, **spans)
-    made = ShipperProcess(folder, folder / "spool", flush_s, env or {})
+    made = ShipperProcess(folder, folder / "spool", flush_s, env or {}, program)
     made.start()
     try:
         yield made

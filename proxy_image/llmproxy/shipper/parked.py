@@ -23,9 +23,9 @@ from llmproxy.shipper.units import MAX_BATCH_BYTES, MAX_BATCH_CALLS, Unit
 log = logging.getLogger("llmproxy.shipper")
 
 MAX_TRIES = 20
-MAX_AGE_NS = 600 * 10**9
+MAX_AGE_S = 600.0
 MIN_TRIES = 3
-"""Before age alone ends a group: a clock that jumps is no reason."""
+"""Before age alone ends a group: a clock that jumped while no shipper ran is no reason."""
 FIRST_S = 1.0
 MAX_S = 60.0
 
@@ -40,15 +40,18 @@ class Lot:
     places: list[Place] = field(default_factory=list)
     tries: int = 1
     since_ns: int = 0
+    """When it was refused first, by the clock on the wall: what is written down."""
+    since_s: float = 0.0
+    """The same by the loop's clock, which does not jump: what counts."""
     why: str = ""
     due_s: float = 0.0
     seen: int = 0
     """Batches that the store had taken when this lot was tried last."""
 
 
-def is_dead(lot: Lot, now_ns: int) -> bool:
+def is_dead(lot: Lot, now_s: float) -> bool:
     """Whether a lot has been refused often or long enough to be given up."""
-    aged = lot.since_ns > 0 and now_ns - lot.since_ns >= MAX_AGE_NS
+    aged = now_s - lot.since_s >= MAX_AGE_S
     return lot.tries >= MAX_TRIES or (aged and lot.tries >= MIN_TRIES)
 
 
@@ -107,7 +110,7 @@ class Parked:
 
     def load(self) -> None:
         """Find what an earlier process has parked."""
-        now_s = asyncio.get_running_loop().time()
+        now_ns, now_s = time.time_ns(), asyncio.get_running_loop().time()
         for number in list(self.segments.sizes):
             for place, payload in self.segments.walk(number):
                 try:
@@ -117,6 +120,7 @@ class Parked:
                 lot = self._lots.setdefault(record.group, Lot(due_s=now_s + self._rand.uniform(0.0, FIRST_S)))
                 lot.tries = max(lot.tries, record.tries)
                 lot.since_ns = record.since_ns if not lot.since_ns else min(lot.since_ns, record.since_ns)
+                lot.since_s = now_s - max(0, now_ns - lot.since_ns) / 1e9
                 lot.why = record.reason
                 self._keep(lot, place)
             if number not in self._left:
@@ -132,7 +136,7 @@ class Parked:
             lot = self._lots.get(record.group)
             if lot is None:
                 lot = self._lots[record.group] = Lot(
-                    since_ns=record.since_ns, why=record.reason, seen=self._sender.accepted
+                    since_ns=record.since_ns, since_s=now_s, why=record.reason, seen=self._sender.accepted
                 )
                 lot.due_s = now_s + backoff_s(1, self._rand, first_s=FIRST_S, max_s=MAX_S)
                 log.warning(
@@ -212,7 +216,7 @@ class Parked:
     def _refused(self, group: Group, lot: Lot, why: str, *, counts: bool) -> None:
         lot.why = why
         lot.tries += counts
-        if counts and is_dead(lot, time.time_ns()):
+        if counts and is_dead(lot, asyncio.get_running_loop().time()):
             self._bury(group, lot)
             return
         wait_s = backoff_s(lot.tries, self._rand, first_s=FIRST_S, max_s=MAX_S)
@@ -244,7 +248,7 @@ class Parked:
                 "calls": buried,
                 "reason": lot.why,
                 "tries": lot.tries,
-                "minutes": round((time.time_ns() - lot.since_ns) / 60e9, 1),
+                "minutes": round((asyncio.get_running_loop().time() - lot.since_s) / 60, 1),
                 "folder": str(self._letters.segments.folder),
             },
         )

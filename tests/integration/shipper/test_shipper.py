@@ -234,6 +234,34 @@ async def test_a_store_that_comes_back_empty_costs_what_it_forgot_alone(folder: 
             assert {call[1] for call in store.ledger()["calls"]} == {"ro-new"}
 
 
+async def test_a_clock_that_jumps_costs_nothing(folder: Path) -> None:
+    """A year ahead and two back under a running shipper: no call is given up for its age, late or out of order."""
+    clock, year = folder / "clock", 365 * 86400
+    clock.write_text("0")
+    program = (sys.executable, str(procs.ROOT / "tests/fakes/jumping.py"), str(clock))
+    with spanrig.store_double(open_house=False) as store, spanrig.shipper(folder, store, program=program) as process:
+        store.post("/fake/start", [["ro", "at-1"]])
+        async with spanrig.gateway(folder) as gateway:
+            await gateway.call("ro-not-yet")
+            await until(lambda: process.metrics()["parked_calls"] == 1)
+            for jump, seconds in ((year, 9), (-year, 3), (0, 3)):
+                clock.write_text(str(jump))
+                began = time.monotonic()
+                while time.monotonic() < began + seconds:  # the first is longer than the tries that age needs
+                    assert await gateway.call("ro", wait_s=30.0)
+                    await asyncio.sleep(0.2)
+                found = process.metrics()
+                assert found["parked_calls"] == 1
+                assert 'dead_lettered_total{reason="rollout_unknown"}' not in found
+                assert 0 <= found["oldest_seconds"] < 60 or jump > 0
+            store.post("/fake/start", [["ro-not-yet", "at-1"]])
+            ledger = await delivered(store, len(gateway.sent), 90.0)
+        numbers = {call[0]: call[2] for call in ledger["calls"] if call[1] == "ro"}
+        order = [f"{gateway.handover._gateway}/{i}" for i, call in gateway.sent.items() if call.rollout_id == "ro"]
+        assert [numbers[name] for name in order] == list(range(1, len(order) + 1))
+        assert process.metrics()["sequenced_late_total"] <= 1  # at most the one whose rollout was not there yet
+
+
 async def test_a_full_spool_refuses_and_counts_and_keeps_what_it_has(folder: Path) -> None:
     with spanrig.store_double() as store, spanrig.shipper(folder, store, spool_bytes=1 << 20) as process:
         store.faults(unavailable=1.0)

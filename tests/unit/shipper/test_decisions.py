@@ -1,25 +1,28 @@
 """What is decided about the store's answers: pure functions, and the sender on a store of plain Python."""
 
 import asyncio
+import dataclasses
 import random
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import spanrig
 from llmproxy import calls
-from llmproxy.shipper import parked, records, sender
+from llmproxy.shipper import gate, parked, records, sender
 from llmproxy.shipper.counts import Counts
 from llmproxy.shipper.gate import Gate, backoff_s
 from llmproxy.shipper.journal import Begun, Journal
-from llmproxy.shipper.parked import MAX_AGE_NS, MAX_TRIES, Letters, Lot, Parked, is_dead
+from llmproxy.shipper.parked import MAX_AGE_S, MAX_TRIES, Letters, Lot, Parked, is_dead
 from llmproxy.shipper.segments import Place, Segments
 from llmproxy.shipper.sender import Sender
 from llmproxy.shipper.sequence import Sequencer
 from llmproxy.shipper.store import Answer, Outcome, Standing, Store, StoreError, outcome_of
 from llmproxy.shipper.units import Unit, by_group, smaller
+from windows import Clock, VirtualLoop
 
 
 @pytest.mark.parametrize(
@@ -51,25 +54,24 @@ def test_waits_double_up_to_a_bound_and_vary() -> None:
         assert whole / 2 <= min(waits) < max(waits) <= whole
 
 
-MINUTE = 60 * 10**9
+MINUTE = 60.0
 
 
 @pytest.mark.parametrize(
-    ("tries", "age_ns", "dead"),
+    ("tries", "age_s", "dead"),
     [
         (1, 0, False),
         (MAX_TRIES - 1, 9 * MINUTE, False),
         (MAX_TRIES, 1, True),
-        (5, MAX_AGE_NS, True),
-        (5, MAX_AGE_NS - 1, False),
-        # A clock that jumps by a year does not end what was tried once or twice.
+        (5, MAX_AGE_S, True),
+        (5, MAX_AGE_S - 1, False),
+        # A clock that jumped by a year does not end what was tried once or twice.
         (2, 365 * 24 * 60 * MINUTE, False),
         (2, -365 * 24 * 60 * MINUTE, False),
     ],
 )
-def test_a_lot_is_dead_after_ten_minutes_or_twenty_tries(tries: int, age_ns: int, *, dead: bool) -> None:
-    now_ns = 10**19
-    assert is_dead(Lot(tries=tries, since_ns=now_ns - age_ns), now_ns) is dead
+def test_a_lot_is_dead_after_ten_minutes_or_twenty_tries(tries: int, age_s: float, *, dead: bool) -> None:
+    assert is_dead(Lot(tries=tries, since_s=1000.0 - age_s), 1000.0) is dead
 
 
 def a_unit(call_id: int, rollout: str, spans: list[bytes] | None = None) -> Unit:
@@ -275,6 +277,24 @@ async def test_parked_calls_are_found_again_by_the_next_process(tmp_path: Path) 
     assert len(again.store.stored) == 3
 
 
+async def test_an_age_counts_over_a_restart_but_not_a_clock_that_was_put_back(tmp_path: Path) -> None:
+    yard = Yard(tmp_path)
+    yard.store.unknown = {"early", "future"}
+    (early,) = await yard.sender.send([a_unit(1, "early")], lambda _: None)
+    (future,) = await yard.sender.send([a_unit(2, "future")], lambda _: None)
+    for refusal, moved_s in ((early, -1000), (future, 1000)):
+        since_ns = time.time_ns() + moved_s * 10**9
+        record = msgspec.structs.replace(refusal.unit.record, since_ns=since_ns)
+        yard.parked.add([refusal._replace(unit=dataclasses.replace(refusal.unit, record=record))])
+    again = Yard(tmp_path)
+    again.store.unknown = {"early", "future"}
+    again.parked.load()
+    await again.run_until(lambda: again.counts.dead_lettered["rollout_unknown"] == 1)
+    (dead,) = [records.decode(payload) for n in again.letters.sizes for _, payload in again.letters.walk(n)]
+    assert (dead.call.rollout_id, dead.tries) == ("early", parked.MIN_TRIES)
+    assert again.parked.calls == 1
+
+
 async def test_the_oldest_dead_letters_make_room(tmp_path: Path) -> None:
     yard = Yard(tmp_path)
     yard.store.unknown = {"ro"}
@@ -289,6 +309,57 @@ async def test_the_oldest_dead_letters_make_room(tmp_path: Path) -> None:
     ]
     assert dead[-1] == 39
     assert 0 not in dead
+
+
+class Away(Shelf):
+    """A store that is gone until *clock* says so; with *hangs_s* each request takes that long to fail."""
+
+    def __init__(self, clock: Clock, seconds: float, hangs_s: float) -> None:
+        super().__init__()
+        self.clock, self.back_s, self.hangs_s = clock, clock.now + seconds, hangs_s
+        self.most_at_once = self.at_once = 0
+
+    async def post(self, batch: bytes) -> Answer:
+        if self.clock.now >= self.back_s:
+            return await super().post(batch)
+        self.requests += 1
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(self.hangs_s)
+        self.at_once -= 1
+        return Answer(Outcome.UNAVAILABLE, "timeout")
+
+
+@pytest.mark.parametrize("hangs_s", [0.0, 20.0], ids=["gone", "hangs"])
+def test_an_hour_without_a_store_is_asked_for_once_a_second_at_most_and_its_return_seen_in_two(
+    tmp_path: Path, hangs_s: float
+) -> None:
+    clock = Clock()
+
+    async def hour() -> tuple[Yard, Away, list[float]]:
+        yard = Yard(tmp_path)
+        yard.store.unknown = {"ro-unknown"}
+        await yard.refuse(a_unit(1, "ro-unknown"))
+        away = Away(clock, 3600.0, hangs_s)
+        yard.sender._target = away
+        parked_task = asyncio.ensure_future(yard.parked.run())
+        ended: list[float] = []
+        sending = [yard.sender.send([a_unit(i, f"ro-{i}")], lambda _: ended.append(clock.now)) for i in range(2, 6)]
+        assert await asyncio.gather(*sending) == [[]] * 4
+        while yard.parked.calls:  # noqa: ASYNC110 - no time passes
+            await asyncio.sleep(0.1)
+        parked_task.cancel()
+        return yard, away, ended
+
+    with asyncio.Runner(loop_factory=lambda: VirtualLoop(clock)) as runner:
+        yard, away, ended = runner.run(hour())
+    assert max(ended) - away.back_s <= gate.MAX_DELAY_S + hangs_s + 0.1
+    # What was parked waited as well: an hour without a store is nobody's fault, and no try.
+    assert clock.now - away.back_s <= gate.MAX_DELAY_S + hangs_s + parked.MAX_S
+    assert not yard.counts.dead_lettered
+    failed = sum(yard.counts.failures.values())
+    assert 3600 / (gate.MAX_DELAY_S + hangs_s) * 0.9 < failed < 3600 / (gate.MAX_DELAY_S / 2 + hangs_s) + 20
+    assert away.most_at_once <= 5  # before it was known to be gone; afterwards there is one probe at a time
 
 
 def an_arrival(call_id: int, rollout: str) -> calls.Arrival:
@@ -366,4 +437,4 @@ def test_the_journal_is_written_anew_when_it_is_mostly_of_the_past(
 
 
 def test_the_bounds_are_those_that_the_docs_say() -> None:
-    assert (parked.MAX_TRIES, parked.MAX_AGE_NS) == (20, 10 * MINUTE)
+    assert (parked.MAX_TRIES, parked.MAX_AGE_S) == (20, 10 * MINUTE)
