@@ -30,7 +30,7 @@ def kube() -> Kube:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_api_server_takes_what_is_rendered(helm: Helm, kube: Kube, variant: str) -> None:
-    # Kinds of the Prometheus operator are not known to a bare API server; tests/charts hold them by their text.
+    # Kinds of the Prometheus operator are not known to a bare API server: test_monitoring_kinds installs them.
     objects = [
         o for o in helm.rendered(**VARIANTS[variant]) if not o["apiVersion"].startswith("monitoring.coreos.com/")
     ]

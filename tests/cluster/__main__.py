@@ -63,13 +63,14 @@ def status(places: Places, words: list[str]) -> int:
         "kubectl": _tool(places, build.KUBERNETES, "kubectl"),
         "helm": _tool(places, build.HELM, "helm"),
         "argocd": _tool(places, build.ARGOCD, "cmd"),
+        "prometheus_crds": _folder(places, build.PROMETHEUS_CRDS),
         "logs": str(places.node / "log") if provider.name == "node" else None,
     }
     if "--json" in words:
         print(json.dumps(found, indent=1))
     else:
         for name, value in found.items():
-            say(f"{name:<11}{value if value is not None else '-'}")
+            say(f"{name:<17}{value if value is not None else '-'}")
     return 0 if trouble is None else 1
 
 
@@ -99,7 +100,7 @@ def prepare(places: Places, _: list[str]) -> int:
     if provider.name == "node":
         build_programs(places, [])
     with alone(places):
-        build.ensure(places, build.HELM, build.COLLECTOR)
+        build.ensure(places, build.HELM, build.COLLECTOR, build.PROMETHEUS_CRDS)
         images.build(places, [])
     say("prepared")
     return 0
@@ -159,6 +160,11 @@ def place(places: Places, words: list[str]) -> int:
     """Print the folder that holds the state of clusters made here; with the word kubeconfig, where that is."""
     print(providers.choose(places).kubeconfig if words == ["kubeconfig"] else places.state)
     return 0
+
+
+def _folder(places: Places, part: build.Part) -> str | None:
+    folder = part.folder(places)
+    return str(folder) if folder.exists() else None
 
 
 def _tool(places: Places, part: build.Part, name: str) -> str | None:

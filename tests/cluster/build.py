@@ -25,7 +25,8 @@ KUBERNETES_VERSION = "v1.37.2"
 class Part:
     """One module of programs; `minutes` is what a cold build took on two cores.
 
-    `keeps` names files of a module (its path, then patterns below it) that are copied beside the binaries.
+    `keeps` names files of a module (its path, then patterns below it) that are copied beside the binaries. With
+    `only_keeps` they are all that is wanted of it, and nothing is built.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Part:
     minutes: str
     variables: tuple[str, ...] = ()
     keeps: tuple[str, ...] = ()
+    only_keeps: bool = False
 
     @property
     def source(self) -> Path:
@@ -93,9 +95,22 @@ ARGOCD = Part(
     (f"{_ARGOCD_MODULE}/common.version={_ARGOCD_VERSION.removeprefix('v')}",),
     (_ARGOCD_MODULE, "manifests/crds/*-crd.yaml"),
 )
+# Kinds that the chart and LLMProxies make for a Prometheus operator.
+_PROMETHEUS_MODULE = "github.com/prometheus-operator/prometheus-operator"
+_PROMETHEUS_KINDS = ("podmonitors", "prometheusrules", "servicemonitors")
+PROMETHEUS_CRDS = Part(
+    "prometheus-crds",
+    "the Prometheus operator's CRDs",
+    "0",
+    keeps=(
+        _PROMETHEUS_MODULE,
+        *(f"example/prometheus-operator-crd/monitoring.coreos.com_{kind}.yaml" for kind in _PROMETHEUS_KINDS),
+    ),
+    only_keeps=True,
+)
 PARTS = (KUBERNETES, CONTAINERD, COREDNS, HELM)
 """Of a cluster."""
-ALL = (*PARTS, COLLECTOR, ARGOCD)
+ALL = (*PARTS, COLLECTOR, ARGOCD, PROMETHEUS_CRDS)
 
 
 def ensure(places: Places, *parts: Part) -> None:
@@ -113,16 +128,24 @@ def _build(places: Places, part: Part, go: Go) -> None:
     fresh = folder.with_name(f"{folder.name}.building")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    # The build ends with this process, and leaves the machine usable meanwhile.
-    polite = ["setpriv", "--pdeathsig", "KILL", "nice", "-n", "10"] if shutil.which("setpriv") else []
-    build = [go.command, "build", "-v", *part.flags, "-o", f"{fresh}{os.sep}", "tool"]
-    with Step(f"Building {part.title} (once; about {part.minutes} min on 2 cores)") as step:
-        count = _Count(step)
-        run([*polite, *build], env=go.env(), cwd=part.source, on_line=count.line)
+    if part.only_keeps:
+        with Step(f"Fetching {part.title}") as step:
+            run([go.command, "mod", "download", part.keeps[0]], env=go.env(), cwd=part.source, on_line=step.note)
+    else:
+        _compile(part, go, fresh)
     if part.keeps:
         _keep(part, go, fresh)
     fresh.rename(folder)
     _forget_older(folder, part)
+
+
+def _compile(part: Part, go: Go, folder: Path) -> None:
+    # The build ends with this process, and leaves the machine usable meanwhile.
+    polite = ["setpriv", "--pdeathsig", "KILL", "nice", "-n", "10"] if shutil.which("setpriv") else []
+    build = [go.command, "build", "-v", *part.flags, "-o", f"{folder}{os.sep}", "tool"]
+    with Step(f"Building {part.title} (once; about {part.minutes} min on 2 cores)") as step:
+        count = _Count(step)
+        run([*polite, *build], env=go.env(), cwd=part.source, on_line=count.line)
 
 
 def _keep(part: Part, go: Go, folder: Path) -> None:

@@ -18,16 +18,22 @@ LONG = frozenset({"docs/cli.md", "docs/limits.md", "docs/rolls.md"})
 _PAGES = sorted((page for page, test in RUN.items() if test == ON_A_CLUSTER), key=lambda page: page != MAKES_IT)
 
 
-@pytest.fixture
-def namespace(team: Kube, request: pytest.FixtureRequest) -> Iterator[Kube]:
-    """A namespace as the page finds it: with `quickstart` of the first page, if it is another."""
-    team.run("create", "namespace", "agents", check=False)
-    if request.getfixturevalue("page") != MAKES_IT:
-        there = team.run("get", "llmproxy", "quickstart", "--ignore-not-found")
-        team.run("replace" if there else "create", "-f", str(ROOT / "examples/quickstart/proxy.yaml"))
-        wait_rolled(team, "quickstart")
+@pytest.fixture(scope="module")
+def swept(team: Kube) -> Iterator[Kube]:
+    """The team's namespace, without `quickstart` in the end: one with pods that may drain for long takes long to go."""
     yield team
-    team.run("delete", "secret", "provider", "quickstart-keys", "--ignore-not-found")
+    team.run("delete", "llmproxy", "quickstart", "--ignore-not-found")
+
+
+@pytest.fixture
+def namespace(swept: Kube, request: pytest.FixtureRequest) -> Iterator[Kube]:
+    """A namespace as the page finds it: with `quickstart` of the first page, if it is another."""
+    if request.getfixturevalue("page") != MAKES_IT:
+        there = swept.run("get", "llmproxy", "quickstart", "--ignore-not-found")
+        swept.run("replace" if there else "create", "-f", str(ROOT / "examples/quickstart/proxy.yaml"))
+        wait_rolled(swept, "quickstart")
+    yield swept
+    swept.run("delete", "secret", "provider", "quickstart-keys", "--ignore-not-found")
 
 
 @pytest.mark.parametrize("page", [pytest.param(p, marks=[pytest.mark.long] if p in LONG else []) for p in _PAGES])
