@@ -115,8 +115,10 @@ class _Followed:
     due_s: float
     versions: dict[Key, str | None] = field(default_factory=dict)
     urgent: set[Key] = field(default_factory=set)
+    made: bool = False
+    """It is one that we made."""
     own: tuple[Manifest, float] | None = field(default=None, repr=False)
-    """One that we made, and when it was so."""
+    """Then, for some seconds: what it is, and when it was so."""
 
 
 class SecretWatch:
@@ -149,7 +151,8 @@ class SecretWatch:
             first_s = self._next(urgent=urgent, own=target in mine)
             entry = self._followed.setdefault(target, _Followed(first_s))
             entry.versions[key] = version
-            if target in mine and (entry.own is None or _version(entry.own[0]) != version):
+            entry.made = target in mine
+            if entry.made and (entry.own is None or _version(entry.own[0]) != version):
                 entry.own = (mine[target], self._clock())
             if urgent:
                 entry.urgent.add(key)
@@ -184,6 +187,9 @@ class SecretWatch:
     async def poll(self) -> None:
         """Ask for every Secret whose time has come."""
         now_s = self._clock()
+        for entry in self._followed.values():
+            if entry.own is not None and now_s - entry.own[1] >= OWN_S:
+                entry.own = None
         due = [target for target, entry in self._followed.items() if entry.due_s <= now_s]
         gate = asyncio.Semaphore(PARALLEL)
 
@@ -197,7 +203,7 @@ class SecretWatch:
         entry = self._followed.get(target)
         if entry is None:
             return
-        entry.due_s = self._next(urgent=bool(entry.urgent), own=entry.own is not None)
+        entry.due_s = self._next(urgent=bool(entry.urgent), own=entry.made)
         try:
             secret = await self._cluster.get(target)
         except ClusterError as exc:

@@ -477,6 +477,33 @@ async def test_an_access_that_only_says_from_where_is_nothing_to_the_pods(
     assert "--keys-dir" in pod["containers"][0]["args"]
 
 
+async def test_a_secret_of_our_own_is_asked_for_once_in_a_while_and_then_forgotten() -> None:
+    class Asked(FakeCluster):
+        secrets = 0
+
+        async def get(self, target: Ref, *, maybe_old: bool = False) -> Manifest | None:
+            self.secrets += target.kind == "Secret"
+            return await super().get(target)
+
+    cluster = Asked()
+    cluster.put(a_proxy())
+    operator = Operator(cluster)
+    await operator.passes()
+    assert cluster.secrets == 2
+
+    operator.now_s += 20
+    await operator.passes()
+    await operator.secrets.poll()
+    assert cluster.secrets == 2
+    operator.now_s += 11  # 31 s after they were made
+    await operator.secrets.poll()
+    kept = str([vars(entry) for entry in vars(operator.secrets)["_followed"].values()])
+    assert base64.b64encode(b"token-1").decode() not in kept
+    await operator.passes()
+    await operator.passes()
+    assert cluster.secrets == 4
+
+
 async def test_a_control_token_that_was_deleted_is_made_anew_and_rolls_nothing(
     cluster: FakeCluster, operator: Operator
 ) -> None:
