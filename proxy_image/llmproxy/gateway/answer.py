@@ -38,7 +38,7 @@ async def forward(parts: Parts, call: Call, opened: Opened) -> None:
             raise _broken(call, opened, failure) from failure
     call.first_byte_ns = time.time_ns()
     call.response.append(body)
-    answered = opened.exchange.answer(opened.status, body)
+    answered = opened.exchange.answer(cast("Asked", call.asked), opened.status, body)
     call.tokens = answered.tokens
     if opened.status >= 300:  # noqa: PLR2004 - an error of the upstream
         call.error = f"http_{opened.status}"

@@ -101,7 +101,7 @@ class MessagesForward:
         """Return what the head needs besides."""
         return version_lines(asked.passed, target)
 
-    def answer(self, status: int, body: bytes) -> Answer:
+    def answer(self, asked: Asked, status: int, body: bytes) -> Answer:  # noqa: ARG002 - the body says it all
         """Return *body* as it is."""
         return Answer(body, answer_tokens(body) if status < _ANSWERED else None)
 
@@ -119,7 +119,7 @@ class CountTokens(MessagesForward):
         """Return the client's body with the upstream's name of the model; params belong to answers."""
         return msgspec.json.encode({**asked.fields, "model": target.model_json})
 
-    def answer(self, status: int, body: bytes) -> Answer:  # noqa: ARG002 - a count uses nothing
+    def answer(self, asked: Asked, status: int, body: bytes) -> Answer:  # noqa: ARG002 - a count uses nothing
         """Return *body* as it is."""
         return Answer(body, 0)
 
@@ -131,7 +131,7 @@ class MessagesToChat:
 
     def request(self, asked: Asked, target: Target, *, want_usage: bool) -> bytes:  # noqa: ARG002 - always needed
         """Return a chat completion request; a stream's usage is asked for, because its end must say it."""
-        fields = _mapped(lambda: chat_request.from_messages(asked.fields, target.traits))
+        fields = mapped(lambda: chat_request.from_messages(asked.fields, target.traits))
         made = msgspec.structs.replace(asked, fields=fields, usage_asked=False)
         return upstream_body(made, target, self.endpoint, want_usage=True)
 
@@ -139,11 +139,11 @@ class MessagesToChat:
         """Return what the head needs besides."""
         return b""
 
-    def answer(self, status: int, body: bytes) -> Answer:
+    def answer(self, asked: Asked, status: int, body: bytes) -> Answer:  # noqa: ARG002 - the body says it all
         """Return a message; an error in Anthropic's shape."""
         if status >= _ANSWERED:
             return Answer(errors.to_anthropic(status, body), None, mapped=True)
-        return _understood(lambda: messages_answer.from_chat(body))
+        return understood(lambda: messages_answer.from_chat(body))
 
     def stream(self, asked: Asked) -> Guarded:  # noqa: ARG002 - nothing to hide
         """Return the way of one stream."""
@@ -159,7 +159,7 @@ class ChatToMessages:
         """Return a messages request."""
         limit = target.params.get("max_tokens")
         default = messages_request.DEFAULT_MAX_TOKENS if limit is None else _decode_int(limit)
-        fields = _mapped(lambda: messages_request.from_chat(asked.fields, target.upstream_model, default))
+        fields = mapped(lambda: messages_request.from_chat(asked.fields, target.upstream_model, default))
         made = msgspec.structs.replace(asked, fields=fields)
         return upstream_body(made, target, self.endpoint, want_usage=False)
 
@@ -167,11 +167,11 @@ class ChatToMessages:
         """Return what the head needs besides."""
         return b"anthropic-version: %b\r\n" % OLDER_VERSION
 
-    def answer(self, status: int, body: bytes) -> Answer:
+    def answer(self, asked: Asked, status: int, body: bytes) -> Answer:  # noqa: ARG002 - the body says it all
         """Return a chat completion; an error in OpenAI's shape."""
         if status >= _ANSWERED:
             return Answer(errors.to_openai(status, body), None, mapped=True)
-        return _understood(lambda: chat_answer.from_message(body, int(time.time())))
+        return understood(lambda: chat_answer.from_message(body, int(time.time())))
 
     def stream(self, asked: Asked) -> Guarded:
         """Return the way of one stream."""
@@ -184,14 +184,16 @@ def _described(name: str) -> dict[str, str]:
     return {**made, "created_at": "1970-01-01T00:00:00Z", "lifecycle": "active"}
 
 
-def _mapped(make: Callable[[], Json]) -> Json:
+def mapped(make: Callable[[], Json]) -> Json:
+    """Return a mapped request; what cannot be said is the client's error."""
     try:
         return make()
     except MappingError as exc:
         raise BadRequestError(str(exc), param=exc.param) from exc
 
 
-def _understood(make: Callable[[], tuple[bytes, int]]) -> Answer:
+def understood(make: Callable[[], tuple[bytes, int]]) -> Answer:
+    """Return a mapped answer; what is none of its protocol is the upstream's error."""
     try:
         body, tokens = make()
     except AnswerError as exc:

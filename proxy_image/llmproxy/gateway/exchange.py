@@ -85,7 +85,7 @@ class Exchange(Protocol):
     def request(self, asked: Asked, target: Target, *, want_usage: bool) -> bytes:
         """Return the body for the upstream."""
 
-    def answer(self, status: int, body: bytes) -> Answer:
+    def answer(self, asked: Asked, status: int, body: bytes) -> Answer:
         """Return a plain answer of the upstream for the client, an error of it too."""
 
     def stream(self, asked: Asked) -> Stream:
@@ -139,7 +139,7 @@ class Forward:
         """Return what the head needs besides."""
         return b""
 
-    def answer(self, status: int, body: bytes) -> Answer:
+    def answer(self, asked: Asked, status: int, body: bytes) -> Answer:  # noqa: ARG002 - the body says it all
         """Return *body* as it is."""
         return Answer(body, answer_tokens(body) if status < 300 else None)  # noqa: PLR2004 - an answer, no error
 

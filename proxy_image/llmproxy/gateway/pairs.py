@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from llmproxy.gateway import anthropic
 from llmproxy.gateway.errors import Header, UnknownRouteError
 from llmproxy.gateway.exchange import OPENAI, Dialect, Exchange, Forward
-from llmproxy.gateway.responses import RESPONSES_CLIENT, ResponsesForward
+from llmproxy.gateway.responses import RESPONSES_CLIENT, ResponsesForward, ResponsesToChat, ResponsesToMessages
 from llmproxy.gateway.routes import COUNT_TOKENS, MESSAGES, RESPONSES
 from llmproxy.gateway.targets import Target
 
@@ -14,12 +14,15 @@ _OPENAIS = ("chat.completions", "completions", "embeddings")
 EXCHANGES: dict[tuple[str, str], Exchange] = {
     **{(endpoint, "openai"): Forward(endpoint) for endpoint in _OPENAIS},
     (RESPONSES, "openai"): ResponsesForward(),
+    (RESPONSES, "anthropic"): ResponsesToMessages(),
     (MESSAGES, "openai"): anthropic.MessagesToChat(),
     (MESSAGES, "anthropic"): anthropic.MessagesForward(),
     (COUNT_TOKENS, "anthropic"): anthropic.CountTokens(),
     ("chat.completions", "anthropic"): anthropic.ChatToMessages(),
 }
 """By the client's endpoint and the upstream's protocol."""
+_WITHOUT: dict[tuple[str, str], Exchange] = {(RESPONSES, "openai"): ResponsesToChat()}
+"""The same for an upstream that lacks the endpoint itself."""
 
 
 def dialect_of(endpoint: str, headers: Iterable[Header]) -> Dialect:
@@ -47,5 +50,8 @@ def not_served(endpoint: str, model: str, targets: Iterable[Target], others: Ite
 
 def find_exchange(endpoint: str, target: Target) -> Exchange | None:
     """Return how a call of *endpoint* reaches *target*, None when it cannot."""
-    exchange = EXCHANGES.get((endpoint, target.protocol))
-    return exchange if exchange is not None and exchange.endpoint in target.heads else None
+    pair = (endpoint, target.protocol)
+    for exchange in (EXCHANGES.get(pair), _WITHOUT.get(pair)):
+        if exchange is not None and exchange.endpoint in target.heads:
+            return exchange
+    return None

@@ -1,17 +1,29 @@
-"""OpenAI's Responses API at the gateway: bytes are forwarded to upstreams that have it; nothing is mapped to others.
+"""OpenAI's Responses API at the gateway: forwarded to upstreams that have it, mapped to others.
 
-What others would make of it (items, stored turns, tools that run at the provider) cannot be told in chat completions
-without a loss, so a model whose servers lack it is refused, with those that have it.
+    upstream                          what happens
+    has `/responses`                  bytes are forwarded
+    speaks OpenAI's protocol          `llmproxy.responses` maps request, answer, stream to and from a chat completion
+    Anthropic                         the same, and `llmproxy.anthropic` maps that chat completion
+
+Nothing is stored here: a mapped call must bring all its turns.
 """
+
+import time
 
 import msgspec
 
+from llmproxy.anthropic.chat_stream import ChatStream
+from llmproxy.gateway import anthropic
+from llmproxy.gateway.anthropic import CHAT
 from llmproxy.gateway.body import Asked, read_body, upstream_body
 from llmproxy.gateway.errors import BadRequestError, CallError
 from llmproxy.gateway.exchange import Answer, Guarded, OpenAIClient
 from llmproxy.gateway.routes import RESPONSES
 from llmproxy.gateway.targets import Target
+from llmproxy.responses.from_chat import from_chat
+from llmproxy.responses.from_chat_stream import ResponseStream, error_event
 from llmproxy.responses.stream import ResponsesStream, answer_tokens
+from llmproxy.responses.to_chat import from_responses
 
 _ANSWERED = 300
 _LIMITS = ("max_completion_tokens", "max_tokens")
@@ -32,10 +44,8 @@ class ResponsesClient(OpenAIClient):
         return asked
 
     def error_event(self, error: CallError) -> bytes:
-        """Return the API's own event `error`; with the field `error` in it, OpenAI's SDKs raise it as an APIError."""
-        told = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
-        event = {"type": "error", "code": error.code, "message": error.message, "param": error.param, "error": told}
-        return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"
+        """Return the API's own event `error`."""
+        return error_event(error.message, error.type, error.param, error.code)
 
 
 class ResponsesForward:
@@ -51,13 +61,107 @@ class ResponsesForward:
         """Return what the head needs besides."""
         return b""
 
-    def answer(self, status: int, body: bytes) -> Answer:
+    def answer(self, asked: Asked, status: int, body: bytes) -> Answer:  # noqa: ARG002 - the body says it all
         """Return *body* as it is."""
         return Answer(body, answer_tokens(body) if status < _ANSWERED else None)
 
     def stream(self, asked: Asked) -> Guarded:  # noqa: ARG002 - nothing to hide
         """Return a relay of bytes."""
         return Guarded(ResponsesStream())
+
+
+class ResponsesToChat:
+    """The Responses API at the client, chat completions at the upstream."""
+
+    endpoint: str = CHAT
+
+    def request(self, asked: Asked, target: Target, *, want_usage: bool) -> bytes:  # noqa: ARG002 - always needed
+        """Return a chat completion request; a stream's usage is asked for, because its end must say it."""
+        made = as_chat(asked, target.traits.output_limit)
+        return upstream_body(made, target, self.endpoint, want_usage=True)
+
+    def head_lines(self, asked: Asked, target: Target) -> bytes:  # noqa: ARG002 - a head of OpenAI's is always the same
+        """Return what the head needs besides."""
+        return b""
+
+    def answer(self, asked: Asked, status: int, body: bytes) -> Answer:
+        """Return a response; an error is in the client's shape already."""
+        if status >= _ANSWERED:
+            return Answer(body, None)
+        return anthropic.understood(lambda: from_chat(body, asked.fields, int(time.time())))
+
+    def stream(self, asked: Asked) -> Guarded:
+        """Return the way of one stream."""
+        return Guarded(ResponseStream(asked.fields, int(time.time())))
+
+
+class ResponsesToMessages(anthropic.ChatToMessages):
+    """The Responses API at the client, Anthropic as the upstream: by way of a chat completion."""
+
+    def request(self, asked: Asked, target: Target, *, want_usage: bool) -> bytes:
+        """Return a messages request."""
+        return super().request(as_chat(asked, "max_tokens"), target, want_usage=want_usage)
+
+    def answer(self, asked: Asked, status: int, body: bytes) -> Answer:
+        """Return a response; an error in OpenAI's shape."""
+        chat = super().answer(asked, status, body)
+        if status >= _ANSWERED:
+            return chat
+        made, _ = from_chat(chat.body, asked.fields, int(time.time()))
+        return Answer(made, chat.tokens, mapped=True)
+
+    def stream(self, asked: Asked) -> Guarded:
+        """Return the way of one stream."""
+        now_s = int(time.time())
+        return Guarded(InTurn(ChatStream(now_s, with_usage=True), ResponseStream(asked.fields, now_s)))
+
+
+class InTurn:
+    """Two maps of a stream, one after the other."""
+
+    def __init__(self, first: ChatStream, second: ResponseStream) -> None:
+        self._first = first
+        self._second = second
+        self.done = False
+        """Its end, or an error, has been said."""
+        self.failed = False
+        """It was an error."""
+
+    @property
+    def pending(self) -> int:
+        """Bytes of an event without an end."""
+        return self._first.pending
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens used so far, None before the first count."""
+        return self._first.tokens
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """Return the events to send now, and those that end the stream."""
+        return self._pass(self._first.feed(data))
+
+    def end(self) -> tuple[bytes, bytes]:
+        """The upstream has ended in order: return the last events."""
+        now, last = self._pass(self._first.end())
+        if self.done:
+            return now, last
+        more, last = self._second.end()
+        self.done, self.failed = self._second.done, self._second.failed
+        return now + more, last
+
+    def _pass(self, made: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+        passed = self._second.feed(b"".join(made))
+        self.done, self.failed = self._second.done, self._second.failed
+        return passed
+
+
+def as_chat(asked: Asked, output_limit: str) -> Asked:
+    """Return what is asked for as a chat completion; raise BadRequestError for what that cannot say."""
+    fields = anthropic.mapped(lambda: from_responses(asked.fields, output_limit))
+    # The chat mapping reads bytes, and what is here is in part already read.
+    made = {name: msgspec.Raw(msgspec.json.encode(field)) for name, field in fields.items()}
+    return msgspec.structs.replace(asked, fields=made, usage_asked=False)
 
 
 def _params(params: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:

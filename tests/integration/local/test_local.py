@@ -208,7 +208,11 @@ def test_a_model_that_needs_translation_is_served_and_a_new_secret_rolls(tmp_pat
             model="gemini", messages=[{"role": "user", "content": "hi \u2028 there"}], stream=True
         )
         streamed = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+        response = here.sdk().responses.create(model="gemini", input="hi \u2028 there")
+        with here.sdk().responses.stream(model="gemini", input="hi \u2028 there") as events:
+            in_parts = events.get_final_response()
 
+    assert (response.output_text, in_parts.output_text) == ("hi \u2028 there", "hi \u2028 there")
     assert refused.status_code == 400
     assert "API key not valid" in refused.json()["error"]["message"]
     assert plain.json()["choices"][0]["message"]["content"] == "hi \u2028 there"

@@ -138,6 +138,8 @@ def document(echo: int, claude: int) -> contract.Document:
         slow = {**how, "timeout_s": 0.3}
         models.append({"name": f"slow-{name}", "deployments": [{"id": f"slow-{name}/0", **slow}]})
     models.append({"name": "older", "deployments": [{"id": "older/0", **older}]})
+    plain = {**server, "model": "together_ai/echo"}
+    models.append({"name": "m-plain", "deployments": [{"id": "m-plain/0", **plain}]})
     params = {"max_tokens": 3, "temperature": 1, "top_k": 1}
     models.append({"name": "with-params", "deployments": [{"id": "with-params/0", **older, "params": params}]})
     return contract.Document.model_validate(

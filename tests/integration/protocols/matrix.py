@@ -82,10 +82,7 @@ GAPS: dict[tuple[str, str, str], str] = {
         for upstream in UPSTREAMS
         for feature in ("embeddings", "completions", "responses", "responses stream", "responses tools")
     },
-    **{
-        ("openai", "anthropic", feature): "refused with the models that have it, shown by `responses` and `embeddings`"
-        for feature in ("completions", "responses stream", "responses tools")
-    },
+    ("openai", "anthropic", "completions"): "refused with the models that have it, shown by `embeddings`",
     ("openai", "openai", "reasoning"): "bytes are forwarded: whatever the upstream has is the client's, as with vllm",
 }
 """Cells that are not run, each with its reason."""

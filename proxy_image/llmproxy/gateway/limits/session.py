@@ -389,8 +389,7 @@ class Session(Generic[H]):
         if not self.joined:
             self.wake(POLL_S)
             return
-        now = self._book.clock()
-        desk_s = self._desk.due_s()
+        now, desk_s = self._book.clock(), self._desk.due_s()
         self.wake(min(self._said_s + BEAT_S - now, self._owed_s, float("inf") if desk_s is None else desk_s - now))
 
     def _look(self) -> None:
