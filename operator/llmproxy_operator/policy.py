@@ -51,7 +51,10 @@ class Policy:
         return self.images or (own, f"{own}:*", f"{own}@*")
 
     def _image_allowed(self, image: str) -> bool:
-        return image == self.own_image or _matches(image, self._images())
+        if image == self.own_image:
+            return True
+        # Not by the patterns that are told: `llmproxy:*` would let `llmproxy:5000/other` through, a registry's port.
+        return _matches(image, self.images) if self.images else repository(image) == repository(self.own_image)
 
 
 def repository(image: str) -> str:

@@ -155,7 +155,7 @@ def test_kustomize_installs_it_too(team: Kube, installed: Kube, kubeconfig: str)
         installed.run("set", "image", *images)
         installed.run("set", "env", "deployment/llmproxy-operator", "OPERATOR_PROXY_IMAGE=localhost/llmproxy:dev")
         installed.run("rollout", "status", "deployment/llmproxy-operator", "--timeout=120s", timeout_s=130)
-        with running(team, an_llmproxy("kustomized")):
+        with running(team, an_llmproxy("kustomized"), timeout_s=150):
             pass
     finally:
         installed.run("delete", "-k", base, "--ignore-not-found", "--timeout=120s", timeout_s=130)

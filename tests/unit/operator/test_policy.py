@@ -33,6 +33,11 @@ def test_without_a_list_any_tag_of_the_operators_own_repository_is_allowed(image
     assert refused(Policy(OWN), image=image) == ([] if allowed else ["spec.image"])
 
 
+def test_a_tag_is_no_port_of_a_registry() -> None:
+    assert refused(Policy("llmproxy:0.1.0"), image="llmproxy:0.2.0") == []
+    assert refused(Policy("llmproxy:0.1.0"), image="llmproxy:5000/evil:1") == ["spec.image"]
+
+
 def test_a_list_of_images_allows_what_it_names_and_the_operators_own() -> None:
     policy = Policy(OWN, images=("mirror.example/*",))
 
