@@ -51,7 +51,8 @@ def not_served(endpoint: str, model: str, targets: Iterable[Target], others: Ite
 def find_exchange(endpoint: str, target: Target) -> Exchange | None:
     """Return how a call of *endpoint* reaches *target*, None when it cannot."""
     pair = (endpoint, target.protocol)
-    for exchange in (EXCHANGES.get(pair), _WITHOUT.get(pair)):
-        if exchange is not None and exchange.endpoint in target.heads:
-            return exchange
-    return None
+    exchange = EXCHANGES.get(pair)
+    if exchange is not None and exchange.endpoint in target.heads:
+        return exchange
+    exchange = _WITHOUT.get(pair)
+    return exchange if exchange is not None and exchange.endpoint in target.heads else None
