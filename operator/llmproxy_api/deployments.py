@@ -76,7 +76,7 @@ class Deployment(Part):
     timeout: Duration | None = None
     """How long one try may take, from the request to its last byte. Default: 10m."""
     timeouts: Timeouts | None = None
-    """Bounds of its parts."""
+    """How long the parts of one try may take: its connection, its first byte, its pauses. Default: connect 5s."""
     params: (
         Annotated[
             dict[str, Any],

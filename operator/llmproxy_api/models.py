@@ -65,7 +65,7 @@ class Retries(Part):
     """Tries after the first, before the first byte of an answer; another deployment first. No limit counts them."""
 
     max: Tries | None = None
-    """How many. Default: 2. With 0 there are none."""
+    """How many tries may follow the first. Default: 2. With 0 there are none."""
     initial_delay: Duration | None = None
     """Upper bound of the first wait; it doubles with each try, and each wait is random below it. Default: 500ms."""
     max_delay: Duration | None = None
@@ -176,7 +176,8 @@ class Spec(Part):
     access: Access | None = None
     """Who may call. Default: every pod that reaches the Service."""
     monitoring: Monitoring | None = None
-    """How metrics are found. Default: by nobody; the port admin of each pod serves `/metrics`."""
+    """How a Prometheus finds the metrics, which the port admin (9090) of each pod serves at `/metrics`. Default: by
+    nothing that is made here."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -22,9 +22,9 @@ class Autoscaling(Part):
     """Lets a HorizontalPodAutoscaler say how many pods serve."""
 
     min_replicas: Several | None = None
-    """So many at least. Default: 1."""
+    """How many pods there are at least. Default: 1."""
     max_replicas: MoreThanOne
-    """So many at most."""
+    """How many pods there are at most, also under load."""
     target_cpu_utilization: Annotated[Percent | None, Field(alias="targetCPUUtilization")] = None
     """How busy the gateways should be: the average use of the processor in percent of what resources.requests.cpu sets
     aside. Default: 70. It needs the cluster's metrics server."""
@@ -43,4 +43,5 @@ class DisruptionBudget(Part):
     """How many pods may be away because a node is emptied, as upgrades of a cluster do."""
 
     max_unavailable: Several | None = None
-    """So many at once. Default: 1 where more than one replica is possible, else there is no budget."""
+    """How many pods may be away at once. Default: 1 where more than one replica is possible, else there is no
+    budget."""

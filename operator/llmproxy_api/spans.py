@@ -32,8 +32,8 @@ class Spool(Part):
     """Disk for records of calls that are not delivered yet. It lives as long as the pod."""
 
     size: Quantity | None = None
-    """How much it may hold. Above it new records are refused and counted; none that was acknowledged is dropped.
-    With a store and a collector each has half of it. Default: 1Gi."""
+    """How much disk the records of a pod may take. Above it new records are refused and counted; none that was
+    acknowledged is dropped. With a store and a collector each has half of it. Default: 1Gi."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -50,9 +50,9 @@ class OtlpHeader(Part):
     """A header of every request to the collector."""
 
     name: Annotated[str, Field(min_length=1, max_length=64, pattern="^[a-z0-9][a-z0-9-]*$")]
-    """Its name in lower case: `authorization`, `x-api-key`."""
+    """Name of the header, in lower case: `authorization`, `x-api-key`."""
     value: SecretSource
-    """Where its whole value is: `Bearer ...` with the word Bearer."""
+    """The Secret with the whole value of the header: `Bearer ...` with the word Bearer."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
