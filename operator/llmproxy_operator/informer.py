@@ -61,7 +61,8 @@ class Informer:
     def __init__(self, source: Source, cache: Cache, *, namespaces: Sequence[str], jitter: Callable[[], float]) -> None:
         """*jitter* gives numbers from 0 to 1."""
         places = [(*kind, namespace) for kind in KINDS for namespace in namespaces or ("",)]
-        self._followers = [_Follower(source, cache, place, jitter) for place in places]
+        one_list = asyncio.Lock()
+        self._followers = [_Follower(source, cache, place, jitter, one_list) for place in places]
 
     async def synced(self) -> None:
         """Wait until each kind has been listed once: before that, what is missing may only be unknown."""
@@ -78,11 +79,20 @@ class Informer:
 class _Follower:
     """Follows one kind, in one namespace or (an empty one) in all."""
 
-    def __init__(self, source: Source, cache: Cache, place: tuple[str, str, str], jitter: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        cache: Cache,
+        place: tuple[str, str, str],
+        jitter: Callable[[], float],
+        one_list: asyncio.Lock,
+    ) -> None:
         self._source = source
         self._cache = cache
         self._place = place
         self._jitter = jitter
+        self._one_list = one_list
+        """Lists come one at a time: before it is trimmed, a whole one is the most memory that is ever used."""
         self._version = ""
         """Up to which the cache knows all; empty: a list is needed."""
         self._failures = 0
@@ -105,9 +115,10 @@ class _Follower:
                 await asyncio.sleep(max(exc.again_s, full_s * (0.5 + 0.5 * self._jitter())))
 
     async def _list(self) -> None:
-        mark = self._cache.mark
-        listed = await self._source.collect(*self._place, LABELS)
-        self._cache.replace(self._place, listed.items, listed.version, mark)
+        async with self._one_list:
+            mark = self._cache.mark
+            listed = await self._source.collect(*self._place, LABELS)
+            self._cache.replace(self._place, listed.items, listed.version, mark)
         self._version = listed.version
         self.synced.set()
         if not listed.served:
