@@ -14,7 +14,9 @@ from e2e.proxies import STORE, an_llmproxy, gateway_pods, running, wait_rolled
 from e2e.typed import type_page
 from procs import ROOT
 
-pytestmark = [pytest.mark.e2e, pytest.mark.alone, pytest.mark.timeout(400)]
+# Nothing else can run meanwhile, so all of it is left to `make test-long`; that an upgrade of the operator alone rolls
+# nothing is held in each run, on a real API server (tests/integration/operator).
+pytestmark = [pytest.mark.e2e, pytest.mark.alone, pytest.mark.long, pytest.mark.timeout(400)]
 CHART = ROOT / "charts/llmproxy-operator"
 CRD = "llmproxies.llmproxy.dev"
 OLDER = "0.0.9"
@@ -108,7 +110,7 @@ def test_an_upgrade_from_an_older_release_is_not_noticed(
         assert pre_stop_s(team, "upgraded") == 4, "not made by the older release"
 
         with trainer_job(
-            team, "traffic-upgraded", "traffic", "20", "echo", "4", "ro-1", "at-1", endpoint="upgraded-endpoint"
+            team, "traffic-upgraded", "traffic", "12", "echo", "4", "ro-1", "at-1", endpoint="upgraded-endpoint"
         ) as job:
             job.wait_started()
             helm(kubeconfig, "upgrade", "llmproxy-operator", str(CHART), *values)
@@ -134,7 +136,6 @@ def test_an_upgrade_from_an_older_release_is_not_noticed(
             assert [line["status"] for line in job.result()] == [200] * 2
 
 
-@pytest.mark.long
 def test_install_upgrade_and_uninstall_as_the_page_says(team: Kube, installed: Kube, tmp_path: Path) -> None:
     for page in ("README.md", "docs/install.md"):
         folder = tmp_path / Path(page).stem
@@ -144,7 +145,6 @@ def test_install_upgrade_and_uninstall_as_the_page_says(team: Kube, installed: K
     assert "NotFound" in team.run("get", "crd", CRD, check=False)
 
 
-@pytest.mark.long
 def test_kustomize_installs_it_too(team: Kube, installed: Kube, kubeconfig: str) -> None:
     helm(kubeconfig, "uninstall", "llmproxy-operator", "--namespace", OPERATOR_NAMESPACE, "--wait")
     base = str(ROOT / "gitops/kustomize")
