@@ -32,6 +32,18 @@ class Pod:
     def admitted(self) -> list[tuple[float, int]]:
         return [(row["begin"], 1) for row in self.read() if "begin" in row]
 
+    def admitted_between(self) -> list[tuple[float, float]]:
+        """From when to when each admission can have been: a process that stood still wrote it down later."""
+        rows = self.read()
+        stalls = [(row["stalled"], row["until"]) for row in rows if "stalled" in row]
+        found = []
+        for row in rows:
+            if "begin" in row:
+                asked, begin = row["asked"], row["begin"]
+                stood = begin - asked > 0.005 and any(since < begin and asked < until for since, until in stalls)
+                found.append((asked if stood else begin, begin))
+        return found
+
     def waits(self) -> list[float]:
         """How long each answer took."""
         return [row.get("begin", row.get("denied", 0.0)) - row["asked"] for row in self.read() if "asked" in row]
