@@ -112,9 +112,9 @@ class Driver(asyncio.Protocol):
         self._request = spanrig.chat_request(text)
         self._response = self.response or spanrig.chat_response("chatcmpl-1", text)
         numbers = range(1, self.total + 1)
-        self._frames: Iterator[bytes] = (
-            self._frame(numbers[start : start + BATCH]) for start in range(0, self.total, BATCH)
-        )
+        self._batch = max(1, min(BATCH, calls.BATCH_BYTES // len(self._response)))  # as a gateway cuts them
+        starts = range(0, self.total, self._batch)
+        self._frames: Iterator[bytes] = (self._frame(numbers[start : start + self._batch]) for start in starts)
         if self.total * len(self._response) < PREPARED_BYTES:  # so that what is measured is not this program
             self._frames = iter(list(self._frames))
 
@@ -146,7 +146,7 @@ class Driver(asyncio.Protocol):
         assert self.transport is not None
         while self.sent < self.total and self.sent - self.confirmed < self.window:
             self.transport.write(next(self._frames))
-            self.sent = min(self.total, self.sent + BATCH)
+            self.sent = min(self.total, self.sent + self._batch)
 
     def _frame(self, numbers: range) -> bytes:
         batch: list[calls.Arrival | calls.Call] = []
