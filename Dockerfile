@@ -4,6 +4,8 @@
 # Optional build secrets: `pip` (a pip.conf) and `certificates` (a CA bundle it may name as
 # /run/secrets/certificates). Neither ends in a layer.
 ARG BASE=docker.io/library/python:3.13-slim-trixie
+# Where the gateway is compiled: BASE, perhaps with a C compiler and Python's headers. They end in no image.
+ARG COMPILER_BASE=${BASE}
 
 # --- What builds ---------------------------------------------------------------------------------
 FROM ${BASE} AS tools
@@ -31,9 +33,20 @@ COPY operator/llmproxy_operator /app/llmproxy_operator
 COPY proxy_image/llmproxy/__init__.py proxy_image/llmproxy/contract.py proxy_image/llmproxy/providers.py /app/llmproxy/
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app
 
-FROM tools AS proxy-sources
-COPY proxy_image/llmproxy /app/llmproxy
-RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app
+# The sources, and beside them extension modules of those that every request passes through, if there is a compiler or
+# Debian's packages of one can be had; without them the gateway runs as pure Python.
+FROM ${COMPILER_BASE} AS proxy-sources
+ENV PYTHONDONTWRITEBYTECODE=1
+RUN python3 -m venv /opt/pip
+COPY requirements/install requirements/compile.txt /opt/
+RUN --mount=type=secret,id=pip --mount=type=secret,id=certificates /opt/install /opt/compile.txt /opt/compile
+COPY --from=proxy-packages /opt/venv /opt/venv
+COPY proxy_image /src
+RUN command -v cc >/dev/null \
+ || (apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev) >/dev/null 2>&1 \
+ || echo "no C compiler here, and no packages of one"
+RUN /opt/compile/bin/python /src/compile_llmproxy.py --out /app --or-copy --packages-of /opt/venv/bin/python \
+ && python3 -m compileall -q --invalidation-mode unchecked-hash /app
 
 # --- What runs -----------------------------------------------------------------------------------
 # The user has a number only, whichever it is made to be: a library that asks for its name gets it from USER.

@@ -8,12 +8,15 @@ VENV   := .venv
 AGL    := .venv-agl
 BIN    := $(VENV)/bin
 SAY    := tests/tools/say
+COMPILE = $(BIN)/python proxy_image/compile_llmproxy.py
+# For a command that is to run compiled what is: empty where nothing is.
+COMPILED = PYTHONPATH="$$($(COMPILE) 2>/dev/null || true)"
 
 include tests/cluster/cluster.mk
 -include tests/bench/bench.mk
 -include examples/demo/demo.mk
 
-.PHONY: help venv venv-agl lock check test test-unit test-integration chaos soak test-agl test-otlp test-long test-chart test-argocd test-e2e crds clean
+.PHONY: help venv venv-agl compiled lock check test test-unit test-integration chaos soak test-agl test-otlp test-long test-chart test-argocd test-e2e crds clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +32,9 @@ $(AGL)/.ready: requirements/agl.txt pyproject.toml
 venv: $(VENV)/.ready ## Python environment for operator, gateway, shipper, command line and tests
 venv-agl: $(AGL)/.ready ## Python environment for the translator and Agent-Lightning's store
 
+compiled: venv ## The gateway's request path as extension modules, as in the image; without a C compiler it stays pure Python
+	@$(COMPILE) >/dev/null
+
 lock: ## Write requirements/*.txt anew from pyproject.toml
 	@tests/tools/lock
 
@@ -42,12 +48,13 @@ check: venv ## Format, lint, types and layers
 	@$(SAY) "mypy --strict" $(BIN)/mypy
 	@$(SAY) "layers" $(BIN)/lint-imports --no-cache
 
-test-unit: venv ## Pure parts, seconds
+test-unit: venv compiled ## Pure parts, seconds: all from the sources, then those of the gateway compiled
 	$(BIN)/pytest -q tests/unit tests/crds tests/cluster -m "not cluster and not e2e"
+	$(COMPILED) $(BIN)/pytest -q tests/unit/gateway tests/unit/limits tests/unit/test_compiled.py
 
-test-integration: venv venv-agl ## Real processes on loopback: gateway, shipper, translator, a real LightningStore
+test-integration: venv venv-agl compiled ## Real processes on loopback: gateway (compiled), shipper, translator, a real LightningStore
 	@PYTHONPATH=tests $(BIN)/python -m redisd
-	@tests/tools/pytest-twice integration $(BIN)/pytest -q -n 3 --dist loadfile tests/integration tests/chaos tests/soak -m "not cluster and not e2e and not long"
+	@$(COMPILED) tests/tools/pytest-twice integration $(BIN)/pytest -q -n 3 --dist loadfile tests/integration tests/chaos tests/soak -m "not cluster and not e2e and not long"
 
 chaos: venv ## Traffic while shippers and gateways are killed and the store breaks: minutes, and a ledger at the end
 	@$(BIN)/python tests/chaos/chaos.py --seconds $(or $(SECONDS_OF_CHAOS),180)

@@ -3,10 +3,10 @@
 
 BENCH = PYTHONPATH=tests $(BIN)/python -m bench
 
-bench: venv venv-agl ## Speed and cost next to nginx, Envoy, LiteLLM and others: about 6 minutes; see docs/performance.md
+bench: venv venv-agl compiled ## Speed and cost next to nginx, Envoy, LiteLLM and others: about 6 minutes; see docs/performance.md
 	@$(BENCH) $(BENCH_ARGS)
 
-bench-quick: venv venv-agl ## The same with nginx and LiteLLM only: about 1 minute
+bench-quick: venv venv-agl compiled ## The same with nginx and LiteLLM only: about 1 minute
 	@$(BENCH) --quick $(BENCH_ARGS)
 
 bench-spans: venv venv-agl ## What the shipper takes and delivers a second, next to OpenTelemetry's batch exporter and Collector: two minutes

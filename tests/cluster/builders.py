@@ -29,16 +29,21 @@ class Recipe:
     inputs: tuple[str, ...]
     target: str | None = None
     base: str | None = None
+    compiler: str | None = None
+    """The base that it is compiled on, if that is another."""
 
     def words(self) -> list[str]:
         """The part of the command line that all builders share."""
         target = ["--target", self.target] if self.target else []
         base = ["--build-arg", f"BASE={self.base}"] if self.base else []
-        return ["--file", str(self.file), "--tag", self.image, *target, *base]
+        compiler = ["--build-arg", f"COMPILER_BASE={self.compiler}"] if self.compiler else []
+        return ["--file", str(self.file), "--tag", self.image, *target, *base, *compiler]
 
     def key(self, builder: str) -> str:
         """Changes whenever the image would."""
-        digest = hashlib.sha256("\0".join([builder, self.image, self.target or "", self.base or ""]).encode())
+        digest = hashlib.sha256(
+            "\0".join([builder, self.image, self.target or "", self.base or "", self.compiler or ""]).encode()
+        )
         for path in [self.file, *(file for name in self.inputs for file in _files(self.context / name))]:
             digest.update(f"\0{path.relative_to(self.context)}\0".encode() + path.read_bytes())
         return digest.hexdigest()

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +39,8 @@ RECIPES = {
             "requirements/install",
             "requirements/translator.txt",
             "requirements/proxy.txt",
+            "requirements/compile.txt",
+            "proxy_image/compile_llmproxy.py",
             "proxy_image/llmproxy",
         ),
         "proxy",
@@ -62,7 +64,9 @@ STORE = "store"
 DEFAULT_BASE = "docker.io/library/python:3.13-slim-trixie"
 DEBIAN_SUITE = "bookworm"
 DEBIAN_PACKAGES = ("python3", "python3-venv", "ca-certificates", "libstdc++6")
-"""libstdc++ is what numpy's wheel, which Agent-Lightning brings, takes from the system."""
+COMPILER_PACKAGES = (*DEBIAN_PACKAGES, "gcc", "libc6-dev", "python3-dev")
+"""Of the image where the gateway is compiled; nothing of it ends in the product's.
+libstdc++ is what numpy's wheel, which Agent-Lightning brings, takes from the system."""
 # Documentation and translations: nothing in a container reads them.
 DEBIAN_LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 
@@ -76,6 +80,9 @@ def build(places: Places, names: list[str]) -> dict[str, Path]:
     with best(places) as builder:
         base = _base(places, builder)
         chosen = [_store(places) if name == STORE else RECIPES[name] for name in names or known]
+        if RECIPES["proxy"] in chosen:
+            compiler = _compiler_base(places, builder, base)
+            chosen = [replace(recipe, compiler=compiler if recipe.target == "proxy" else None) for recipe in chosen]
         return {recipe.image: _build(places, builder, recipe, base) for recipe in chosen}
 
 
@@ -126,7 +133,7 @@ def _base(places: Places, builder: Builder) -> str:
     """The base to build on: `BASE` if given, else the usual one if it can be had, else one made here."""
     if given := os.environ.get("BASE"):
         return given
-    own = f"localhost/llmproxy-base:{_base_key()}"
+    own = _own_base(DEBIAN_PACKAGES)
     if builder.has(own):
         return own
     if builder.has(DEFAULT_BASE):
@@ -136,22 +143,36 @@ def _base(places: Places, builder: Builder) -> str:
     if fetched:
         return DEFAULT_BASE
     say("No registry answers: making a base from Debian packages instead")
-    _make_base(places, builder, own)
+    _make_base(places, builder, DEBIAN_PACKAGES)
     return own
 
 
-def _base_key() -> str:
-    words = [DEBIAN_SUITE, *DEBIAN_PACKAGES, *DEBIAN_LEFT_OUT]
-    return hashlib.sha256("\0".join(words).encode()).hexdigest()[:12]
+def _compiler_base(places: Places, builder: Builder, base: str) -> str:
+    """The base to compile on: `COMPILER_BASE` if given, one made here beside our own base, else the base itself."""
+    if given := os.environ.get("COMPILER_BASE"):
+        return given
+    if base != _own_base(DEBIAN_PACKAGES):
+        return base
+    own = _own_base(COMPILER_PACKAGES)
+    if not builder.has(own):
+        _make_base(places, builder, COMPILER_PACKAGES)
+    return own
 
 
-def _make_base(places: Places, builder: Builder, image: str) -> None:
+def _own_base(wanted: Sequence[str]) -> str:
+    words = [DEBIAN_SUITE, *wanted, *DEBIAN_LEFT_OUT]
+    return f"localhost/llmproxy-base:{hashlib.sha256(chr(0).join(words).encode()).hexdigest()[:12]}"
+
+
+def _make_base(places: Places, builder: Builder, wanted: Sequence[str]) -> None:
+    image = _own_base(wanted)
     packages.ensure(packages.BASE)
     left_out = [f"--dpkgopt=path-exclude={pattern}" for pattern in DEBIAN_LEFT_OUT]
     with tempfile.TemporaryDirectory(dir=places.cache) as folder:
         archive = Path(folder, "base.tar")
-        with Step(f"Making a base from Debian {DEBIAN_SUITE} with Python") as step:
-            words = ["--variant=essential", f"--include={','.join(DEBIAN_PACKAGES)}", *left_out, *packages.apt_proxy()]
+        more = " and a C compiler" if wanted is COMPILER_PACKAGES else ""
+        with Step(f"Making a base from Debian {DEBIAN_SUITE} with Python{more}") as step:
+            words = ["--variant=essential", f"--include={','.join(wanted)}", *left_out, *packages.apt_proxy()]
             run(["mmdebstrap", *words, DEBIAN_SUITE, archive], on_line=step.note)
         file = Path(folder, "Dockerfile")
         shutil.copy(SOURCES / "images" / "base.Dockerfile", file)

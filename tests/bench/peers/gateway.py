@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 
+import compile_llmproxy
 from bench.peers.base import PATH, Place, Running, alone
 from bench.shapes import MODEL
 from llmproxy import contract
@@ -34,7 +35,7 @@ class Gateway:
         return ""
 
     def version(self) -> str:
-        return "of this tree"
+        return "of this tree, " + ("compiled" if compile_llmproxy.folder() else "not compiled: `make compiled`")
 
     @contextmanager
     def run(self, place: Place) -> Iterator[Running]:
@@ -57,7 +58,7 @@ class Gateway:
                 "--peer-port",
                 str(free_port()),
             )
-            env = {"PEER_TOKEN": "bench"}
+            env = {"PEER_TOKEN": "bench", "PYTHONPATH": str(compile_llmproxy.folder() or "")}
             process, _ = stack.enter_context(alone(place, *command, env=env))
             _wait_ready(process, admin)
             start_s = time.monotonic() - began
