@@ -82,7 +82,7 @@ test-chart: venv helm ## The chart: lint, what it renders, which values it refus
 test-argocd: venv argocd ## A real Argo CD keeps LLMProxies on a real cluster as a Git repository has them
 	@tests/tools/test-e2e argocd
 
-test-e2e: venv ## On a real cluster: the cluster itself, API server, operator, pods end to end; removes it if it started it
+test-e2e: venv venv-agl ## On a real cluster: the cluster itself, API server, operator, pods end to end; removes it if it started it
 	@tests/tools/test-e2e
 
 test: ## Everything: lint, types, layers, unit, integration, chart, and e2e on a real cluster

@@ -20,7 +20,7 @@ from llmproxy_agl import kube
 from llmproxy_agl.errors import ProxyError
 from llmproxy_agl.kube import APPLY, MERGE, Access, KubeError
 from llmproxy_agl.pausing import Pods
-from llmproxy_agl.saying import log, once
+from llmproxy_agl.saying import log, once, progress
 from llmproxy_agl.wanted import Wanted
 from llmproxy_api import API_VERSION, GROUP, PLURAL, VERSION
 
@@ -32,7 +32,12 @@ PORT = 4000
 CONTROL_PORT = 9091
 MANAGER = "llmproxy-agl"
 MANAGED_BY = "app.kubernetes.io/managed-by"
+_BY_KUBECTL = "http://127.0.0.1:8001/api/v1/namespaces/{}/services/{}:4000/proxy"
+"""Goes on when pods are replaced, which a port-forward does not."""
 _INTERVAL_S = 0.5
+_SAY_AGAIN_S = 30.0
+_KEPT_S = 2.0
+"""A gateway that has begun to end answers what comes within a second on connections that are open."""
 _ACCESS_S = 20.0
 _FORBIDDEN, _NOT_FOUND = 403, 404
 _RIGHTS = (
@@ -58,9 +63,10 @@ class ClusterBackend:
 
     def __init__(self, name: str, reach: Reach, *, keep: bool, fresh: bool, ready_timeout_s: float) -> None:
         if not reach.endpoint and reach.kubeconfig is not None and not kube.in_pod():
+            place = _BY_KUBECTL.format(reach.namespace or "NAMESPACE", name)
             raise ValueError(
                 "endpoint= is needed outside of the cluster, where its Services have no names: say how trainer and "
-                "runners reach the proxy, such as http://127.0.0.1:4000 of a kubectl port-forward"
+                f"runners reach the proxy, such as {place} of kubectl proxy"
             )
         self.name = name
         self._reach = reach
@@ -107,7 +113,7 @@ class ClusterBackend:
         self._check_ours(before)
         new_secret = self._apply_secret(wanted, before)
         try:
-            live = self._apply(self._path(), _complete(wanted.proxy, self._owners() if before is None else None))
+            live = self._apply(self._path(), _complete(wanted.proxy, _owners_of(before) or self._owners()))
         except KubeError:
             if before is None and wanted.secret is not None:
                 self._drop(self._path("secrets", wanted.secret["metadata"]["name"]))
@@ -118,6 +124,8 @@ class ClusterBackend:
         generation = live["metadata"]["generation"]
         old_hash = (before or {}).get("status", {}).get("configHash") if new_secret and before is not None else None
         self._wait_ready(generation, old_hash, deadline_s, cancelled)
+        if before is not None and (new_secret or generation != before["metadata"]["generation"]):
+            self._wait_replaced(deadline_s, cancelled)
         self._wait_called(deadline_s, cancelled)
 
     def stop(self, limit_s: float = STOP_S) -> None:
@@ -126,7 +134,8 @@ class ClusterBackend:
         if live is None:
             return
         self._check_ours(live)
-        self._request("PATCH", self._path(), {"spec": {"replicas": 0}}, kind=MERGE)
+        kept = {"metadata": {"ownerReferences": None}} if self._keep else {}  # else it went with this run's pod
+        self._request("PATCH", self._path(), {"spec": {"replicas": 0}, **kept}, kind=MERGE)
         deadline_s = time.monotonic() + limit_s
         while (left := self._pods_left(live)) and time.monotonic() < deadline_s:
             time.sleep(_INTERVAL_S)
@@ -265,21 +274,36 @@ class ClusterBackend:
         return list(found.get("items") or ())
 
     def _wait_ready(self, generation: int, old_hash: str | None, deadline_s: float, cancelled: threading.Event) -> None:
-        said = ""
+        began_s = time.monotonic()
+        said, said_s = "", began_s
 
         def ready() -> str:
-            nonlocal said
+            nonlocal said, said_s
             live = self._get()
             if live is None:
                 raise ProxyError(f"LLMProxy {self._full_name}: was deleted while it was waited for")
-            why = _not_ready(live, generation, old_hash)
-            if why and why != said:
-                log.info("LLMProxy %s: waiting: %s", self._full_name, why)
-                said = why
+            why, now_s = _not_ready(live, generation, old_hash), time.monotonic()
+            if why and (why != said or now_s - said_s > _SAY_AGAIN_S):
+                progress(f"LLMProxy {self._full_name}: waiting for {now_s - began_s:.0f} s: {why}")
+                said, said_s = why, now_s
             return why
 
         self._until(ready, deadline_s, cancelled)
-        log.info("LLMProxy %s: ready", self._full_name)
+        if said:
+            progress(f"LLMProxy {self._full_name}: ready after {time.monotonic() - began_s:.0f} s")
+
+    def _wait_replaced(self, deadline_s: float, cancelled: threading.Event) -> None:
+        """Wait for the last call under what was before: a pod that ends takes calls until its preStop hook is over."""
+        seen_s: dict[str, float] = {}
+
+        def replaced() -> str:
+            now_s = time.monotonic()
+            pods = [pod for pod in self._pods_of(self._get() or {}) if pod["metadata"].get("deletionTimestamp")]
+            since = {pod["metadata"]["uid"]: seen_s.setdefault(pod["metadata"]["uid"], now_s) for pod in pods}
+            left = [p["metadata"] for p in pods if now_s < since[p["metadata"]["uid"]] + _last_calls_s(p)]
+            return f"{', '.join(meta['name'] for meta in left)}: takes its last calls" if left else ""
+
+        self._until(replaced, deadline_s, cancelled)
 
     def _wait_called(self, deadline_s: float, cancelled: threading.Event) -> None:
         """See that it answers from here: names and network policies are the cluster's, and can be wrong."""
@@ -315,7 +339,12 @@ class ClusterBackend:
                 raise ProxyError(f"LLMProxy {self._full_name}: nobody waits any more; it waited for: {why}")
 
 
-def _complete(manifest: Mapping[str, Any], owners: list[dict[str, Any]] | None) -> dict[str, Any]:
+def _owners_of(live: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return who owns *live*: what an apply leaves out, it takes away."""
+    return list(live["metadata"].get("ownerReferences") or ()) if live is not None else []
+
+
+def _complete(manifest: Mapping[str, Any], owners: list[dict[str, Any]]) -> dict[str, Any]:
     """Return *manifest* as this applies it: labelled as ours, owned, replicas said so that 0 is left behind."""
     metadata = {**manifest["metadata"], "labels": {MANAGED_BY: MANAGER}}
     if owners:
@@ -324,6 +353,12 @@ def _complete(manifest: Mapping[str, Any], owners: list[dict[str, Any]] | None) 
     if "spec" in made and "autoscaling" not in made["spec"]:
         made["spec"] = {"replicas": 1, **made["spec"]}
     return made
+
+
+def _last_calls_s(pod: Mapping[str, Any]) -> float:
+    """Return for how long *pod* takes calls once it is to end: its preStop hook, and a moment for kept connections."""
+    hooks = [(container.get("lifecycle") or {}).get("preStop") or {} for container in pod["spec"]["containers"]]
+    return max(float((hook.get("sleep") or {}).get("seconds", 0)) for hook in hooks) + _KEPT_S
 
 
 def _reference(api_version: str, kind: str, name: str, uid: str) -> dict[str, Any]:

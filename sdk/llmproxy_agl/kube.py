@@ -62,7 +62,9 @@ class Access:
 
 def of_pod() -> Access:
     """Return the access of the pod's service account; the token is read anew each time, as it is replaced."""
-    host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    if not host:
+        raise KubeError(0, "this is no pod of a cluster: say kubeconfig= and endpoint=, or mode='local'")
     try:
         tls = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
         token = (ACCOUNT / "token").read_text().strip()

@@ -133,6 +133,11 @@ def helm(kubeconfig: str, *args: str) -> str:
     return done.stdout
 
 
+def proxied(kube: Kube) -> str:
+    """Return where the API server answers on this machine without asking who it is: `kubectl proxy`."""
+    return _proxy(kube.kubectl, kube.kubeconfig)
+
+
 @functools.cache
 def _proxy(kubectl: str, kubeconfig: str) -> str:
     """Start `kubectl proxy` for as long as this process lives; return where it listens."""
@@ -189,7 +194,9 @@ class Job:
 
 
 @contextmanager
-def trainer_job(kube: Kube, name: str, script: str, *args: str, endpoint: str = "") -> Iterator[Job]:
+def trainer_job(
+    kube: Kube, name: str, script: str, *args: str, endpoint: str = "", account: str = "default"
+) -> Iterator[Job]:
     """Run `pods/SCRIPT.py ARGS` as a Job; with *endpoint*, its environment comes from that ConfigMap."""
     source = (HERE / "pods" / f"{script}.py").read_text()
     container: Object = {
@@ -204,6 +211,7 @@ def trainer_job(kube: Kube, name: str, script: str, *args: str, endpoint: str = 
         container["envFrom"] = [{"configMapRef": {"name": endpoint}}]
     pod = {
         "restartPolicy": "Never",
+        "serviceAccountName": account,
         "terminationGracePeriodSeconds": 1,
         "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [container],

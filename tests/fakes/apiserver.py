@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 from llmproxy_api import SpecError, parse
 
@@ -90,7 +91,9 @@ class ApiServer:
         if f"{method} {kind}" in self.forbidden:
             raise Refused(403, f'{kind} is forbidden: cannot {method} resource "{kind}" in namespace "{namespace}"')
         if name is None:
-            return {"items": [o for (k, ns, _), o in self.objects.items() if (k, ns) == (kind, namespace)]}
+            key, _, value = unquote((query or "").removeprefix("labelSelector=")).partition("=")
+            there = [o for (k, ns, _), o in self.objects.items() if (k, ns) == (kind, namespace)]
+            return {"items": [o for o in there if (o["metadata"].get("labels") or {}).get(key) == value]}
         if method == "PATCH" and content_type == "application/apply-patch+yaml":
             if "fieldManager=" not in (query or ""):
                 raise Refused(400, "fieldManager is required for apply patch")
@@ -104,7 +107,8 @@ class ApiServer:
         if method == "GET":
             return there
         if method == "PATCH":
-            return self._store(kind, namespace, name, {**there, "spec": {**there["spec"], **body["spec"]}})
+            meta = {**there["metadata"], **body.get("metadata", {})}
+            return self._store(kind, namespace, name, {"metadata": meta, "spec": {**there["spec"], **body["spec"]}})
         uid = (body.get("preconditions") or {}).get("uid")
         if uid is not None and uid != there["metadata"]["uid"]:
             raise Refused(409, "the UID in the precondition does not match")
@@ -120,6 +124,7 @@ class ApiServer:
             except SpecError as exc:
                 raise Refused(422, f'LLMProxy.llmproxy.dev "{name}" is invalid: {exc}') from exc
         fields = {k: v for k, v in body.items() if k != "stringData"}
+        fields["metadata"] = {"ownerReferences": [], **body["metadata"]}  # what an apply leaves out, it takes away
         if "stringData" in body:
             fields["data"] = {k: base64.b64encode(v.encode()).decode() for k, v in body["stringData"].items()}
         return self._store(kind, namespace, name, fields)

@@ -70,6 +70,23 @@ def rig(echo: str, tmp_path: Path) -> Iterator[Rig]:
         atexit.unregister(proxy._at_exit)  # its cluster is gone
 
 
+@pytest.fixture
+def in_a_pod(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    """The trainer is a pod of the cluster, of a Job."""
+    account = tmp_path / "account"
+    account.mkdir()
+    (account / "token").write_text(rig.cluster.token)
+    (account / "namespace").write_text("train")
+    access = kube.of_kubeconfig(str(rig.kubeconfig), None)
+    monkeypatch.setattr(kube, "ACCOUNT", account)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("HOSTNAME", "trainer-abc")
+    monkeypatch.setattr(kube, "of_pod", lambda: access)  # its TLS is the real cluster's to prove
+    job = {"apiVersion": "batch/v1", "kind": "Job", "name": "trainer", "uid": "job-1", "controller": True}
+    rig.cluster.put("pods", "trainer-abc", {"metadata": {"ownerReferences": [job]}})
+    return rig
+
+
 def test_start_applies_waits_and_stop_drains_before_it_deletes(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     proxy = rig.proxy({"max_requests_per_minute": 60}, num_retries=3)
     drained: list[bool] = []
@@ -88,7 +105,7 @@ def test_start_applies_waits_and_stop_drains_before_it_deletes(rig: Rig, caplog:
     assert "sk-1" not in json.dumps(live)
     assert base64.b64decode(secret["data"]["hosted-vllm"]) == b"sk-1"
     assert [o["kind"] for o in secret["metadata"]["ownerReferences"]] == ["LLMProxy"]
-    assert any("waiting: RollingOut" in message for message in caplog.messages)
+    assert any("RollingOut" in message for message in caplog.messages)
     assert proxy.is_running()
     assert proxy.as_resource().endpoint == rig.endpoint
 
@@ -128,6 +145,24 @@ def test_restart_without_a_change_changes_nothing_and_is_quick(rig: Rig) -> None
 
     assert {key: item["metadata"]["resourceVersion"] for key, item in rig.cluster.objects.items()} == before
     assert min(took) < 0.5
+
+
+def test_a_change_is_waited_for_until_the_pods_before_take_no_call_any_more(rig: Rig) -> None:
+    proxy = rig.proxy({"rpm": 60})
+    asyncio.run(proxy.start())
+    hook = {"preStop": {"sleep": {"seconds": 1}}}
+    containers = [{"name": "gateway", "lifecycle": hook}, {"name": "other"}]
+    ending = {"deletionTimestamp": "2026-01-01T00:00:00Z", "labels": {"llmproxy.dev/name": "mine"}}
+    rig.cluster.put("pods", "mine-old", {"metadata": ending, "spec": {"containers": containers}})
+    asyncio.run(proxy.restart())
+    assert [request for request in rig.cluster.requests if request.endswith("/pods")] == []  # nothing ends for it
+
+    proxy.litellm_config["litellm_settings"]["rpm"] = 120
+    began = time.monotonic()
+    asyncio.run(proxy.restart())
+
+    assert time.monotonic() - began > 3  # its hook, and a moment for kept connections
+    assert proxy.is_running()
 
 
 def test_a_new_key_alone_is_waited_for(rig: Rig) -> None:
@@ -237,29 +272,34 @@ def test_an_object_of_somebody_else_is_left_alone(rig: Rig) -> None:
     ("name", "owner"),
     [pytest.param(None, "Pod", id="a name of its own"), pytest.param("mine", "Job", id="a name that is found again")],
 )
-def test_in_a_pod_it_is_owned_by_who_trains(
-    rig: Rig, name: str | None, owner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    account = tmp_path / "account"
-    account.mkdir()
-    (account / "token").write_text(rig.cluster.token)
-    (account / "namespace").write_text("train")
-    access = kube.of_kubeconfig(str(rig.kubeconfig), None)
-    monkeypatch.setattr(kube, "ACCOUNT", account)
-    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-    monkeypatch.setenv("HOSTNAME", "trainer-abc")
-    monkeypatch.setattr(kube, "of_pod", lambda: access)  # its TLS is the real cluster's to prove
-    job = {"apiVersion": "batch/v1", "kind": "Job", "name": "trainer", "uid": "job-1", "controller": True}
-    rig.cluster.put("pods", "trainer-abc", {"metadata": {"ownerReferences": [job]}})
-
+def test_in_a_pod_it_is_owned_by_who_trains(in_a_pod: Rig, name: str | None, owner: str) -> None:
+    rig = in_a_pod
     proxy = rig.proxy(name=name, kubeconfig=None)
     asyncio.run(proxy.start())
 
-    owners = (rig.cluster.get("llmproxies", proxy.name) or {})["metadata"]["ownerReferences"]
-    assert [o["kind"] for o in owners] == [owner]
+    assert owners_of(rig, proxy) == [owner]
+    proxy.litellm_config["litellm_settings"]["rpm"] = 5
+    asyncio.run(proxy.restart())
+    assert owners_of(rig, proxy) == [owner]
     rig.cluster._remove(rig.cluster.get("pods", "trainer-abc") or {})
     assert (rig.cluster.get("llmproxies", proxy.name) is None) is (owner == "Pod")
     assert LLMProxy(name="x").server_launcher.access_endpoint == "http://x.train.svc:4000"
+
+
+def owners_of(rig: Rig, proxy: LLMProxy) -> list[str]:
+    return [o["kind"] for o in (rig.cluster.get("llmproxies", proxy.name) or {})["metadata"]["ownerReferences"] or ()]
+
+
+def test_in_a_pod_what_is_kept_outlives_the_run_and_belongs_to_the_next(in_a_pod: Rig) -> None:
+    proxy = in_a_pod.proxy(kubeconfig=None, keep=True)
+    asyncio.run(proxy.start())
+    assert owners_of(in_a_pod, proxy) == ["Job"]
+
+    asyncio.run(proxy.stop())
+    assert owners_of(in_a_pod, proxy) == []
+
+    asyncio.run(proxy.start())
+    assert owners_of(in_a_pod, proxy) == ["Job"]
 
 
 def test_a_start_that_nobody_waits_for_ends(rig: Rig) -> None:
@@ -271,6 +311,13 @@ def test_a_start_that_nobody_waits_for_ends(rig: Rig) -> None:
             await asyncio.wait_for(proxy.start(), 1.0)
 
     asyncio.run(impatient())  # it returns only when the thread that waited has ended
+
+
+def test_outside_of_a_cluster_the_way_to_the_api_server_must_be_said() -> None:
+    proxy = LLMProxy(model_list=models(VLLM), store_url=STORE, mode="cluster", name="mine")
+
+    with pytest.raises(ProxyError, match="LLMProxy default/mine: this is no pod of a cluster: say kubeconfig="):
+        asyncio.run(proxy.start())
 
 
 def test_outside_of_a_cluster_the_way_to_the_proxy_must_be_said(rig: Rig) -> None:
