@@ -178,6 +178,10 @@ class Job:
         """Wait for the first line."""
         eventually(self.lines, bool, timeout_s, f"first line of job {self.name}")
 
+    def stop(self) -> None:
+        """Have traffic end before its time."""
+        self.kube.run("exec", f"job/{self.name}", "--", "touch", "/tmp/stop")  # noqa: S108 - in the pod
+
     def result(self, timeout_s: float = 120) -> list[Object]:
         """Wait for the end and return every line; fail with the log if the script failed."""
 

@@ -1,7 +1,8 @@
 """One gateway from its document to its end: what is built, in which order it starts, and how it drains.
 
-Start: admin port, counters, then the data port; ready only after that. Counters come from the file and from the pod
-before; or, where several pods share limits, from their store (`sharing`), which need not be there.
+Start: admin port, the translator if a model needs it, counters, then the data port; ready only after that. Counters
+come from the file and from the pod before; or, where several pods share limits, from their store (`sharing`), which
+need not be there.
 End (SIGTERM, which Kubernetes sends after preStop): not ready, no new connections, answers say `connection: close`;
 calls in flight go on up to drainTimeout; counters and calls are handed on; then the process ends by itself.
 """
@@ -27,7 +28,7 @@ from llmproxy.gateway import http1
 from llmproxy.gateway.admin import Readiness, make_admin
 from llmproxy.gateway.app import App
 from llmproxy.gateway.balance import Balancer
-from llmproxy.gateway.beside import shipper_metrics
+from llmproxy.gateway.beside import shipper_metrics, wait_for_translator
 from llmproxy.gateway.call import Parts
 from llmproxy.gateway.collectors import HandoverCollector, LimitsCollector, PauseCollector, UpstreamCollector
 from llmproxy.gateway.control import make_control
@@ -42,7 +43,7 @@ from llmproxy.gateway.pause import Pause
 from llmproxy.gateway.routes import ENDPOINTS
 from llmproxy.gateway.server import BACKLOG, AdminServer
 from llmproxy.gateway.sharing import share_limits
-from llmproxy.gateway.targets import Pools, make_target
+from llmproxy.gateway.targets import TRANSLATOR, TRANSLATOR_SOCKET, Pools, make_target
 
 SHIPPER_SOCKET = "shipper.sock"
 SNAPSHOT = "limits.snapshot"
@@ -132,6 +133,8 @@ class Gateway:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         admin = asyncio.create_task(self._admin.serve(sockets=[self._setting.admin_listener]))
         beside = self._serve_beside()
+        if self._translates:
+            await wait_for_translator(self._setting.run_dir / TRANSLATOR_SOCKET, stop)
         await self._take_counters()
         await self._server.start(self._setting.listener, BACKLOG)
         ended = asyncio.create_task(stop.wait())
@@ -148,6 +151,11 @@ class Gateway:
         self._ended.set()
         await asyncio.gather(admin, *beside)
         ended.cancel()
+
+    @property
+    def _translates(self) -> bool:
+        targets = (target for balancer in self._balancers.values() for target in balancer.targets)
+        return any(target.host == TRANSLATOR for target in targets)
 
     def _make_control(self) -> AdminServer | None:
         setting = self._setting

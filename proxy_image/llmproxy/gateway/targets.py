@@ -20,6 +20,7 @@ PATHS = {"chat.completions": "/chat/completions", "completions": "/completions",
 _TRANSLATED = ("chat.completions", "embeddings")
 ANTHROPIC_PATHS = {MESSAGES: "/messages", COUNT_TOKENS: "/messages/count_tokens"}
 TRANSLATOR_SOCKET = "translator.sock"
+TRANSLATOR = "translator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +96,8 @@ def make_target(deployment: contract.Deployment, pools: Pools, run_dir: Path) ->
     if provider.way is providers.Way.TRANSLATED:
         path = str(run_dir / TRANSLATOR_SOCKET)
         extra = f"x-llmproxy-deployment: {deployment.id}\r\n"
-        pool, host = pools.at(Address("", 0, unix_path=path)), "translator"
-        heads = {e: _head("translator", "/v1" + PATHS[e], extra) for e in _TRANSLATED}
+        pool, host = pools.at(Address("", 0, unix_path=path)), TRANSLATOR
+        heads = {e: _head(TRANSLATOR, "/v1" + PATHS[e], extra) for e in _TRANSLATED}
     else:
         base = deployment.api_base or provider.api_base
         if base is None:

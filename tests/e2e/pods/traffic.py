@@ -1,4 +1,5 @@
-"""A trainer with steady traffic: short calls and streams of ten seconds, each of a rollout, until its time is up.
+"""A trainer with steady traffic: short calls and streams of ten seconds, each of a rollout, until its time is up
+or there is a file /tmp/stop.
 
 Usage: main.py SECONDS MODEL PER_SECOND ROLLOUT ATTEMPT; prints one line a call and a last one `{"done": true}`.
 """
@@ -8,6 +9,7 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
 
 from openai import APIConnectionError, APIStatusError, OpenAI
 
@@ -15,7 +17,12 @@ seconds, model, per_second = float(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 base = f"{os.environ['LLMPROXY_ENDPOINT']}/rollout/{sys.argv[4]}/attempt/{sys.argv[5]}/v1"
 end = time.time() + seconds
 lock = threading.Lock()
+STOP = Path("/tmp/stop")  # noqa: S108 - the pod's own
 SLOW = json.dumps({"echo": {"chunks": 20, "chunk_ms": 500}})
+
+
+def going() -> bool:
+    return time.time() < end and not STOP.exists()
 
 
 def say(**line: object) -> None:
@@ -63,7 +70,7 @@ def call(client: OpenAI, kind: str, i: int) -> None:
 def streams() -> None:
     client = OpenAI(base_url=base, max_retries=0)
     i = 0
-    while time.time() < end:
+    while going():
         call(client, "stream", i)
         i += 1
 
@@ -71,7 +78,7 @@ def streams() -> None:
 def shorts() -> None:
     client = OpenAI(base_url=base, max_retries=0)
     fresh = 0
-    while time.time() < end:
+    while going():
         if fresh % 5 == 0:  # new connections too, not only kept ones
             client = OpenAI(base_url=base, max_retries=0)
         threading.Thread(target=call, args=(client, "short", fresh)).start()
