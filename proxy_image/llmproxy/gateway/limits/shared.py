@@ -30,8 +30,8 @@ GIVE_BACK_S = 0.01
 """What is given back is told within this,"""
 ROOMY_S = 0.1
 """or within this while nobody is near the limit."""
-Handle = tuple[Pool, int, float]
-"""Who asked, the last waiter that was in it, and how long a lease is good."""
+Handle = tuple[Pool, float]
+"""Who asked, and how long a lease is good."""
 
 
 class Shared:
@@ -244,13 +244,12 @@ class Shared:
             with_waiting = bool(pool.waiting) and not self._is_early(pool, now)
             ask = pool.ask(part, lease_s, answer_s, with_waiting=with_waiting)
             if ask is not None:
-                last = next(reversed(pool.waiting)) if pool.waiting else 0
-                found.append((ask, (pool, last, lease_s)))
+                found.append((ask, (pool, lease_s)))
         return found
 
     def answer(self, handle: Handle, result: tuple[int, int, int, int], part: Part, terms: Terms) -> None:
         """Serve those that wait, or tell them what is in the way."""
-        pool, last, _ = handle
+        pool, _ = handle
         now = self._book.clock()
         requests, _, wait_us, place = result
         if requests:
@@ -265,7 +264,7 @@ class Shared:
                 self._drop_old(pool, float("inf"))
         else:
             self._block(pool, part, place, wait_us / 1e6)
-            self._deny(pool, last)
+            self._deny(pool)
         if pool.waiting and not self._is_early(pool, now):
             first = next(iter(pool.waiting.values()))
             self.session.soon(since_s=min(first.deadline, asyncio.get_running_loop().time()))
@@ -308,7 +307,7 @@ class Shared:
     # Leases.
 
     def _lease(self, handle: Handle, result: tuple[int, int, int, int], terms: Terms) -> Lease:
-        _, _, lease_s = handle
+        _, lease_s = handle
         minute = terms.minute + later(lease_s, self._book.minute.width)
         second = terms.second + later(lease_s, self._book.second.width)
         return Lease(result[0], result[1], terms.sent_s + lease_s, minute, second)
@@ -340,12 +339,12 @@ class Shared:
         pool.blocked_until = now + min(wait_s, KNOWN_S)
         pool.blocked_tokens = next((w.tokens for w in pool.waiting.values()), 0)
 
-    def _deny(self, pool: Pool, last: int) -> None:
-        """Answer those that cannot wait and were in the ask, unless a smaller one may still fit."""
+    def _deny(self, pool: Pool) -> None:
+        """Answer those that cannot wait, also those that came after the ask, unless a smaller one may still fit."""
         now = asyncio.get_running_loop().time()
         book_now = self._book.clock()
         for waiter in list(pool.waiting.values()):
-            if waiter.order <= last and waiter.deadline <= now and pool.is_denied(waiter.tokens, book_now):
+            if waiter.deadline <= now and pool.is_denied(waiter.tokens, book_now):
                 self._leave(waiter)
                 waiter.answer(self._denied(pool))
 
