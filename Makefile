@@ -49,7 +49,7 @@ check: venv ## Format, lint, types and layers
 	@$(SAY) "layers" $(BIN)/lint-imports --no-cache
 
 test-unit: venv compiled ## Pure parts, seconds: all from the sources, then those of the gateway compiled
-	$(BIN)/pytest -q tests/unit tests/crds tests/cluster -m "not cluster and not e2e"
+	$(BIN)/pytest -q -n 2 --dist loadfile tests/unit tests/crds tests/cluster -m "not cluster and not e2e"
 	$(COMPILED) $(BIN)/pytest -q tests/unit/gateway tests/unit/limits tests/unit/test_compiled.py
 
 test-integration: venv venv-agl compiled ## Real processes on loopback: gateway (compiled), shipper, translator, a real LightningStore
