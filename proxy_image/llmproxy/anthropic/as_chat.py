@@ -5,7 +5,7 @@ import msgspec
 from llmproxy.anthropic.chat_answer import from_message
 from llmproxy.anthropic.chat_request import Traits, from_messages
 from llmproxy.anthropic.chat_stream import ChatStream
-from llmproxy.anthropic.messages_answer import AnswerError
+from llmproxy.anthropic.completion import AnswerError
 from llmproxy.anthropic.wire import MappingError, decode_fields, encode
 
 _AS_IT_IS = Traits(cache_control=True, reasoning_content=True)

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from llmproxy.anthropic import outcome
-from llmproxy.anthropic.messages_answer import AnswerError
+from llmproxy.anthropic.completion import AnswerError
 from llmproxy.anthropic.messages_request import JSON_TOOL
 from llmproxy.anthropic.wire import Json, encode
 

@@ -5,45 +5,21 @@ from typing import Any
 import msgspec
 
 from llmproxy.anthropic import outcome
+from llmproxy.anthropic.completion import AnswerError, Head, Message
 from llmproxy.anthropic.wire import Json, decode, encode
 
 
-class _Function(msgspec.Struct):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class _ToolCall(msgspec.Struct):
-    id: str | None = None
-    function: _Function = msgspec.field(default_factory=_Function)
-
-
-class _Message(msgspec.Struct):
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: Any = None
-    refusal: str | None = None
-    tool_calls: list[_ToolCall] | None = None
-
-
 class _Choice(msgspec.Struct):
-    message: _Message
+    message: Message
     finish_reason: str | None = None
     stop_reason: Any = None
 
 
-class _Answer(msgspec.Struct):
+class _Answer(Head):
     choices: list[_Choice]
-    id: str | None = None
-    model: str | None = None
-    usage: outcome.ChatUsage | None = None
 
 
 _decode = msgspec.json.Decoder(_Answer).decode
-
-
-class AnswerError(Exception):
-    """An upstream's answer is none of its protocol."""
 
 
 def from_chat(body: bytes) -> tuple[bytes, int]:
@@ -71,14 +47,12 @@ def from_chat(body: bytes) -> tuple[bytes, int]:
         "stop_sequence": matched,
         "usage": outcome.to_anthropic(answer.usage),
     }
-    used = answer.usage
-    return encode(made), (used.total_tokens or used.prompt_tokens + used.completion_tokens) if used else 0
+    return encode(made), answer.usage.total if answer.usage is not None else 0
 
 
-def _content(message: _Message, ident: str) -> list[Json]:
+def _content(message: Message, ident: str) -> list[Json]:
     blocks: list[Json] = []
-    thought = thought_of(message.reasoning_content, message.reasoning)
-    if thought:
+    if thought := message.thought:
         blocks.append({"type": "thinking", "thinking": thought, "signature": ""})
     if text := message.content or message.refusal:
         blocks.append({"type": "text", "text": text})
@@ -86,11 +60,6 @@ def _content(message: _Message, ident: str) -> list[Json]:
         made = {"type": "tool_use", "id": call.id or tool_id(ident, i), "name": call.function.name or ""}
         blocks.append({**made, "input": _input(call.function.arguments or "")})
     return blocks
-
-
-def thought_of(content: str | None, other: object) -> str:
-    """Return the reasoning: `reasoning_content` at vLLM and DeepSeek, `reasoning` at OpenRouter and newer vLLM."""
-    return content or (other if isinstance(other, str) else "")
 
 
 def message_id(upstream: str | None) -> str:

@@ -10,43 +10,22 @@ from typing import Any
 import msgspec
 
 from llmproxy.anthropic import outcome
+from llmproxy.anthropic.completion import Delta, Function, Head, ToolCallPiece
 from llmproxy.anthropic.errors import anthropic_error, event_to_anthropic
 from llmproxy.anthropic.mapped import MappedStream
-from llmproxy.anthropic.messages_answer import message_id, thought_of, tool_id
+from llmproxy.anthropic.messages_answer import message_id, tool_id
 from llmproxy.anthropic.wire import Json, anthropic_event, decode
-
-
-class _Function(msgspec.Struct):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class _ToolCall(msgspec.Struct):
-    index: int | None = None
-    id: str | None = None
-    function: _Function | None = None
-
-
-class _Delta(msgspec.Struct):
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: Any = None
-    refusal: str | None = None
-    tool_calls: list[_ToolCall] | None = None
 
 
 class _Choice(msgspec.Struct):
     index: int = 0
-    delta: _Delta | None = None
+    delta: Delta | None = None
     finish_reason: str | None = None
     stop_reason: Any = None
 
 
-class _Chunk(msgspec.Struct):
-    id: str | None = None
-    model: str | None = None
+class _Chunk(Head):
     choices: list[_Choice] | None = None
-    usage: outcome.ChatUsage | None = None
     error: Any = None
 
 
@@ -85,8 +64,7 @@ class MessagesStream(MappedStream):
     @property
     def tokens(self) -> int | None:
         """Tokens used, None until the upstream has said."""
-        used = self._usage
-        return None if used is None else used.total_tokens or used.prompt_tokens + used.completion_tokens
+        return None if self._usage is None else self._usage.total
 
     def _is_complete(self) -> bool:
         return self._finish is not None
@@ -129,7 +107,7 @@ class MessagesStream(MappedStream):
     def _choice(self, choice: _Choice, made: list[bytes]) -> None:
         delta = choice.delta
         if delta is not None:
-            if thought := thought_of(delta.reasoning_content, delta.reasoning):
+            if thought := delta.thought:
                 self._words("thinking", thought, made)
             if delta.content:
                 self._words("text", delta.content, made)
@@ -149,12 +127,10 @@ class MessagesStream(MappedStream):
         name, field = _DELTAS[kind]
         made.append(_delta(self._blocks - 1, {"type": name, field: text}))
 
-    def _tool(self, call: _ToolCall, made: list[bytes]) -> None:
-        index = call.index
-        if index is None:  # some servers do not number them: an id begins the next
-            index = len(self._tools) if call.id or not self._tools else len(self._tools) - 1
+    def _tool(self, call: ToolCallPiece, made: list[bytes]) -> None:
+        index = call.number(len(self._tools))
         tool = self._tools.setdefault(index, _Tool())
-        function = call.function or _Function()
+        function = call.function or Function()
         tool.id = tool.id or call.id or ""
         tool.name = tool.name or function.name or ""
         arguments = function.arguments or ""

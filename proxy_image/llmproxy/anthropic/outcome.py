@@ -30,6 +30,11 @@ class ChatUsage(msgspec.Struct):
     prompt_tokens_details: PromptDetails | None = None
     completion_tokens_details: CompletionDetails | None = None
 
+    @property
+    def total(self) -> int:
+        """All tokens, also where a server does not sum them up."""
+        return self.total_tokens or self.prompt_tokens + self.completion_tokens
+
 
 class OutputDetails(msgspec.Struct):
     """Parts of Anthropic's output tokens."""

@@ -16,7 +16,7 @@ import msgspec
 
 from llmproxy.anthropic import chat_answer, chat_request, errors, messages_answer, messages_request
 from llmproxy.anthropic.chat_stream import ChatStream
-from llmproxy.anthropic.messages_answer import AnswerError
+from llmproxy.anthropic.completion import AnswerError
 from llmproxy.anthropic.messages_stream import MessagesStream
 from llmproxy.anthropic.native_stream import NativeStream, answer_tokens
 from llmproxy.anthropic.wire import Json, MappingError, anthropic_event

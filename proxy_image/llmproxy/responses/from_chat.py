@@ -1,49 +1,24 @@
 """A response of the Responses API from a chat completion. Pure: time is given."""
 
-from typing import Any
-
 import msgspec
 
-from llmproxy.anthropic import outcome
-from llmproxy.anthropic.messages_answer import AnswerError, thought_of
+from llmproxy.anthropic.completion import AnswerError, Head, Message
 from llmproxy.anthropic.wire import Fields, Json, encode
-from llmproxy.responses.made import Heading, refusal_part, text_part, usage_of
+from llmproxy.responses.made import Heading, Logprobs, refusal_part, text_part, usage_of
 
 
-class _Function(msgspec.Struct):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class _ToolCall(msgspec.Struct):
-    id: str | None = None
-    function: _Function = msgspec.field(default_factory=_Function)
-
-
-class _Message(msgspec.Struct):
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: Any = None
+class _Message(Message):
     thinking_blocks: list[Json] | None = None
-    refusal: str | None = None
-    tool_calls: list[_ToolCall] | None = None
-
-
-class _Logprobs(msgspec.Struct):
-    content: list[Json] | None = None
 
 
 class _Choice(msgspec.Struct):
     message: _Message
     finish_reason: str | None = None
-    logprobs: _Logprobs | None = None
+    logprobs: Logprobs | None = None
 
 
-class _Answer(msgspec.Struct):
+class _Answer(Head):
     choices: list[_Choice]
-    id: str | None = None
-    model: str | None = None
-    usage: outcome.ChatUsage | None = None
 
 
 _decode = msgspec.json.Decoder(_Answer).decode
@@ -70,9 +45,9 @@ def from_chat(body: bytes, fields: Fields, created_s: int) -> tuple[bytes, int]:
 def _output(heading: Heading, choice: _Choice) -> list[Json]:
     message = choice.message
     made: list[Json] = []
-    thought = thought_of(message.reasoning_content, message.reasoning)
+    thought = message.thought
     if thought or message.thinking_blocks:
-        made.append(heading.reasoning(thought or "", message.thinking_blocks or ()))
+        made.append(heading.reasoning(thought, message.thinking_blocks or ()))
     parts = []
     if message.content:
         parts.append(text_part(message.content, choice.logprobs.content if choice.logprobs is not None else None))

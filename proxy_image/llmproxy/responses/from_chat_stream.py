@@ -10,48 +10,25 @@ from typing import Any
 import msgspec
 
 from llmproxy.anthropic import outcome
+from llmproxy.anthropic.completion import Delta, Function, Head, ToolCallPiece
 from llmproxy.anthropic.mapped import MappedStream
-from llmproxy.anthropic.messages_answer import thought_of
 from llmproxy.anthropic.wire import Fields, Json, anthropic_event
-from llmproxy.responses.made import Heading, refusal_part, text_part, usage_of
+from llmproxy.responses.made import Heading, Logprobs, refusal_part, text_part, usage_of
 
 
-class _Function(msgspec.Struct):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class _ToolCall(msgspec.Struct):
-    index: int | None = None
-    id: str | None = None
-    function: _Function | None = None
-
-
-class _Delta(msgspec.Struct):
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: Any = None
+class _Delta(Delta):
     thinking_blocks: list[Json] | None = None
-    refusal: str | None = None
-    tool_calls: list[_ToolCall] | None = None
-
-
-class _Logprobs(msgspec.Struct):
-    content: list[Json] | None = None
 
 
 class _Choice(msgspec.Struct):
     index: int = 0
     delta: _Delta | None = None
     finish_reason: str | None = None
-    logprobs: _Logprobs | None = None
+    logprobs: Logprobs | None = None
 
 
-class _Chunk(msgspec.Struct):
-    id: str | None = None
-    model: str | None = None
+class _Chunk(Head):
     choices: list[_Choice] | None = None
-    usage: outcome.ChatUsage | None = None
     error: Any = None
 
 
@@ -105,8 +82,7 @@ class ResponseStream(MappedStream):
     @property
     def tokens(self) -> int | None:
         """Tokens used, None until the upstream has said."""
-        used = usage_of(self._usage)
-        return None if used is None else int(used["total_tokens"])
+        return None if self._usage is None else self._usage.total
 
     def _is_complete(self) -> bool:
         return self._finish is not None
@@ -137,7 +113,7 @@ class ResponseStream(MappedStream):
     def _choice(self, heading: Heading, choice: _Choice, made: list[bytes]) -> None:
         delta = choice.delta
         if delta is not None:
-            thought = thought_of(delta.reasoning_content, delta.reasoning)
+            thought = delta.thought
             if thought or delta.thinking_blocks:
                 self._say(heading, "reasoning", thought, made).blocks.extend(delta.thinking_blocks or ())
             if delta.content:
@@ -186,12 +162,10 @@ class ResponseStream(MappedStream):
             made.append(self._event("response.content_part.done", **at, part=_part(words)))
         made.append(self._event("response.output_item.done", output_index=words.index, item=item))
 
-    def _call(self, heading: Heading, told: _ToolCall, made: list[bytes]) -> None:
-        number = told.index
-        if number is None:  # some servers do not number them: an id begins the next
-            number = len(self._calls) if told.id or not self._calls else len(self._calls) - 1
+    def _call(self, heading: Heading, told: ToolCallPiece, made: list[bytes]) -> None:
+        number = told.number(len(self._calls))
         call = self._calls.setdefault(number, _Call(number))
-        function = told.function or _Function()
+        function = told.function or Function()
         call.id = call.id or told.id or ""
         call.name = call.name or function.name or ""
         arguments = function.arguments or ""

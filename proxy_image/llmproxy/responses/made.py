@@ -17,6 +17,12 @@ _ECHOED: Mapping[str, Any] = {
 }  # fmt: skip
 
 
+class Logprobs(msgspec.Struct):
+    """A choice's, as chat tells them."""
+
+    content: list[Json] | None = None
+
+
 class Heading:
     """What a response says of itself before its items."""
 
@@ -88,7 +94,7 @@ def usage_of(used: outcome.ChatUsage | None) -> Json | None:
         "input_tokens_details": {"cached_tokens": cached},
         "output_tokens": used.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": reasoned},
-        "total_tokens": used.total_tokens or used.prompt_tokens + used.completion_tokens,
+        "total_tokens": used.total,
     }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from llmproxy.anthropic import as_chat, chat_answer, errors, messages_answer
+from llmproxy.anthropic.completion import AnswerError
 from llmproxy.anthropic.messages_request import JSON_TOOL
 
 ODD = "a\u0085b\u2028c\u2029d 🦊 e\u0301 \x00"
@@ -102,9 +103,9 @@ def test_calls_and_reasoning() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"choices":[]}', b'{"object":"x"}', b"<html>"])
 def test_what_is_no_answer_is_said(body: bytes) -> None:
-    with pytest.raises(messages_answer.AnswerError):
+    with pytest.raises(AnswerError):
         messages_answer.from_chat(body)
-    with pytest.raises(messages_answer.AnswerError):
+    with pytest.raises(AnswerError):
         chat_answer.from_message(body, 0)
 
 
