@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmproxy.gateway.limits import Denial, Grant, Limiter, kinds
@@ -261,6 +261,18 @@ def test_a_long_line_is_looked_at_once_however_often_it_is_poked() -> None:
         max_size=60,
     ),
 )
+@example(
+    proxy={"rps": 4},
+    a={"rpm": 1},
+    calls=[
+        (delay, model, 0, 0.0, 0.0, leaves)
+        for delay, model, leaves in (
+            *((0.0, "a", False), (0.0, "b", False), (3.0, "b", False), (0.0, "a", False), (1.0, "b", False)),
+            *((0.0, "a", False), (1.0, "a", False), (1.0, "a", True), (2.0, "b", False), (3.0, "a", False)),
+            *((0.0, "a", True), (0.0, "b", False)),
+        )
+    ],
+)
 def test_with_waiting_and_leaving_no_window_holds_more_and_each_model_keeps_its_order(
     proxy: dict[str, int], a: dict[str, int], calls: list[tuple[float, str, int, float, float, bool]]
 ) -> None:
@@ -294,6 +306,8 @@ def test_with_waiting_and_leaving_no_window_holds_more_and_each_model_keeps_its_
         tasks = []
         for number, call in enumerate(calls):
             await asyncio.sleep(call[0] * 0.1)
+            for _ in range(4):  # whoever has been admitted by now writes that down before the next one comes
+                await asyncio.sleep(0)
             tasks.append(asyncio.create_task(one(number, call)))
             await asyncio.sleep(0)
             if call[5] and number:
