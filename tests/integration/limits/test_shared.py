@@ -140,12 +140,7 @@ def test_without_the_store_pods_go_on_with_their_shares_and_join_again(
         window_s = SECONDS[kind]
         async with four(store, clock, {kind: limit}) as pods:
             await press_all(pods, 1.5 * window_s, every_s=window_s / 300, batch=max(1, limit // 40))
-            if fault == "killed":
-                store.die()
-            elif fault == "hangs":
-                store.hangs = True
-            else:
-                store.delay_s = lambda: 0.04
+            break_store(store, fault)
             cut = clock.now
             await press_all(pods, 3 * window_s, every_s=window_s / 300, batch=max(1, limit // 40))
             assert [limiter.mode for limiter in pods.limiters] == ["shares"] * N
@@ -155,12 +150,7 @@ def test_without_the_store_pods_go_on_with_their_shares_and_join_again(
             print("admitted by each:", [f"{share * window_s:.1f}" for share in shares], "of", limit)
 
             back = clock.now
-            if fault == "killed":
-                for channel in store.channels:
-                    channel.connect()
-            elif fault == "hangs":
-                store.go_on()
-            store.delay_s = lambda: 0.0005
+            mend_store(store, fault, empty=False)
             await press_all(pods, 3 * window_s + 9, every_s=window_s / 300, batch=max(1, limit // 40))
             assert all(shared.joined for shared in pods.shared)
             check(pods, kind, limit, "L, from the switch on, the join included", begin=cut + switch_s(kind))
