@@ -12,6 +12,7 @@ from contextlib import aclosing
 from typing import NoReturn, Protocol
 
 from llmproxy_operator import names
+from llmproxy_operator.backoff import backoff_s
 from llmproxy_operator.cache import Cache
 from llmproxy_operator.cluster import Change, Listed
 from llmproxy_operator.errors import ClusterError
@@ -111,8 +112,8 @@ class _Follower:
                 if str(exc) != said:  # not once more with every try
                     said = str(exc)
                     log.warning("watch_broken", extra={"kind": self._place[1], "error": said})
-                full_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * float(1 << min(self._failures - 1, 30)))
-                await asyncio.sleep(max(exc.again_s, full_s * (0.5 + 0.5 * self._jitter())))
+                wait_s = backoff_s(self._failures, self._jitter(), first_s=FIRST_BACKOFF_S, most_s=MAX_BACKOFF_S)
+                await asyncio.sleep(max(exc.again_s, wait_s))
 
     async def _list(self) -> None:
         async with self._one_list:

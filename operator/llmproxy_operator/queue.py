@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn, Protocol
 
+from llmproxy_operator.backoff import backoff_s
 from llmproxy_operator.errors import OperatorError
 
 log = logging.getLogger(__name__)
@@ -53,8 +54,7 @@ class Timing:
 
     def backoff_s(self, failures: int, jitter: float) -> float:
         """Return the wait after so many failures in a row: doubled each time, spread by *jitter* from 0 to 1."""
-        full_s = min(self.max_backoff_s, self.first_backoff_s * float(1 << min(failures - 1, 30)))
-        return full_s * (0.5 + 0.5 * jitter)
+        return backoff_s(failures, jitter, first_s=self.first_backoff_s, most_s=self.max_backoff_s)
 
 
 class KeyedQueue:
