@@ -12,7 +12,7 @@ import yaml
 
 from llmproxy_api.models import GROUP, KIND, PLURAL, VERSION, LLMProxy, Spec
 from llmproxy_api.parts import Part
-from llmproxy_api.status import Status
+from llmproxy_api.status import UNSEEN, Status
 
 Schema = dict[str, Any]
 
@@ -89,7 +89,7 @@ def _root() -> Schema:
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
             "spec": schema_of(Spec),
-            "status": schema_of(Status),
+            "status": {**schema_of(Status), "default": {"observedGeneration": UNSEEN}},
         },
     }
 

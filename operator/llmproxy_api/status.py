@@ -11,6 +11,13 @@ Generation = Annotated[int, Field(ge=0, le=1 << 53)]
 """The API server reads a schema's bounds as floats: one beyond these 53 bits is none of its integers any more."""
 
 
+UNSEEN = -1
+"""The generation that a status is about before any operator has seen the object: the API server's default.
+
+Without it an object that nobody has looked at yet is taken for done by the rules of kstatus.
+"""
+
+
 class Condition(Part):
     """One aspect of the state, in the form that `kubectl wait`, Flux and Argo CD read."""
 
@@ -49,8 +56,8 @@ class EffectiveLimits(Part):
 class Status(Part):
     """What is there; written by the operator."""
 
-    observed_generation: Generation | None = None
-    """The generation of the object that the status is about."""
+    observed_generation: Annotated[int, Field(ge=UNSEEN, le=1 << 53)] | None = None
+    """The generation of the object that the status is about; -1 until the operator has seen it."""
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16, strict=False), ListMap("type")] | None = None
     """Ready: every wanted pod runs this generation. Available: something serves. Reconciling: on the way.
     Stalled: someone must act, as its message says. Paused: nothing is applied."""

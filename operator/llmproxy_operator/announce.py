@@ -107,7 +107,9 @@ def _news(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, str
         if now.get("status") == "True":
             if (was.get("status"), was.get("reason")) == ("True", now["reason"]) or now["reason"] == "Created":
                 return None
-            if kind == "Normal" and was.get("status") == "True" and now["reason"] in _STEPS:
+            # That a new one is being made nobody needs to be told.
+            on_the_way = not before.get("conditions") or was.get("status") == "True"
+            if kind == "Normal" and on_the_way and now["reason"] in _STEPS:
                 return None
             return kind, str(now["reason"]), str(now["message"])[:MAX_NOTE_CHARS]
     return None

@@ -17,6 +17,11 @@ from llmproxy_operator.queue import Key
 _OF_REPLICASETS = ("name", "namespace", "uid", "resourceVersion", "labels", "ownerReferences", "deletionTimestamp")
 _MOVING = frozenset({"HorizontalPodAutoscaler", "PodDisruptionBudget"})
 """Kinds whose status moves with the load and is nothing to us."""
+_OF_DEPLOYMENTS = ("observedGeneration", "replicas", "updatedReplicas", "readyReplicas", "availableReplicas")
+"""Of their status, besides conditions that tell of a failure."""
+_OF_CONTAINERS = ("name", "image", "ready", "restartCount", "lastState")
+_STARTING = frozenset({"ContainerCreating", "PodInitializing"})
+"""Why every container waits once."""
 Place = tuple[str, str, str]
 """API version, kind, and the namespace that is watched; an empty one stands for all."""
 _Slot = tuple[str, str, str, str]
@@ -85,8 +90,9 @@ class Cache:
                 self._ring(known.slot)
             return
         made = self._keep(item, 0)
-        # A new ReplicaSet follows from our own write, and takes nothing from anybody.
-        if (known is None or known.text != made.text) and target.kind != "ReplicaSet":
+        if (known is None and _expected(item)) or (known is not None and known.text == made.text):
+            return
+        if target.kind != "ReplicaSet":
             self._ring(made.slot)
 
     @property
@@ -163,11 +169,47 @@ def trimmed(item: Manifest) -> Manifest:
         few = {key: metadata[key] for key in _OF_REPLICASETS if key in metadata}
         return {**_head(item), "metadata": few, "spec": {"template": {"spec": {"volumes": volumes}}}}
     if kind == "Pod":
-        rest = {key: value for key, value in metadata.items() if key != "managedFields"}
-        return {**_head(item), "metadata": rest, "status": item.get("status") or {}}
+        rest = {key: value for key, value in metadata.items() if key not in {"managedFields", "generation"}}
+        return {**_head(item), "metadata": rest, "status": _of_pod(item.get("status") or {})}
+    if kind == "Deployment" and "status" in item:
+        item = {**item, "status": _of_deployment(item["status"])}
     fields = [entry for entry in metadata.get("managedFields") or () if entry.get("subresource") != "status"]
     rest = {key: value for key, value in item.items() if key != "status" or kind not in _MOVING}
     return {**rest, "metadata": {**metadata, "managedFields": fields}}
+
+
+def _of_deployment(status: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers, and what fails: how a roll goes on is told by the numbers."""
+    failing = [
+        {key: value for key, value in condition.items() if not key.startswith("last")}
+        for condition in status.get("conditions") or ()
+        if (condition["type"], condition["status"]) in {("ReplicaFailure", "True"), ("Progressing", "False")}
+    ]
+    return {**{key: status[key] for key in _OF_DEPLOYMENTS if key in status}, "conditions": failing}
+
+
+def _of_pod(status: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what may tell why it does not start: that it does is told by the Deployment."""
+    waits = [
+        item for item in status.get("conditions") or () if (item["type"], item["status"]) == ("PodScheduled", "False")
+    ]
+    made: dict[str, Any] = {"conditions": waits} if waits else {}
+    for kind in ("initContainerStatuses", "containerStatuses"):
+        if containers := [_of_container(container) for container in status.get(kind) or ()]:
+            made[kind] = containers
+    return made
+
+
+def _of_container(container: Mapping[str, Any]) -> dict[str, Any]:
+    state = {key: value for key, value in (container.get("state") or {}).items() if key != "running"}
+    if (state.get("waiting") or {}).get("reason") in _STARTING:
+        state = {}
+    return {**{key: container[key] for key in _OF_CONTAINERS if key in container}, "state": state}
+
+
+def _expected(item: Manifest) -> bool:
+    """Whether a new object follows from what we wrote, takes nothing from anybody, and says nothing yet."""
+    return item["kind"] == "ReplicaSet" or (item["kind"] == "Pod" and not _of_pod(item.get("status") or {}))
 
 
 def _head(item: Manifest) -> dict[str, Any]:

@@ -103,7 +103,10 @@ async def _work(settings: Settings, cluster: ApiServer, access: Access, health: 
     def wake(key: Key) -> None:
         queue.add(key)
 
-    doorbell, cache = Doorbell(wake), Cache(wake)
+    def wake_for_child(key: Key) -> None:
+        queue.add(key, settle=True)
+
+    doorbell, cache = Doorbell(wake), Cache(wake_for_child)
     informer = Informer(cluster, cache, namespaces=settings.watch_namespaces, jitter=random.random)
     watched = SecretWatch(cluster, wake, clock=time.monotonic, jitter=random.random)
     inputs = Inputs(settings.proxy_image, {}, settings.proxy_image_pull_policy, store_image=settings.limits_store_image)

@@ -102,9 +102,9 @@ class Reconciler:
         if reporting.is_paused(_annotations(raw)):
             self._forget(key)
             seen = await self._present(raw)
-            await self._report(key, raw, reporting.paused(raw.get("status") or {}, seen, _annotations(raw)))
+            await self._report(key, raw, reporting.paused(reporting.reported(raw), seen, _annotations(raw)))
             return math.inf
-        if not raw.get("status"):
+        if not raw.get("status"):  # the API server's default says it, but not with the definition of an older release
             created = Trouble("Created", "the operator has seen it and makes its objects", final=False)
             raw = await self._report(key, raw, View(_generation(raw), None, trouble=created))
         view = await self._bring_about(key, raw)
@@ -142,7 +142,7 @@ class Reconciler:
         since = self._waiting.get(key)
         if since is None or since[0] != reason:
             since = self._waiting[key] = (reason, self._around.clock())
-        before = reporting.condition(raw.get("status") or {}, reporting.STALLED)
+        before = reporting.condition(reporting.reported(raw), reporting.STALLED)
         known = before.get("status") == "True" and before.get("reason") == reason
         final = known or self._around.clock() - since[1] >= PATIENCE_S
         return Trouble(reason, f"{message}; nothing is rolled until then", final=final)
@@ -177,7 +177,7 @@ class Reconciler:
         beside = None
         if (of_store := deployments.get(names.limits(key.name))) is not None:
             beside = await self._observe(of_store, contents, None)
-            trouble = reporting.store_trouble(beside, proxy.metadata.generation, raw.get("status") or {})
+            trouble = reporting.store_trouble(beside, proxy.metadata.generation, reporting.reported(raw))
             lacks = trouble or lacks
         return View(proxy.metadata.generation, proxy, pods.config_hash, seen, lacks=lacks, store=beside)
 
@@ -316,7 +316,7 @@ class Reconciler:
 
     async def _report(self, key: Key, raw: Manifest, view: View) -> Manifest:
         """Write the status if it says something new; return the object as it is then."""
-        before = raw.get("status") or {}
+        before = reporting.reported(raw)
         made = reporting.status(view, before, now=self._around.now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
         if reporting.same(made, before):
             return raw

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmproxy_api import LLMProxy
+from llmproxy_api.status import UNSEEN
 from llmproxy_operator import names
 from llmproxy_operator.rollout import Rollout
 
@@ -25,7 +26,7 @@ REASONS = {
     "ScaledToZero": "spec.replicas is 0: no pod is wanted and none is left",
     "MinimumReplicasAvailable": "at least one pod serves",
     # on the way
-    "Created": "the operator has seen the object for the first time",
+    "Created": "the operator has seen the object, and the definition of LLMProxies is an older release's",
     "RollingOut": "pods of this configuration are starting, or older ones end",
     "ReplicasNotReady": "pods of this configuration run, and not all are ready",
     "WaitingForDeletion": "objects of a deleted LLMProxy of this name are still going away",
@@ -265,6 +266,14 @@ def _dated(item: Condition, generation: int | None, before: Mapping[str, Any], n
         **({} if generation is None else {"observedGeneration": generation}),
         "lastTransitionTime": now if flipped else old["lastTransitionTime"],
     }
+
+
+def reported(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the status that an operator wrote; an empty one if it is only the API server's default."""
+    there: Mapping[str, Any] = raw.get("status") or {}
+    if there.get("observedGeneration") != UNSEEN:
+        return there
+    return {name: value for name, value in there.items() if name != "observedGeneration"}
 
 
 def condition(there: Mapping[str, Any], kind: str) -> Mapping[str, Any]:

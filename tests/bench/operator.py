@@ -1,5 +1,7 @@
 """The operator at size, on the real API server: thousands of LLMProxies from empty, edits among them, a second pass.
 
+In the end the same objects are written without an operator, beside the others: what the cluster itself needs for them.
+
 No pod starts: the nodes take none while it runs. Floors, and what is left out, are told in docs/performance.md.
 Ends with 1 when a floor is not met.
 """
@@ -18,6 +20,7 @@ from typing import Any
 
 import httpx2
 
+from bench.bare import write_all
 from bench.machine import cpu_s
 from cluster import processes
 from cluster.places import Places
@@ -36,6 +39,7 @@ CHILDREN = (("apps/v1", "Deployment"), ("v1", "Service"), ("v1", "ConfigMap"), (
 FROM_EMPTY_S, EDIT_P99_S, SECOND_PASS_WRITES = 120.0, 1.0, 0
 AT_ONCE = 16
 LIMIT_S = 2400.0
+IMAGE = "localhost/llmproxy-of-tests:1"
 PARTS = {
     "kube-apiserver": "API server",
     "server": "etcd",
@@ -124,10 +128,14 @@ class Counted:
 
     def used_s(self) -> dict[str, float]:
         """Return the seconds of CPU that it used, and each part of the cluster if that is the node built here."""
-        parts = processes.of_node(Places.from_environment().node)
-        named = {PARTS.get(part.command.split(" ")[0].rsplit("/", 1)[-1]): part.pid for part in parts}
-        used = {name: cpu_s([pid]) for name, pid in sorted(named.items(), key=str) if name is not None}
-        return {"operator": cpu_s([self._process.pid]), **used}
+        return {"operator": cpu_s([self._process.pid]), **used_by_node()}
+
+
+def used_by_node() -> dict[str, float]:
+    """Return the seconds of CPU that each part of the cluster used, if it is the node built here."""
+    parts = processes.of_node(Places.from_environment().node)
+    named = {PARTS.get(part.command.split(" ")[0].rsplit("/", 1)[-1]): part.pid for part in parts}
+    return {name: cpu_s([pid]) for name, pid in sorted(named.items(), key=str) if name is not None}
 
 
 @contextmanager
@@ -137,7 +145,7 @@ def operator(namespace: str) -> Iterator[Counted]:
     environment = {
         "KUBERNETES_SERVICE_HOST": "",
         "OPERATOR_NAMESPACE": namespace,
-        "OPERATOR_PROXY_IMAGE": "localhost/llmproxy-of-tests:1",
+        "OPERATOR_PROXY_IMAGE": IMAGE,
         "OPERATOR_LOG_LEVEL": "WARNING",
         "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'proxy_image'}",
     }
@@ -201,7 +209,7 @@ Row = tuple[str, str, str, bool | None]
 
 
 async def measure(rig: Rig, edited: int) -> list[Row]:
-    """Do all of it; return the table."""
+    """Do all that the operator is measured by; return the table."""
     with operator(rig.namespace) as counted:
         idle_s = counted.used_s()
         empty_s = await from_empty(rig)
@@ -262,29 +270,45 @@ def table(rows: list[Row]) -> str:
     return "\n".join([*lines, *(f"| {what} | {value} | {floor} | {words[met]} |" for what, value, floor, met in rows)])
 
 
+async def bare(api: ApiServer, namespace: str, count: int) -> list[Row]:
+    """Have the same objects written without an operator; return the rows."""
+    say(f"the same objects of {count:,} proxies, written by a client that does nothing else")
+    idle_s, client_s = used_by_node(), time.process_time()
+    took_s = await write_all(api, namespace, count, image=IMAGE, at_once=AT_ONCE)
+    used_s = {"client": time.process_time() - client_s}
+    used_s |= {name: used - idle_s[name] for name, used in used_by_node().items()}
+    return [
+        ("without an operator: the same objects", f"{took_s:.0f} s", "", None),
+        ("without an operator: CPU a proxy", f"{sum(used_s.values()) / count * 1000:.0f} ms", "", None),
+        *((f"- {name}", f"{spent / count * 1000:.0f} ms", "", None) for name, spent in used_s.items()),
+    ]
+
+
 @contextmanager
-def a_place() -> Iterator[str]:
-    """Make a namespace, and let no node take pods meanwhile."""
+def a_place() -> Iterator[tuple[str, str]]:
+    """Make two namespaces, one for the operator, and let no node take pods meanwhile."""
     kube = Kube("default")
     kube.run("apply", "--server-side", "--force-conflicts", "-f", str(CRD))
     kube.run("wait", "--for=condition=Established", "crd/llmproxies.llmproxy.dev", "--timeout=30s")
     namespace = f"bench-{uuid.uuid4().hex[:6]}"
-    kube.run("create", "namespace", namespace)
+    both = (namespace, f"{namespace}-bare")
+    for name in both:
+        kube.run("create", "namespace", name)
     nodes = [node["metadata"]["name"] for node in kube.list("nodes") if not node["spec"].get("unschedulable")]
     kube.run("cordon", *nodes)
     try:
-        yield namespace
+        yield both
     finally:
-        kube.run("delete", "namespace", namespace, "--wait=false")
-        say(f"namespace {namespace} is being deleted, which takes minutes; `make cluster-down` is quicker")
+        kube.run("delete", "namespace", *both, "--wait=false")
+        say(f"namespaces {', '.join(both)} are being deleted, which takes minutes; `make cluster-down` is quicker")
         kube.run("uncordon", *nodes)
 
 
 async def run(count: int, edited: int) -> list[Row]:
-    """Measure in a namespace of its own."""
-    with a_place() as namespace:
+    """Measure in namespaces of its own."""
+    with a_place() as (namespace, beside):
         async with connect(lambda _verb, _kind: None) as (api, _):
-            return await measure(Rig(api, namespace, count), edited)
+            return [*await measure(Rig(api, namespace, count), edited), *await bare(api, beside, count)]
 
 
 def main() -> int:

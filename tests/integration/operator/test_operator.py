@@ -81,6 +81,26 @@ def test_a_proxy_gets_its_children_and_a_status(team: Kube, operator: Operator) 
     assert set(owners) == {proxy["metadata"]["uid"]}
 
 
+def test_what_no_operator_has_seen_says_so_by_the_rules_of_kstatus(team: Kube) -> None:
+    team.apply(an_llmproxy("early"))
+    team.apply(an_llmproxy("held") | {"metadata": {"name": "held", "annotations": {"llmproxy.dev/paused": "true"}}})
+
+    # Else it would count as done until an operator comes: no condition says anything else.
+    assert team.get("llmproxy", "early")["status"] == {"observedGeneration": -1}
+    waited = team.run("wait", "llmproxy/early", "--for=condition=Ready", "--timeout=1s", check=False)
+    assert "timed out" in waited
+    with an_operator(team.namespace, "--no-leader-elect") as operator:
+        wait_condition(team, "early", "Stalled", "QuotaExceeded")
+        assert team.get("llmproxy", "early")["status"]["observedGeneration"] == 1
+        wait_condition(team, "held", "Paused", "Paused")
+        settled(lambda: operator.counted("llmproxy_operator_writes_total"))
+        passes, written = (operator.counted(f"llmproxy_operator_{what}_total") for what in ("passes", "writes"))
+        team.run("annotate", "llmproxy/held", "example.com/look=again")
+        eventually(lambda: operator.counted("llmproxy_operator_passes_total"), lambda n: n > passes, 30, "another pass")
+        settled(lambda: operator.counted("llmproxy_operator_passes_total"))
+        assert operator.counted("llmproxy_operator_writes_total") == written
+
+
 def test_nothing_is_left_on_the_object_but_its_status(team: Kube, operator: Operator) -> None:
     team.apply(an_llmproxy("clean"))
     before = team.get("llmproxy", "clean")

@@ -98,6 +98,19 @@ def test_a_deletion_wakes_unless_it_was_ours(cache: Cache, woken: list[Key]) -> 
     assert (known(cache), woken) == ({}, [KEY])
 
 
+def waiting(reason: str) -> Manifest:
+    """Return the status of a pod whose container waits."""
+    return {"containerStatuses": [{"name": "gateway", "ready": False, "state": {"waiting": {"reason": reason}}}]}
+
+
+def conditions(kind: str, status: str) -> Manifest:
+    return {"conditions": [{"type": kind, "status": status, "reason": "R", "lastUpdateTime": "2026-01-01T00:00:00Z"}]}
+
+
+SCHEDULED, UNSCHEDULABLE = conditions("PodScheduled", "True"), conditions("PodScheduled", "False")
+PROGRESS, OVERDUE = conditions("Progressing", "True"), conditions("Progressing", "False")
+
+
 @pytest.mark.parametrize(
     ("kind", "change", "wakes"),
     [
@@ -105,7 +118,12 @@ def test_a_deletion_wakes_unless_it_was_ours(cache: Cache, woken: list[Key]) -> 
         pytest.param(("autoscaling/v2", "HorizontalPodAutoscaler"), {"spec": {"a": 2}}, True, id="bounds"),
         pytest.param(("apps/v1", "Deployment"), {"status": {"replicas": 2}}, True, id="pods of a Deployment"),
         pytest.param(("v1", "Pod"), {"spec": {"nodeName": "a"}}, False, id="where a pod runs"),
-        pytest.param(("v1", "Pod"), {"status": {"phase": "Failed"}}, True, id="how a pod is"),
+        pytest.param(("v1", "Pod"), {"status": {"phase": "Running"}}, False, id="a pod's phase"),
+        pytest.param(("v1", "Pod"), {"status": SCHEDULED}, False, id="a pod that has a node"),
+        pytest.param(("v1", "Pod"), {"status": UNSCHEDULABLE}, True, id="a pod that no node takes"),
+        pytest.param(("v1", "Pod"), {"status": waiting("ErrImagePull")}, True, id="a container that cannot start"),
+        pytest.param(("apps/v1", "Deployment"), {"status": PROGRESS}, False, id="how a roll goes on"),
+        pytest.param(("apps/v1", "Deployment"), {"status": OVERDUE}, True, id="a roll that does not"),
         pytest.param(("apps/v1", "Deployment"), {}, False, id="only a version"),
     ],
 )
@@ -121,6 +139,31 @@ def test_what_no_pass_looks_at_wakes_nobody(
     cache.event(place, "MODIFIED", moved)
 
     assert woken == ([KEY] if wakes else [])
+
+
+@pytest.mark.parametrize(
+    ("status", "wakes"),
+    [
+        pytest.param({"phase": "Pending"}, False, id="just made"),
+        pytest.param(waiting("ErrImagePull"), True, id="failing when it is first seen"),
+    ],
+)
+def test_a_new_pod_wakes_only_if_it_says_something(
+    cache: Cache, woken: list[Key], status: Manifest, *, wakes: bool
+) -> None:
+    cache.event(("v1", "Pod", ""), "ADDED", a_child(5, kind="Pod", spec={}, status=status))
+
+    assert woken == ([KEY] if wakes else [])
+
+
+def test_a_pod_that_only_starts_wakes_nobody(cache: Cache, woken: list[Key]) -> None:
+    running = {"containerStatuses": [{"name": "gateway", "ready": False, "state": {"running": {"startedAt": "t"}}}]}
+    cache.event(("v1", "Pod", ""), "ADDED", a_child(5, kind="Pod", spec={}, status=waiting("ContainerCreating")))
+    woken.clear()
+
+    cache.event(("v1", "Pod", ""), "MODIFIED", a_child(6, kind="Pod", spec={}, status=running))
+
+    assert woken == []
 
 
 def test_of_a_replicaset_only_its_end_wakes_and_only_its_volumes_are_kept(cache: Cache, woken: list[Key]) -> None:

@@ -165,6 +165,18 @@ async def test_what_a_status_of_before_said_already_is_not_announced() -> None:
     assert events(cluster) == []
 
 
+async def test_that_a_new_proxy_is_being_made_is_not_announced_and_a_roll_of_one_that_ran_is() -> None:
+    cluster = FakeCluster()
+    announcer = Announcer(cluster, instance="pod", now=Clock())
+    ready, rolling = a_status("Ready", "AllReplicasReady"), a_status("Reconciling", "RollingOut")
+
+    await announcer.announce(a_raw_proxy(), {}, rolling)
+    assert events(cluster) == []
+
+    await announcer.announce(a_raw_proxy(), ready, rolling)
+    assert events(cluster) == [("Normal", "RollingOut", 1)]
+
+
 async def test_an_event_that_is_refused_is_no_error_of_the_pass(caplog: pytest.LogCaptureFixture) -> None:
     class Refusing(FakeCluster):
         async def create(self, manifest: Manifest) -> Manifest:

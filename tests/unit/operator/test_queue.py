@@ -84,6 +84,36 @@ async def test_what_happens_during_a_pass_leads_to_one_more_and_never_to_two_at_
     assert (most, count) == (1, 2)
 
 
+async def test_what_only_children_ask_for_waits_till_they_settle() -> None:
+    began_s: list[float] = []
+
+    async def work(_: Key) -> float | None:
+        began_s.append(time.monotonic())
+        if len(began_s) == 1:
+            queue.add(A, settle=True)  # its children's events come while it still writes
+        return math.inf
+
+    async with running(work, Timing(gap_s=0.0, settle_s=0.5)) as (queue, passes):
+        queue.add(A)
+        await until(lambda: passes.done == 1)
+        for _ in range(10):
+            queue.add(A, settle=True)
+        await until(lambda: passes.done == 2)
+    assert began_s[1] - began_s[0] >= 0.5
+
+
+async def test_an_edit_and_the_first_event_after_a_quiet_time_wait_for_nothing() -> None:
+    async def work(_: Key) -> float | None:
+        return math.inf
+
+    async with running(work, Timing(gap_s=0.0, settle_s=60.0)) as (queue, passes):
+        queue.add(A, settle=True)
+        await until(lambda: passes.done == 1)
+        queue.add(A, settle=True)
+        queue.add(A)
+        await until(lambda: passes.done == 2)
+
+
 async def test_a_failing_key_is_tried_again_and_does_not_delay_others() -> None:
     tries: dict[Key, int] = {A: 0, B: 0}
 
@@ -152,6 +182,26 @@ async def test_as_many_passes_run_as_there_are_workers() -> None:
         await until(lambda: passes.done == 30)
 
     assert most == 3
+
+
+async def test_passes_that_hang_make_no_other_wait_and_are_bounded() -> None:
+    hanging, seen = [Key("n", f"hangs-{number}") for number in range(20)], list[Key]()
+
+    async def work(key: Key) -> float | None:
+        seen.append(key)
+        if key in hanging:
+            await asyncio.Event().wait()
+        return math.inf
+
+    async with running(work, Timing(slow_s=0.05), workers=2) as (queue, passes):
+        for key in (*hanging[:4], A):
+            queue.add(key)
+        await until(lambda: A in seen)
+        for key in (*hanging[4:], B):
+            queue.add(key)
+        await until(lambda: len(seen) == 1 + 8)
+        await asyncio.sleep(0.2)
+        assert (passes.done, len(seen), B in seen) == (1, 1 + 8, False)
 
 
 async def test_a_pass_is_repeated_when_it_asks_for_it_and_at_the_latest_for_the_resync() -> None:

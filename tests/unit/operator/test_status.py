@@ -11,7 +11,7 @@ from llmproxy_api import LLMProxy, parse
 from llmproxy_api.status import Status
 from llmproxy_operator import status as reporting
 from llmproxy_operator.rollout import Failure, Rollout
-from llmproxy_operator.status import REASONS, Trouble, View, condition, conditions, same, status
+from llmproxy_operator.status import REASONS, Trouble, View, condition, conditions, reported, same, status
 
 NOW, LATER = "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z"
 DONE = Rollout(1, 1, 1, 1, 1, current=True)
@@ -189,3 +189,9 @@ def test_a_message_has_a_bound() -> None:
     made = status(a_view(DONE, Trouble("InvalidSpec", "x" * 100_000, final=True)), {}, now=NOW)
 
     assert all(len(item["message"]) <= 1024 for item in made["conditions"])
+
+
+def test_the_default_of_the_api_server_is_no_status_of_an_operator() -> None:
+    assert reported({"status": {"observedGeneration": -1}}) == {}
+    assert reported({"status": {"observedGeneration": 1, "replicas": 2}}) == {"observedGeneration": 1, "replicas": 2}
+    assert reported({}) == {}
