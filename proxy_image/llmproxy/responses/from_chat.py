@@ -4,7 +4,7 @@ import msgspec
 
 from llmproxy.anthropic.completion import AnswerError, Head, Message
 from llmproxy.anthropic.wire import Fields, Json, encode
-from llmproxy.responses.made import Heading, Logprobs, refusal_part, text_part, usage_of
+from llmproxy.responses.made import Heading, Logprobs, last_status, refusal_part, text_part, usage_of
 
 
 class _Message(Message):
@@ -55,8 +55,10 @@ def _output(heading: Heading, choice: _Choice) -> list[Json]:
         parts.append(refusal_part(message.refusal))
     calls = message.tool_calls or ()
     if parts or not calls:
-        made.append(heading.message(parts or [text_part("")]))
+        status = "completed" if calls else last_status(choice.finish_reason)
+        made.append(heading.message(parts or [text_part("")], status=status, index=len(made)))
     for number, call in enumerate(calls):
         function = call.function
-        made.append(heading.call(number, call.id, function.name or "", function.arguments or ""))
+        status = last_status(choice.finish_reason) if number == len(calls) - 1 else "completed"
+        made.append(heading.call(number, call.id, function.name or "", function.arguments or "", status=status))
     return made

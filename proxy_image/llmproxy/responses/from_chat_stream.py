@@ -13,7 +13,7 @@ from llmproxy.anthropic import outcome
 from llmproxy.anthropic.completion import Delta, Function, Head, ToolCallPiece
 from llmproxy.anthropic.mapped import MappedStream
 from llmproxy.anthropic.wire import Fields, Json, anthropic_event
-from llmproxy.responses.made import Heading, Logprobs, refusal_part, text_part, usage_of
+from llmproxy.responses.made import Heading, Logprobs, last_status, refusal_part, text_part, usage_of
 
 
 class _Delta(Delta):
@@ -146,11 +146,11 @@ class ResponseStream(MappedStream):
             made.append(self._event(f"response.{_NAMES[kind]}.delta", **at, delta=text, **more))
         return words
 
-    def _end_words(self, heading: Heading, made: list[bytes]) -> None:
+    def _end_words(self, heading: Heading, made: list[bytes], status: str = "completed") -> None:
         words, self._words = self._words, None
         if words is None:
             return
-        item = self._items[words.index] = _item(heading, words, status="completed")
+        item = self._items[words.index] = _item(heading, words, status=status)
         at = _at(item, words)
         if words.kind == "refusal":
             made.append(self._event("response.refusal.done", **at, refusal=words.text))
@@ -188,7 +188,8 @@ class ResponseStream(MappedStream):
         for call in self._calls.values():
             if call.index < 0:
                 continue
-            item = heading.call(call.number, call.id or None, call.name, call.arguments)
+            status = last_status(self._finish if call.index == len(self._items) - 1 else None)
+            item = heading.call(call.number, call.id or None, call.name, call.arguments, status=status)
             self._items[call.index] = item
             at = {"item_id": item["id"], "output_index": call.index}
             done = {"name": call.name, "arguments": call.arguments}
@@ -203,7 +204,7 @@ class ResponseStream(MappedStream):
         made: list[bytes] = []
         if not self._items:
             self._say(heading, "text", "", made)
-        self._end_words(heading, made)
+        self._end_words(heading, made, last_status(self._finish))
         self._end_calls(heading, made)
         response = heading.response(self._items, finish=self._finish or "stop", usage=usage_of(self._usage))
         made.append(self._event(f"response.{response['status']}", response=response))
@@ -235,8 +236,8 @@ def _part(words: _Words) -> Json:
 
 def _item(heading: Heading, words: _Words, *, status: str) -> Json:
     if words.kind == "reasoning":
-        return heading.reasoning(words.text, words.blocks, status=status)
-    return heading.message([_part(words)] if status == "completed" else [], status=status)
+        return heading.reasoning(words.text, words.blocks, status=status, index=words.index)
+    return heading.message([_part(words)] if status != "in_progress" else [], status=status, index=words.index)
 
 
 def _at(item: Json, words: _Words) -> Json:

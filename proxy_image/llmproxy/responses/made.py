@@ -54,15 +54,19 @@ class Heading:
             **self._echoed,
         }
 
-    def message(self, content: list[Json], *, status: str = "completed") -> Json:
-        """Return the item of what was said."""
-        return {"id": f"msg_{self.ident}", "type": "message", "role": "assistant", "status": status, "content": content}
+    def message(self, content: list[Json], *, status: str = "completed", index: int = 0) -> Json:
+        """Return the item of what was said; *index* is its place in the output."""
+        own = self._own("msg", index)
+        return {"id": own, "type": "message", "role": "assistant", "status": status, "content": content}
 
-    def reasoning(self, thought: str, blocks: Iterable[Json] = (), *, status: str = "completed") -> Json:
+    def reasoning(
+        self, thought: str, blocks: Iterable[Json] = (), *, status: str = "completed", index: int = 0
+    ) -> Json:
         """Return the item of what was thought; *blocks* are signed thinking, to be given back."""
         content = [{"type": "reasoning_text", "text": thought}] if thought else []
         kept = {"encrypted_content": keep(found)} if (found := list(blocks)) else {}
-        item = {"id": f"rs_{self.ident}", "type": "reasoning", "summary": [], "content": content, "status": status}
+        own = self._own("rs", index)
+        item = {"id": own, "type": "reasoning", "summary": [], "content": content, "status": status}
         return item | kept
 
     def call(self, number: int, ident: str | None, name: str, arguments: str, *, status: str = "completed") -> Json:
@@ -70,6 +74,14 @@ class Heading:
         own = f"fc_{self.ident}_{number}"
         call = {"call_id": ident or own, "name": name, "arguments": arguments, "status": status}
         return {"id": own, "type": "function_call", **call}
+
+    def _own(self, kind: str, index: int) -> str:
+        return f"{kind}_{self.ident}_{index}" if index else f"{kind}_{self.ident}"
+
+
+def last_status(finish: str | None) -> str:
+    """Return the status of the item that an answer ended in, by chat's reason."""
+    return "incomplete" if finish in _INCOMPLETE else "completed"
 
 
 def text_part(text: str, logprobs: list[Json] | None = None) -> Json:

@@ -90,6 +90,34 @@ def test_calls_without_numbers_and_ids_are_told_apart() -> None:
     assert [(c["name"], c["arguments"]) for c in events[-1]["response"]["output"]] == [("f", "{}"), ("g", "")]
 
 
+def test_thinking_between_what_is_said_gives_each_item_an_id_of_its_own() -> None:
+    said = [{"reasoning_content": "a"}, {"content": "b"}, {"reasoning_content": "c"}, {"content": "d"}]
+    events, _ = run(b"".join(map(chunk, said)) + chunk({}, "stop"))
+
+    output = events[-1]["response"]["output"]
+    assert [item["content"][0]["text"] for item in output] == ["a", "b", "c", "d"]
+    assert len({item["id"] for item in output}) == 4
+    for item in output:
+        assert [e["delta"] for e in events if e["type"].endswith(".delta") and e["item_id"] == item["id"]] == [
+            item["content"][0]["text"]
+        ]
+
+
+CUT = {"content": "a", **call(0, "x", "f", '{"p')}
+
+
+@pytest.mark.parametrize(("said", "statuses"), [({"content": "a"}, ["incomplete"]), (CUT, ["completed", "incomplete"])])
+def test_what_an_answer_was_cut_in_is_incomplete_plain_and_streamed(said: Json, statuses: list[str]) -> None:
+    events, _ = run(chunk(said) + chunk({}, "length") + b"data: [DONE]\n\n")
+    body = {"id": "chatcmpl-1", "model": "m", "choices": [{"message": said, "finish_reason": "length"}]}
+    plain = json.loads(from_chat(json.dumps(body).encode(), {}, 7)[0])
+
+    assert events[-1]["type"] == "response.incomplete"
+    assert [item["status"] for item in plain["output"]] == statuses
+    assert events[-1]["response"] == plain
+    assert [e["item"] for e in events if e["type"] == "response.output_item.done"] == plain["output"]
+
+
 def test_an_answer_of_nothing_has_an_empty_message() -> None:
     events, _ = run(chunk({"role": "assistant"}) + chunk({}, "stop") + b"data: [DONE]\n\n")
     assert events[-1]["type"] == "response.completed"
