@@ -8,9 +8,11 @@ Ends with 1 when a floor is not met.
 
 import argparse
 import asyncio
+import json
 import os
 import random
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -284,6 +286,21 @@ async def bare(api: ApiServer, namespace: str, count: int) -> list[Row]:
     ]
 
 
+def as_service_account(namespaces: tuple[str, ...]) -> dict[str, Any]:
+    """Return a kubeconfig of a service account that may do all there, as operators have one.
+
+    The API server remembers tokens; a client certificate it verifies anew with every request.
+    """
+    kube = Kube(namespaces[0])
+    kube.run("create", "serviceaccount", "bench")
+    for name in namespaces:
+        who = f"--serviceaccount={namespaces[0]}:bench"
+        Kube(name).run("create", "rolebinding", "bench", "--clusterrole=cluster-admin", who)
+    made: dict[str, Any] = json.loads(kube.run("config", "view", "--raw", "--minify", "-o", "json"))
+    made["users"][0]["user"] = {"token": kube.run("create", "token", "bench", "--duration=24h").strip()}
+    return made
+
+
 @contextmanager
 def a_place() -> Iterator[tuple[str, str]]:
     """Make two namespaces, one for the operator, and let no node take pods meanwhile."""
@@ -306,7 +323,10 @@ def a_place() -> Iterator[tuple[str, str]]:
 
 async def run(count: int, edited: int) -> list[Row]:
     """Measure in namespaces of its own."""
-    with a_place() as (namespace, beside):
+    with a_place() as (namespace, beside), tempfile.NamedTemporaryFile("w", suffix=".json") as kubeconfig:
+        json.dump(as_service_account((namespace, beside)), kubeconfig)
+        kubeconfig.flush()
+        os.environ["KUBECONFIG"] = kubeconfig.name  # of this process and the operators that it starts
         async with connect(lambda _verb, _kind: None) as (api, _):
             return [*await measure(Rig(api, namespace, count), edited), *await bare(api, beside, count)]
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from llmproxy_api import LLMProxy, parse
+from llmproxy_api.status import UNSEEN
 from llmproxy_operator import status as reporting
 from llmproxy_operator.rollout import Failure, Rollout
 from llmproxy_operator.status import Trouble, View
@@ -42,7 +43,7 @@ def states() -> dict[str, State]:
     waiting = Trouble("SecretNotFound", "Secret 'openai' is not in namespace 'training': create it", final=False)
     missing = Trouble("SecretNotFound", "Secret 'openai' is not in namespace 'training': create it", final=True)
     return {
-        "new": (_raw(1), "Progressing"),
+        "new": ({**_raw(1), "status": {"observedGeneration": UNSEEN}}, "Progressing"),
         "created": (_seen(View(1, None, trouble=created), generation=1), "Progressing"),
         "rolling": (_seen(View(2, proxy, "abc", ROLLING)), "Progressing"),
         "waiting_for_secret": (_seen(View(2, proxy, rollout=DONE, trouble=waiting)), "Progressing"),

@@ -80,6 +80,19 @@ async def test_the_first_write_is_a_status_that_says_it_was_seen(cluster: FakeCl
     assert operator.condition("Reconciling") == ("True", "Created")
 
 
+async def test_where_the_api_server_says_that_nobody_has_seen_it_one_status_is_enough(
+    cluster: FakeCluster, operator: Operator
+) -> None:
+    cluster.put(a_proxy())
+    cluster.objects[PROXY]["status"] = {"observedGeneration": -1}
+
+    await operator.passes()
+
+    assert cluster.writes["apply_status LLMProxy"] == 1
+    assert cluster.objects[PROXY]["status"]["observedGeneration"] == 1
+    assert operator.condition("Reconciling") == ("True", "RollingOut")
+
+
 @pytest.mark.parametrize("writes", range(10))
 async def test_a_pass_that_is_killed_anywhere_is_finished_by_the_next(cluster: FakeCluster, writes: int) -> None:
     cluster.put(a_proxy())
