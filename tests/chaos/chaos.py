@@ -7,11 +7,12 @@ Callers speak HTTP to two gateways before an echo server, plain and streamed. Ki
 shipper, a gateway, or both at once. The store answers 503, stores and answers 500, hangs, and is slow. A tap on the
 wire between gateways and shipper knows what was acknowledged as durable: what of that is not in the store when all is
 over is lost, and so is an answered call that its gateway, which lived on, never handed over. A rollout that the store
-does not know is a column of its own.
+does not know is a column of its own. It says how far it is, and ends within SETTLE_S after the last kill.
 """
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import random
 import sys
@@ -37,6 +38,8 @@ CALLERS = 8
 PAUSE_S = 0.05
 """Between two calls of a caller, on average."""
 SETTLE_S = 90.0
+SAY_S = 20.0
+"""Between two lines of progress."""
 FAULTS: tuple[dict[str, float], ...] = (
     {},
     {"unavailable": 0.3},
@@ -191,7 +194,7 @@ async def run(folder: Path, seconds: float, seed: int) -> Ledger:
                 await asyncio.to_thread(gateway.start)
             callers = Callers(random.Random(seed + 1), asyncio.Event())
             tasks = [*(callers.run(gateway) for gateway in gateways), break_store(store, rand, callers.ended)]
-            running = asyncio.gather(*tasks)
+            running = asyncio.gather(*tasks, say(callers, heard, ledger))
             await kill(shipper, gateways, rand, seconds, ledger)
             callers.ended.set()
             await running
@@ -212,6 +215,17 @@ async def break_store(store: spanrig.StoreDouble, rand: random.Random, ended: as
     while not ended.is_set():
         await asyncio.to_thread(store.faults, **{**_NO_FAULTS, **rand.choice(FAULTS)})
         await asyncio.sleep(rand.uniform(0.3, 1.5))
+
+
+async def say(callers: Callers, heard: Heard, ledger: Ledger) -> None:
+    """Print how far it is, until callers have ended."""
+    began_s = time.monotonic()
+    while not callers.ended.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(callers.ended.wait(), SAY_S)
+        kills = ledger.shipper_kills + ledger.gateway_kills + ledger.both_kills
+        told = f"sent {callers.sent}, answered {len(callers.answered)}, durable {len(heard.durable)}, {kills} kills"
+        print(f"  {time.monotonic() - began_s:.0f} s: {told}", flush=True)
 
 
 async def kill(
@@ -236,14 +250,19 @@ async def kill(
 
 
 async def settle(store: spanrig.StoreDouble, heard: Heard) -> None:
-    """Wait until everything that will be stored is, or nothing has come for a while."""
+    """Wait until everything that will be stored is, at most SETTLE_S, and say what is missing meanwhile."""
     wanted = {name for name in heard.durable if heard.rollout.get(name) != UNKNOWN}
-    deadline = time.monotonic() + SETTLE_S
-    while time.monotonic() < deadline:
-        ledger = await asyncio.to_thread(store.ledger)
-        if wanted <= {call[0] for call in ledger["calls"]}:
+    began_s = said_s = time.monotonic()
+    while missing := wanted - {call[0] for call in (await asyncio.to_thread(store.ledger))["calls"]}:
+        now_s = time.monotonic()
+        if now_s - said_s >= SAY_S:
+            said_s = now_s
+            print(f"  settling for {now_s - began_s:.0f} s: {len(missing)} of {len(wanted)} not stored yet", flush=True)
+        if now_s - began_s >= SETTLE_S:
+            print(f"  not stored after {SETTLE_S:g} s: {sorted(missing)[:10]} and so on", flush=True)
             return
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.5)
+    print(f"  settled in {time.monotonic() - began_s:.1f} s", flush=True)
 
 
 def balance(ledger: Ledger, callers: Callers, heard: Heard, killed: set[tuple[Path, int]], found: spanrig.Json) -> None:

@@ -13,12 +13,12 @@ from llmproxy.shipper.admin import SOCKET as ADMIN_SOCKET
 from llmproxy.shipper.admin import Admin
 from llmproxy.shipper.collector import Collector
 from llmproxy.shipper.counts import DESTINATION, INTAKE, Counts, Exporter
-from llmproxy.shipper.delivery import PlainMaker, UnitMaker
 from llmproxy.shipper.destination import Destination, Home
 from llmproxy.shipper.gate import Gate
 from llmproxy.shipper.genai import GenAiEncoder
 from llmproxy.shipper.intake import Intake
 from llmproxy.shipper.journal import Journal
+from llmproxy.shipper.makers import PlainMaker, UnitMaker
 from llmproxy.shipper.registration import Registration
 from llmproxy.shipper.sequence import Sequencer
 from llmproxy.shipper.spans import Encoder

@@ -5,20 +5,18 @@ Only what is under way is in memory.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from llmproxy.shipper import records
 from llmproxy.shipper.counts import Counts
-from llmproxy.shipper.gate import Gate
+from llmproxy.shipper.makers import Maker, Placed, as_made
 from llmproxy.shipper.parked import Parked
 from llmproxy.shipper.segments import Place
 from llmproxy.shipper.sender import Refusal, Sender
-from llmproxy.shipper.sequence import Sequencer
 from llmproxy.shipper.spool import Spool
-from llmproxy.shipper.store import StoreError
 from llmproxy.shipper.units import MAX_BATCH_BYTES, MAX_BATCH_CALLS, Unit, by_group
 
 log = logging.getLogger("llmproxy.shipper")
@@ -29,64 +27,6 @@ SAVE_S = 0.25
 DISK_RETRY_S = 1.0
 QUIET_BYTES = 256 << 10
 """Encoded between two turns of the loop: other connections are served in between."""
-
-
-class Encodes(Protocol):
-    """What makes spans of a record."""
-
-    def encode(self, record: records.Record) -> list[bytes]:
-        """Return each of its spans as a batch."""
-        ...
-
-
-class Maker(Protocol):
-    """What makes of a record what is sent."""
-
-    @property
-    def counts(self) -> Counts:
-        """The numbers of where it goes."""
-        ...
-
-    async def make(self, place: Place, record: records.Record) -> Unit:
-        """Return its unit."""
-        ...
-
-
-class PlainMaker:
-    """Makes what a collector is sent of a record: its span."""
-
-    def __init__(self, encoder: Encodes, counts: Counts) -> None:
-        self._encoder = encoder
-        self.counts = counts
-
-    async def make(self, place: Place, record: records.Record) -> Unit:
-        """Return the unit of *record*."""
-        return Unit(place, record, self._encoder.encode(record), set(record.delivered))
-
-
-class UnitMaker:
-    """Makes what a store is sent of a record: its sequence id, then its spans."""
-
-    def __init__(self, sequencer: Sequencer, gate: Gate, encoder: Encodes, counts: Counts) -> None:
-        self._sequencer = sequencer
-        self._gate = gate
-        self._encoder = encoder
-        self.counts = counts
-
-    async def make(self, place: Place, record: records.Record) -> Unit:
-        """Return the unit of *record*, once the store has given an id."""
-        if not record.sequence_id:
-            record = await self._sequenced(record)
-        return Unit(place, record, self._encoder.encode(record), set(record.delivered))
-
-    async def _sequenced(self, record: records.Record) -> records.Record:
-        while True:
-            async with self._gate.passing():
-                try:
-                    return await self._sequencer.sequenced(record)
-                except StoreError as exc:
-                    self.counts.failures[str(exc)] += 1
-                    self._gate.failed(str(exc))
 
 
 class Delivery:
@@ -181,23 +121,39 @@ class Delivery:
             log.error("segment_damaged", extra=damage._asdict())
 
     async def _deliver(self, taken: list[tuple[Place, bytes]]) -> None:
-        units: list[Unit] = []
+        ready: list[Unit] = []
+        late: list[Placed] = []
         size = 0
         for place, payload in taken:
-            try:
-                record = records.decode(payload)
-            except records.DecodeError:
-                self._counts.damaged_bytes += place.length
-                log.error("record_not_understood", extra={"segment": place.segment, "offset": place.offset})  # noqa: TRY400
-                self._spool.settle(place)
+            record = self._record(place, payload)
+            if record is None:
                 continue
             self._under_way[place] = record.call.ended_ns
-            unit = await self._maker.make(place, record)
-            units.append(unit)
+            unit = self._maker.make_now(place, record)
+            if unit is None:
+                late.append((place, record))
+                continue
+            ready.append(unit)
             size += len(payload)
             if size >= QUIET_BYTES:
                 size = 0
                 await asyncio.sleep(0)
+        await self._send(ready)
+        if late:
+            async with contextlib.aclosing(as_made(self._maker, late)) as parts:
+                async for units in parts:
+                    await self._send(units)
+
+    def _record(self, place: Place, payload: bytes) -> records.Record | None:
+        try:
+            return records.decode(payload)
+        except records.DecodeError:
+            self._counts.damaged_bytes += place.length
+            log.error("record_not_understood", extra={"segment": place.segment, "offset": place.offset})  # noqa: TRY400
+            self._spool.settle(place)
+            return None
+
+    async def _send(self, units: list[Unit]) -> None:
         suspects = [unit for unit in units if unit.record.group in self._parked]
         batches = [[unit for unit in units if unit.record.group not in self._parked], *by_group(suspects)]
         for batch in batches:

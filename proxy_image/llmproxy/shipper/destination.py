@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmproxy.shipper import folders, records
-from llmproxy.shipper.delivery import Delivery, Maker
+from llmproxy.shipper.delivery import Delivery
 from llmproxy.shipper.gate import Gate
+from llmproxy.shipper.makers import Maker
 from llmproxy.shipper.parked import Letters, Parked
 from llmproxy.shipper.segments import Segments
 from llmproxy.shipper.sender import Sender, Target

@@ -56,8 +56,10 @@ class Gate:
         self._failures = 0
 
     def failed(self, why: str) -> None:
-        """Note a request that did not."""
+        """Note a request that did not. Those that were under way with the first that failed tell nothing new."""
         now_s = asyncio.get_running_loop().time()
+        if self._failures and now_s < self._not_before_s:
+            return
         if not self._failures:
             self._since_s = now_s
             log.warning(self._is_away, extra={"reason": why})

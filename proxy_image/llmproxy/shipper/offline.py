@@ -17,10 +17,10 @@ from typing import TextIO
 from llmproxy import contract
 from llmproxy.shipper import collector, folders, records
 from llmproxy.shipper.counts import Counts
-from llmproxy.shipper.delivery import Maker, PlainMaker, UnitMaker
 from llmproxy.shipper.gate import Gate
 from llmproxy.shipper.genai import GenAiEncoder
 from llmproxy.shipper.journal import Journal
+from llmproxy.shipper.makers import Maker, PlainMaker, UnitMaker
 from llmproxy.shipper.parked import noted
 from llmproxy.shipper.segments import Place, Segments
 from llmproxy.shipper.sender import Refusal, Sender

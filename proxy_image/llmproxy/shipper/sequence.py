@@ -75,18 +75,27 @@ class Sequencer:
             self.forget(gateway, call.call_id)
         return number
 
-    async def sequenced(self, record: Record) -> Record:
-        """Return a record that is to be delivered now with its id; raise StoreError when the store gives none."""
+    def numbered(self, record: Record) -> Record | None:
+        """Return a record with its id, None while there is none."""
         if record.sequence_id:
             return record
+        begun = self._journal.begun.get((record.gateway, record.call.call_id))
+        if begun is None or not begun.sequence_id:
+            return None
+        self.forget(*begun.key)
+        return msgspec.structs.replace(record, sequence_id=begun.sequence_id)
+
+    async def awaited(self, record: Record) -> Record | None:
+        """Return a record with the id that its arrival asked for, None if that came to nothing."""
         key = record.gateway, record.call.call_id
         answer = self._answers.get(key)
         if answer is not None:
             await asyncio.shield(answer)
             self.forget(*key)
-        begun = self._journal.begun.get(key)
-        if begun is not None and begun.sequence_id:
-            return msgspec.structs.replace(record, sequence_id=begun.sequence_id)
+        return self.numbered(record)
+
+    async def late(self, record: Record) -> Record:
+        """Return a record with an id that is taken now; raise StoreError when the store gives none."""
         if self._store is None:
             raise StoreError("no_store")
         number = await self._store.next_id(*record.group)

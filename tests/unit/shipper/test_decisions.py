@@ -1,6 +1,7 @@
 """What is decided about the store's answers: pure functions, and the sender on a store of plain Python."""
 
 import asyncio
+import contextlib
 import dataclasses
 import random
 import time
@@ -12,7 +13,7 @@ import pytest
 
 import spanrig
 from llmproxy import calls
-from llmproxy.shipper import gate, parked, records, sender
+from llmproxy.shipper import gate, makers, parked, records, sender
 from llmproxy.shipper.counts import Counts
 from llmproxy.shipper.gate import Gate, backoff_s
 from llmproxy.shipper.journal import Begun, Journal
@@ -371,10 +372,11 @@ async def test_ids_of_a_rollout_are_taken_in_the_order_of_arrival(tmp_path: Path
     sequencer = Sequencer(store, Journal(tmp_path / "j"), Counts())
     for i in range(30):
         sequencer.arrived("gw", an_arrival(i, f"ro-{i % 2}"))
-    found = [
-        (await sequencer.sequenced(records.Record("gw", 0, spanrig.a_call(i, f"ro-{i % 2}")))).sequence_id
-        for i in reversed(range(30))
-    ]
+    found = []
+    for i in reversed(range(30)):
+        record = await sequencer.awaited(records.Record("gw", 0, spanrig.a_call(i, f"ro-{i % 2}")))
+        assert record is not None
+        found.append(record.sequence_id)
     found.reverse()
     assert len(set(found)) == 30
     assert found[0::2] == sorted(found[0::2])
@@ -390,11 +392,78 @@ async def test_a_store_that_is_away_means_a_late_id_and_a_count(tmp_path: Path) 
     await asyncio.sleep(0.01)
     call = spanrig.a_call(1, "ro")
     assert sequencer.known("gw", call) == 0
+    record = records.Record("gw", 0, call)
+    assert (sequencer.numbered(record), await sequencer.awaited(record)) == (None, None)
     with pytest.raises(StoreError):
-        await sequencer.sequenced(records.Record("gw", 0, call))
+        await sequencer.late(record)
     store.down = False
-    assert (await sequencer.sequenced(records.Record("gw", 0, call))).late
+    assert (await sequencer.late(record)).late
     assert counts.sequenced_late == 1
+
+
+class Slow(Shelf):
+    """A store that takes a while for each id, and never gives one for `ro-stuck`."""
+
+    async def next_id(self, rollout_id: str, attempt_id: str) -> int:
+        await asyncio.sleep(3600.0 if rollout_id == "ro-stuck" else 0.05)
+        return await super().next_id(rollout_id, attempt_id)
+
+
+def test_late_ids_hold_up_neither_those_that_have_theirs_nor_other_rollouts(tmp_path: Path) -> None:
+    clock, counts = Clock(), Counts()
+
+    async def deliver() -> tuple[list[list[int]], float]:
+        store = Slow()
+        maker = makers.UnitMaker(Sequencer(store, Journal(tmp_path / "j"), counts), Gate(), Encodes(), counts)
+        waiting = [records.Record("gw", 0, spanrig.a_call(i, f"ro-{i % 40}")) for i in range(160)]
+        waiting.append(records.Record("gw", 0, spanrig.a_call(160, "ro-stuck")))
+        assert maker.make_now(Place(1, 0, 1), waiting[0]) is None
+        assert maker.make_now(Place(1, 0, 1), msgspec.structs.replace(waiting[0], sequence_id=7)) is not None
+        made: list[list[int]] = []
+        parts = makers.as_made(maker, [(Place(1, i, 1), record) for i, record in enumerate(waiting)])
+        async with contextlib.aclosing(parts):
+            async for units in parts:
+                made.append([unit.record.call.call_id for unit in units])
+                if sum(map(len, made)) == 160:
+                    break
+        return made, clock.now
+
+    began = clock.now
+    with asyncio.Runner(loop_factory=lambda: VirtualLoop(clock)) as runner:
+        made, ended = runner.run(deliver())
+    found = [call_id for part in made for call_id in part]
+    assert sorted(found) == list(range(160))
+    for rollout in range(40):  # in the order of arrival
+        assert [i for i in found if i % 40 == rollout] == list(range(rollout, 160, 40))
+    assert ended - began < 1.0  # one after the other they took 8 s
+    assert len(made) < 10  # and still went together
+    assert counts.sequenced_late == 160
+
+
+class Encodes:
+    """Makes one span of a record, whatever it holds."""
+
+    def encode(self, record: records.Record) -> list[bytes]:
+        return [str(record.sequence_id).encode()]
+
+
+async def test_failures_of_one_moment_are_one_failure() -> None:
+    gate_ = Gate(random.Random(1))
+    for _ in range(60):
+        gate_.failed("http_503")
+    began = asyncio.get_running_loop().time()
+    async with gate_.passing():
+        assert asyncio.get_running_loop().time() - began < gate.MAX_DELAY_S / 2
+    gate_.works()
+    assert gate_.healthy
+
+
+async def test_an_id_that_is_given_says_that_the_store_works(tmp_path: Path) -> None:
+    gate_, counts = Gate(), Counts()
+    maker = makers.UnitMaker(Sequencer(Shelf(), Journal(tmp_path / "j"), counts), gate_, Encodes(), counts)
+    gate_.failed("http_503")
+    await maker.make(Place(1, 0, 1), records.Record("gw", 0, spanrig.a_call(1, "ro")))
+    assert gate_.healthy
 
 
 async def test_an_id_taken_at_arrival_survives_the_process(tmp_path: Path) -> None:
