@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from typing import cast
 
 import pytest
@@ -370,6 +371,59 @@ def test_whatever_comes_ends_in_an_answer_or_a_failure_and_leaves_nothing(parts:
             talk.connection.release()
         assert talk.pool._all == set()
         assert not talk.pool._idle
+
+    run(test)
+
+
+def answered(body: bytes, sizes: list[int], interim: int, trailer: bytes) -> bytes:
+    """Return a chunked answer with *body*, in chunks of *sizes* and the rest; without sizes one of a known length."""
+    start = b"HTTP/1.1 100 Continue\r\n\r\n" * interim + b"HTTP/1.1 200 OK\r\n"
+    if not sizes:
+        return start + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    chunks, at = b"", 0
+    for size in [*sizes, len(body)]:
+        chunk = body[at : at + size]
+        at += len(chunk)
+        chunks += b"%x;q=1\r\n%b\r\n" % (len(chunk), chunk) if chunk else b""
+    return start + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n" + trailer + b"\r\n"
+
+
+ANSWERS = st.builds(
+    answered,
+    st.shared(st.binary(max_size=60), key="body"),
+    st.lists(st.integers(1, 9), max_size=5),
+    st.integers(0, 2),
+    st.sampled_from([b"", b"X-Sum: 1\r\n"]),
+)
+
+
+@settings(deadline=None)
+@given(
+    st.shared(st.binary(max_size=60), key="body"),
+    st.lists(ANSWERS, min_size=1, max_size=3),
+    st.lists(st.integers(0, 400), max_size=8),
+    st.none() | st.integers(0, 400),
+)
+def test_answers_on_one_connection_are_whole_and_their_own_or_a_failure(
+    body: bytes, answers: list[bytes], borders: list[int], early: int | None
+) -> None:
+    """Any chunks, any borders of what is read; the last answer may break off after *early* bytes."""
+
+    async def test(talk: Talk) -> None:
+        for number, answer in enumerate(answers, 1):
+            cut = early if number == len(answers) and early is not None and early < len(answer) else len(answer)
+            at = [0, *sorted(border for border in borders if border < cut), cut]
+            talk.begin()
+            talk.hear(*(answer[a:b] for a, b in pairwise(at) if a < b))
+            if cut < len(answer):
+                talk.lose()
+                with pytest.raises(UpstreamFailure):
+                    await asyncio.wait_for(whole(talk), 5)
+                talk.connection.release()
+                assert talk.pool._all == set()
+            else:
+                assert await asyncio.wait_for(whole(talk), 5) == (200, body)
+                assert await talk.pool.acquire(1) is talk.connection
 
     run(test)
 
