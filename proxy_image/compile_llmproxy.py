@@ -27,7 +27,7 @@ GATEWAY = (
     "anthropic", "answer", "app", "balance", "body", "call", "caller", "exchange", "fallback", "handover", "http1",
     "keepalive", "metrics", "pairs", "pipeline", "responses", "retry", "routes", "streaming", "tries", "upstream",
 )  # fmt: skip
-LIMITS = ("headers", "history", "kinds", "limiter", "line", "local", "window")
+LIMITS = ("headers", "history", "kinds", "leases", "limiter", "line", "local", "shared", "window")
 MODULES = (*(f"gateway/{name}.py" for name in GATEWAY), *(f"gateway/limits/{name}.py" for name in LIMITS))
 """All that are compiled. Not errors, whose attributes of classes are read; not types that JSON is decoded into."""
 

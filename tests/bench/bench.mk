@@ -1,5 +1,5 @@
 # Speed, side by side with other gateways. See docs/performance.md.
-.PHONY: bench bench-quick bench-spans bench-operator
+.PHONY: bench bench-quick bench-mapping bench-sharing bench-spans bench-operator
 
 BENCH = PYTHONPATH=tests $(BIN)/python -m bench
 
@@ -8,6 +8,12 @@ bench: venv venv-agl compiled ## Speed and cost next to nginx, Envoy, LiteLLM an
 
 bench-quick: venv venv-agl compiled ## The same with nginx and LiteLLM only: about 1 minute
 	@$(BENCH) --quick $(BENCH_ARGS)
+
+bench-mapping: venv venv-agl compiled ## CPU of a call and of a chunk whose server speaks another protocol than its client: a minute
+	@$(BENCH).mapping
+
+bench-sharing: venv compiled ## CPU that limits shared over pods cost one, from idle to 5,000 requests a second: five minutes
+	@PYTHONPATH="$$($(COMPILE) 2>/dev/null || true):tests" $(BIN)/python -P -m bench.sharing
 
 bench-spans: venv venv-agl ## What the shipper takes and delivers a second, next to OpenTelemetry's batch exporter and Collector: two minutes
 	@PYTHONPATH=tests $(BIN)/python -m bench.spans

@@ -31,8 +31,8 @@ what comes while REFILL_ANSWERS are awaited, if that is less."""
 REFILL_ANSWERS = 4
 SLOW_LEASE_S = 0.02
 """The longest lease that is asked for when answers are slow: it leaves its window later by what it is longer."""
-ROOMY = 0.8
-"""Up to this part of a limit, over all pods, nobody is near it."""
+ROOMY = 0.95
+"""Up to this part of a limit, over all pods and with what they have leased, nobody is near it."""
 CALM_S = 2.0
 """So long nobody must have been, for long leases: under backlog that comes in bursts a window is empty now and then."""
 OBSERVE_S = 0.03
