@@ -1,6 +1,7 @@
 """`spans.registerResource` in Agent-Lightning's own store, read by its own client and used by its own runner."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import procs
 import spanrig
 from agl.road import AglStore, agentlightning
 from llmproxy.contract import Resource
+from llmproxy.shipper import registration
 from spanrig import until
 
 pytestmark = [pytest.mark.agl, pytest.mark.filterwarnings("default")]
@@ -39,6 +41,28 @@ async def test_it_follows_an_edit_and_leaves_others_alone(store: AglStore, tmp_p
     assert isinstance(ours, agentlightning.ProxyLLM)
     assert ours.model == "phi"
     assert ours.get_base_url("ro-1", "at-1") == "http://other:4000/rollout/ro-1/attempt/at-1"
+
+
+async def test_an_edit_of_the_models_is_told_and_not_undone_by_a_later_look(store: AglStore, tmp_path: Path) -> None:
+    """The operator rolls pods for an edit: for a while one with the old list and one with the new are there."""
+    at = Resource(name="edited_llm", endpoint="http://phi:4000")
+    with spanrig.shipper(tmp_path / "a", store, resource=at) as old:
+        await until(lambda: latest(store).get("edited_llm", {}).get("model") == "phi", 60)
+        spanrig.write_config(tmp_path / "b", store.url, resource=at)
+        config = tmp_path / "b/config.json"
+        document = json.loads(config.read_text())
+        deployments = [{**document["models"][0]["deployments"][0], "id": "phi-4/0"}]
+        document["models"].insert(0, {"name": "phi-4", "deployments": deployments})
+        config.write_text(json.dumps(document))
+        new = spanrig.ShipperProcess(tmp_path / "b", tmp_path / "b/spool")
+        new.start()
+        try:
+            await until(lambda: latest(store)["edited_llm"]["model"] == "phi-4", 60)
+            await asyncio.sleep(registration.LOOK_S + 2)  # in which the old pod has looked again
+            assert latest(store)["edited_llm"]["model"] == "phi-4"
+            assert len(old.events("resource_registered")) == len(new.events("resource_registered")) == 1
+        finally:
+            await asyncio.to_thread(new.end)
 
 
 async def test_a_real_runner_calls_through_the_gateway_that_it_finds_there(store: AglStore, tmp_path: Path) -> None:
