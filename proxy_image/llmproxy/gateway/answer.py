@@ -7,11 +7,13 @@ a rollout succeeds.
 import time
 from typing import cast
 
+from llmproxy.contract import Spans
 from llmproxy.gateway.body import Asked
 from llmproxy.gateway.call import MAX_RECORDED, Call, Parts
 from llmproxy.gateway.caller import JSON
 from llmproxy.gateway.errors import CallError, Header
 from llmproxy.gateway.exchange import Stream
+from llmproxy.gateway.handover import Handover
 from llmproxy.gateway.streaming import EventTooLargeError
 from llmproxy.gateway.tries import Opened, Trying
 from llmproxy.gateway.upstream import UpstreamFailure
@@ -43,7 +45,9 @@ async def forward(parts: Parts, call: Call, opened: Opened) -> None:
     if opened.status >= 300:  # noqa: PLR2004 - an error of the upstream
         call.error = f"http_{opened.status}"
     if call.call_id:
-        await hold(parts, call)
+        tell(parts, call)
+        if _is_held(parts, call):
+            await hold(parts, call)
     headers = _headers(parts, call, opened)
     headers.append((b"content-type", kind) if kind and not answered.mapped else JSON)
     call.caller.answer(opened.status, answered.body, headers)
@@ -52,9 +56,15 @@ async def forward(parts: Parts, call: Call, opened: Opened) -> None:
 async def hold(parts: Parts, call: Call) -> None:
     """Hand the call over now, and wait until its spans are stored: at most ackWait."""
     tell(parts, call)
+    if _is_held(parts, call):
+        handover, spans = cast("Handover", parts.handover), cast("Spans", parts.document.spans)
+        await handover.stored(call.call_id, spans.holds_s)
+
+
+def _is_held(parts: Parts, call: Call) -> bool:
     spans = parts.document.spans
-    if call.route.rollout_id and call.call_id and parts.handover is not None and spans is not None and spans.holds_s:
-        await parts.handover.stored(call.call_id, spans.holds_s)
+    told = call.call_id and call.route.rollout_id and parts.handover is not None
+    return bool(told and spans is not None and spans.holds_s)
 
 
 def tell(parts: Parts, call: Call) -> None:

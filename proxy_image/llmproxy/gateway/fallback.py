@@ -19,8 +19,21 @@ _WITHOUT_OUTPUT = frozenset({"embeddings", COUNT_TOKENS})
 
 async def open_somewhere(parts: Parts, call: Call, asked: Asked) -> Opened:
     """Return the answer to pass on; raise CallError when no model gave one."""
-    outcome = await _tried(parts, call, asked, asked.model)
-    for name in parts.fallbacks.get(asked.model, ()):
+    outcome: Opened | CallError
+    try:
+        outcome = await _trying(parts, call, asked, asked.model).open()
+    except (UpstreamError, UpstreamTimeoutError) as error:
+        outcome = error
+    if asked.model in parts.fallbacks and _failed(outcome):
+        outcome = await _fallen_back(parts, call, asked, outcome)
+    if isinstance(outcome, Opened):
+        return outcome
+    raise outcome
+
+
+async def _fallen_back(parts: Parts, call: Call, asked: Asked, outcome: Opened | CallError) -> Opened | CallError:
+    """Return what the other models made of a call that came to *outcome* so far."""
+    for name in parts.fallbacks[asked.model]:
         if not _failed(outcome):
             break
         if not parts.serving[name, call.route.endpoint] or not await _admitted(parts, call, asked, name):
@@ -28,10 +41,11 @@ async def open_somewhere(parts: Parts, call: Call, asked: Asked) -> Opened:
         if isinstance(outcome, Opened):
             outcome.release()
         parts.counts.fallbacks[asked.model, name] += 1
-        outcome = await _tried(parts, call, asked, name)
-    if isinstance(outcome, Opened):
-        return outcome
-    raise outcome
+        try:
+            outcome = await _trying(parts, call, asked, name).open()
+        except (UpstreamError, UpstreamTimeoutError) as error:
+            outcome = error
+    return outcome
 
 
 def bound_tokens(parts: Parts, route: Route, asked: Asked, model: str, body_bytes: int) -> int:
@@ -43,9 +57,9 @@ def bound_tokens(parts: Parts, route: Route, asked: Asked, model: str, body_byte
     return tokens
 
 
-async def _tried(parts: Parts, call: Call, asked: Asked, model: str) -> Opened | CallError:
-    """Return what the tries of one model came to."""
-    call.trying = Trying(
+def _trying(parts: Parts, call: Call, asked: Asked, model: str) -> Trying:
+    """Return the tries of one model, which are the call's from now on."""
+    trying = call.trying = Trying(
         call.route,
         asked,
         model=model,
@@ -57,10 +71,7 @@ async def _tried(parts: Parts, call: Call, asked: Asked, model: str) -> Opened |
         rand=parts.rand,
         before=call.trying.tries if call.trying is not None else [],
     )
-    try:
-        return await call.trying.open()
-    except (UpstreamError, UpstreamTimeoutError) as error:
-        return error
+    return trying
 
 
 def _failed(outcome: Opened | CallError) -> bool:

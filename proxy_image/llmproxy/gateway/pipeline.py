@@ -36,7 +36,11 @@ async def serve(parts: Parts, route: Route, caller: Caller) -> None:
             decision = await parts.pause.turn(decision)
         call.grant = _granted(parts, asked.model, decision)
         _arrived(parts, call)
-        await _forward(parts, call, asked)
+        opened = call.opened = await open_somewhere(parts, call, asked)
+        try:
+            await forward(parts, call, opened)
+        finally:
+            opened.release()
     except CallError as error:
         await _refuse(parts, call, error)
     except asyncio.CancelledError:
@@ -93,14 +97,6 @@ def _arrived(parts: Parts, call: Call) -> None:
         call.call_id = handover.new_id()
         if not route.sequence_id:
             handover.arrived(calls.Arrival(call.call_id, route.rollout_id, route.attempt_id, call.started_ns))
-
-
-async def _forward(parts: Parts, call: Call, asked: Asked) -> None:
-    opened = call.opened = await open_somewhere(parts, call, asked)
-    try:
-        await forward(parts, call, opened)
-    finally:
-        opened.release()
 
 
 async def _refuse(parts: Parts, call: Call, error: CallError) -> None:

@@ -106,7 +106,11 @@ class Connection(asyncio.Protocol):
     async def head(self) -> tuple[int, dict[bytes, bytes]]:
         """Return status and headers (names in lower case); raise UpstreamFailure."""
         while not self._head_done and self._error is None:
-            await self._wait()
+            waiter = self._waiter = self._pool.loop.create_future()  # `_wait`, less a coroutine for each call
+            try:
+                await waiter
+            finally:
+                self._waiter = None
         if not self._head_done:
             raise cast("UpstreamFailure", self._error)
         return self.status, self._headers
