@@ -113,10 +113,11 @@ class Destination:
     def say_what_is_left(self) -> int:
         """Log how it ended; return how many calls are not delivered."""
         counts = self.counts
+        waiting = self.spool.taken + self.spool.unread()
         left = {
             "parked": self.parked.calls,
             "waiting_bytes": self.spool.unread_bytes,
-            "waiting": self.spool.taken,
+            "waiting": waiting,
             "reason": f"the {self.name} did not take them in time",
         }
         done = {
@@ -125,7 +126,7 @@ class Destination:
             "delivered": counts.delivered,
             "refused": sum(counts.refused.values()),
         }
-        calls_left = self.parked.calls + self.spool.taken
+        calls_left = self.parked.calls + waiting
         if calls_left or self.spool.unread_bytes:
             log.error("spool_not_empty", extra={**done, **left})
         else:

@@ -145,6 +145,14 @@ class Segments:
             at = yield from self._records(number, at, data, whole=at + len(data) >= end)
             max_bytes = None  # damage, whose end is not in the window
 
+    def count(self, number: int, offset: int = 0) -> int:
+        """Return how many records there are from *offset*, up to damage, by their heads alone: it reads no payload."""
+        found, at, end = 0, max(offset, len(MAGIC)), self.sizes.get(number, 0)
+        with self._opened(number) as fd:
+            while (size := _announced(os.pread(fd, HEAD.size, at), 0)) and at + size <= end:
+                found, at = found + 1, at + size
+        return found
+
     def _window(self, number: int, offset: int, end: int, max_bytes: int | None) -> bytes:
         """Return what is at *offset*, about *max_bytes* or the first record whole."""
         available = end - offset

@@ -39,6 +39,11 @@ class Spool:
         sizes = self.segments.sizes
         return sum(size - (offset if n == number else 0) for n, size in list(sizes.items()) if n >= number)
 
+    def unread(self) -> int:
+        """Count the records that were not taken yet; looks through the files, a third of a second for a GiB of calls."""
+        number, offset = self._read
+        return sum(self.segments.count(n, offset if n == number else 0) for n in self.segments.sizes if n >= number)
+
     @property
     def taken(self) -> int:
         """Records that were taken and are not settled."""

@@ -50,10 +50,25 @@ def test_a_file_that_is_cut_at_any_byte_gives_the_records_before_the_cut(tmp_pat
         (folder / "000000000001.seg").write_bytes(whole[:length])
         spool = Spool(folder)
         expected = PAYLOADS[: sum(1 for end in ends[1:] if end <= length)]
+        assert spool.unread() == len(expected), length
         assert everything(spool) == expected, length
         spool.append([b"after the crash"])
         assert everything(spool) == [b"after the crash"], length
         spool.close()
+
+
+def test_what_is_unread_is_counted_over_all_files_from_where_reading_is(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, segment_bytes=64)
+    assert spool.unread() == 0
+    for payload in PAYLOADS * 3:
+        spool.append([payload])
+    for left in (12, 7, 2):
+        assert spool.unread() == left
+        spool.take(5, 1 << 20)
+        while spool.unread() > max(0, left - 5):  # a bite ends with its file
+            spool.take(spool.unread() - max(0, left - 5), 1 << 20)
+    assert spool.unread() == 0
+    assert spool.taken == 12
 
 
 def test_a_record_with_a_flipped_byte_costs_itself_alone(tmp_path: Path) -> None:
