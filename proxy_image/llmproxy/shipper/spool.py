@@ -40,7 +40,7 @@ class Spool:
         return sum(size - (offset if n == number else 0) for n, size in list(sizes.items()) if n >= number)
 
     def unread(self) -> int:
-        """Count the records that were not taken yet; looks through the files, a third of a second for a GiB of calls."""
+        """Count the records that were not taken yet, by their heads in the files."""
         number, offset = self._read
         return sum(self.segments.count(n, offset if n == number else 0) for n in self.segments.sizes if n >= number)
 
