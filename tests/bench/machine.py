@@ -2,6 +2,8 @@
 
 import os
 import platform
+import sys
+import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -57,8 +59,13 @@ def describe() -> dict[str, str | int]:
         "cpu": models[0] if models else platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "kernel": platform.release(),
-        "python": platform.python_version(),
+        "python": platform.python_version() + ("" if is_optimised() else ", built without optimisations"),
     }
+
+
+def is_optimised() -> bool:
+    """Whether this Python was built to be fast, as the one in images; distributions do it without the option."""
+    return sys.base_prefix == "/usr" or "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
 
 
 def _read(path: Path) -> str:
