@@ -5,6 +5,7 @@ a rollout succeeds.
 """
 
 import time
+from collections.abc import Awaitable
 from typing import cast
 
 from llmproxy.contract import Spans
@@ -77,10 +78,12 @@ def tell(parts: Parts, call: Call) -> None:
 async def _stream(parts: Parts, call: Call, opened: Opened) -> None:
     caller = call.caller
     stream = opened.exchange.stream(cast("Asked", call.asked))
-    held: list[bytes] = []
+    headers = [SSE, *_headers(parts, call, opened)]
+    copy = _Copy(call, stream, opened.status, headers)
+    held = copy.held
     broken: CallError | None = None
     try:
-        await _copy(parts, call, opened, stream, held)
+        await opened.connection.pour(copy.part)
     except EventTooLargeError:
         broken = _broken(call, opened, UpstreamFailure("protocol", "an event without an end"))
     except UpstreamFailure as failure:
@@ -98,28 +101,38 @@ async def _stream(parts: Parts, call: Call, opened: Opened) -> None:
         parts.counts.streams_broken += 1
         held.append(caller.dialect.error_event(broken))  # never a silent end
     elif not caller.started:
-        caller.start(opened.status, [SSE, *_headers(parts, call, opened)])
+        caller.start(opened.status, headers)
     await hold(parts, call)
     caller.end(b"".join(held))
 
 
-async def _copy(parts: Parts, call: Call, opened: Opened, stream: Stream, held: list[bytes]) -> None:
-    """Forward parts as they come; what is to wait for the record is put into *held*."""
-    caller, connection = call.caller, opened.connection
-    recorded = 0
-    while data := await connection.read():
+class _Copy:
+    """Forwards the parts of one stream as they come."""
+
+    __slots__ = ("_call", "_headers", "_recorded", "_status", "_stream", "held")
+
+    def __init__(self, call: Call, stream: Stream, status: int, headers: list[Header]) -> None:
+        self._call = call
+        self._stream = stream
+        self._status = status
+        self._headers = headers
+        self._recorded = 0
+        self.held: list[bytes] = []
+        """What is to wait for the record of the call."""
+
+    def part(self, data: bytes) -> Awaitable[None] | None:
+        """Forward a part; return what to wait for before the next one, if the caller is slow."""
+        call = self._call
         if not call.first_byte_ns:
             call.first_byte_ns = time.time_ns()
-            caller.start(opened.status, [SSE, *_headers(parts, call, opened)])
-        if recorded < MAX_RECORDED:
+            call.caller.start(self._status, self._headers)
+        if self._recorded < MAX_RECORDED:
             call.response.append(data)
-            recorded += len(data)
-        now, later = stream.feed(data)
+            self._recorded += len(data)
+        now, later = self._stream.feed(data)
         if later:
-            held.append(later)
-        waiting = caller.part(now) if now else None
-        if waiting is not None:
-            await waiting
+            self.held.append(later)
+        return call.caller.part(now) if now else None
 
 
 def _broken(call: Call, opened: Opened, failure: UpstreamFailure) -> CallError:

@@ -8,6 +8,7 @@ time; whatever is odd about an answer (bytes after its end, broken framing, an e
 import asyncio
 import ssl
 from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -23,6 +24,10 @@ SWEEP_S = 0.05
 """How late a call may expire."""
 MAX_IDLE_S = 45.0
 """A kept connection that is older is not used again: servers close theirs after 60 s or more, seldom less."""
+
+
+Sink = Callable[[bytes], Awaitable[None] | None]
+"""Takes a part of a body; returns what to wait for before it takes the next one, if anything."""
 
 
 class UpstreamFailure(Exception):  # noqa: N818 - an outcome of a try, not an error of ours
@@ -49,12 +54,12 @@ class Address:
 
 
 class Connection(asyncio.Protocol):
-    """One connection. `send`, then `head`, then `read` until it returns b"", then `release`."""
+    """One connection. `send`, then `head`, then `pour` or `read` until it returns b"", then `release`."""
 
     __slots__ = (
-        "_buffer", "_buffered", "_complete", "_error", "_first_byte_at", "_head_bytes", "_head_done", "_headers",
-        "_idle_s", "_keep", "_length_known", "_parser", "_paused", "_pool", "_total_at", "_transport", "_waiter",
-        "busy", "deadline", "idle_since", "status",
+        "_blocked", "_buffer", "_buffered", "_complete", "_error", "_first_byte_at", "_head_bytes", "_head_done",
+        "_headers", "_idle_s", "_keep", "_length_known", "_parser", "_paused", "_pool", "_sink", "_spilt", "_total_at",
+        "_transport", "_waiter", "busy", "deadline", "idle_since", "status",
     )  # fmt: skip
 
     def __init__(self, pool: "Pool") -> None:
@@ -81,6 +86,11 @@ class Connection(asyncio.Protocol):
         self._keep = False
         self._paused = False
         self._error: UpstreamFailure | None = None
+        self._sink: Sink | None = None
+        self._blocked: Awaitable[None] | None = None
+        """What the sink said to wait for."""
+        self._spilt: Exception | None = None
+        """What the sink raised."""
 
     # -- what the pipeline calls
 
@@ -124,6 +134,31 @@ class Connection(asyncio.Protocol):
                 return b""
             await self._wait()
         return self._take()
+
+    async def pour(self, sink: Sink) -> None:
+        """Give *sink* each part of the body as it comes, to the end; raise UpstreamFailure, or what *sink* raises.
+
+        The sink is called where the bytes come in: to wake a task for each costs a third of a stream's part.
+        """
+        while True:
+            while self._buffer:
+                blocked = sink(self._take())
+                if blocked is not None:
+                    await blocked
+            if self._error is not None:
+                raise self._error
+            if self._complete:
+                return
+            self._sink = sink
+            try:
+                await self._wait()
+            finally:
+                self._sink = None
+            if self._spilt is not None:
+                raise self._spilt
+            blocked, self._blocked = self._blocked, None
+            if blocked is not None:
+                await blocked
 
     def whole(self) -> bytes | None:
         """Return the whole body if it is here and nothing of it has been read, else None."""
@@ -186,6 +221,16 @@ class Connection(asyncio.Protocol):
             self._go_on()
         return data
 
+    def _give(self, sink: Sink) -> None:
+        """Give what has come to *sink*; wake `pour` when it takes no more for now."""
+        try:
+            self._blocked = sink(self._take())
+        except Exception as exc:  # noqa: BLE001 - raised where the sink came from
+            self._spilt = exc
+        if self._blocked is not None or self._spilt is not None:
+            self._sink = None
+            self._wake()
+
     def _go_on(self) -> None:
         """A part of the body has come, or may come again: count its pause from now."""
         self.deadline = self._total_at
@@ -225,6 +270,22 @@ class Connection(asyncio.Protocol):
             self._keep = False  # bytes that nobody asked for: the next answer could be somebody else's
             self.close()
             return
+        self._parse(data)
+        if self._sink is not None and self._buffer:
+            self._give(self._sink)
+            if self._complete:
+                self._wake()
+            return
+        if self._buffered > HIGH_WATER and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+            self.deadline = self._total_at  # its caller is slow, not the upstream
+        if self._complete or (self._head_done and not self._length_known):
+            self._wake()  # a sized answer is read in one go, a stream part by part
+        elif self._head_done and self._buffered > HIGH_WATER:
+            self._wake()
+
+    def _parse(self, data: bytes) -> None:
         if not self._head_done:
             self._head_bytes += len(data)
         try:
@@ -237,14 +298,6 @@ class Connection(asyncio.Protocol):
             self._keep = False
         if not self._head_done and self._head_bytes > MAX_HEAD:
             self._fail(UpstreamFailure("protocol", f"a head of more than {MAX_HEAD} bytes"))
-        if self._buffered > HIGH_WATER and not self._paused and self._transport is not None:
-            self._paused = True
-            self._transport.pause_reading()
-            self.deadline = self._total_at  # its caller is slow, not the upstream
-        if self._complete or (self._head_done and not self._length_known):
-            self._wake()  # a sized answer is read in one go, a stream part by part
-        elif self._head_done and self._buffered > HIGH_WATER:
-            self._wake()
 
     def eof_received(self) -> bool:
         """Close; connection_lost decides whether the answer is whole."""

@@ -279,6 +279,110 @@ def test_a_stream_is_read_part_by_part() -> None:
     run(test)
 
 
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def framed(part: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(part), part)
+
+
+class Cup:
+    """Takes parts; full, it says what to wait for."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.full: asyncio.Future[None] | None = None
+        self.refuses: Exception | None = None
+
+    def take(self, data: bytes) -> Awaitable[None] | None:
+        if self.refuses is not None:
+            raise self.refuses
+        self.parts.append(data)
+        return self.full
+
+
+async def poured(talk: Talk, cup: Cup, *parts: bytes) -> asyncio.Task[None]:
+    talk.begin()
+    talk.hear(STREAM_HEAD, *parts)
+    await talk.connection.head()
+    pouring = asyncio.ensure_future(talk.connection.pour(cup.take))
+    await asyncio.sleep(0)
+    return pouring
+
+
+def test_a_part_is_poured_the_moment_it_comes_and_what_came_before_it_first() -> None:
+    async def test(talk: Talk) -> None:
+        cup = Cup()
+        pouring = await poured(talk, cup, framed(b"before"))
+        talk.hear(framed(b"one"))
+        assert cup.parts == [b"before", b"one"]
+        talk.hear(framed(b"two") + b"0\r\n\r\n")
+        await pouring
+        assert cup.parts == [b"before", b"one", b"two"]
+        talk.connection.release()
+        assert talk.is_kept
+
+    run(test)
+
+
+@pytest.mark.parametrize("full_at_once", [True, False])
+def test_nothing_is_poured_into_what_is_full_and_its_upstream_is_slowed(*, full_at_once: bool) -> None:
+    async def test(talk: Talk) -> None:
+        cup = Cup()
+        if full_at_once:
+            cup.full = asyncio.get_running_loop().create_future()
+        pouring = await poured(talk, cup, *[framed(b"first")] * full_at_once)
+        if not full_at_once:
+            cup.full = asyncio.get_running_loop().create_future()
+            talk.hear(framed(b"first"))
+        large = b"x" * (HIGH_WATER + 1)
+        talk.hear(framed(large))
+        assert cup.parts == [b"first"]
+        assert talk.wire.paused
+        full, cup.full = cast("asyncio.Future[None]", cup.full), None
+        full.set_result(None)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert cup.parts == [b"first", large]
+        assert not talk.wire.paused
+        talk.hear(framed(b"last") + b"0\r\n\r\n")
+        await pouring
+        assert cup.parts == [b"first", large, b"last"]
+
+    run(test)
+
+
+def test_what_cannot_be_poured_raises_there_and_ends_the_connection() -> None:
+    async def test(talk: Talk) -> None:
+        cup = Cup()
+        pouring = await poured(talk, cup)
+        cup.refuses = ValueError("no more")
+        talk.hear(framed(b"one"), framed(b"two"))
+        with pytest.raises(ValueError, match="no more"):
+            await pouring
+        talk.connection.release()
+        assert talk.wire.aborted
+
+    run(test)
+
+
+@pytest.mark.parametrize("end", ["lost", "broken", "cancelled"])
+def test_parts_before_a_failure_are_poured_before_it_is_raised(end: str) -> None:
+    async def test(talk: Talk) -> None:
+        cup = Cup()
+        pouring = await poured(talk, cup)
+        talk.hear(framed(b"one") + (b"no chunk\r\n" if end == "broken" else b""))
+        if end == "lost":
+            talk.lose()
+        elif end == "cancelled":
+            talk.connection.cancel()
+        with pytest.raises(UpstreamFailure, match={"lost": "closed", "broken": "protocol"}.get(end, end)):
+            await pouring
+        assert cup.parts == [b"one"]
+
+    run(test)
+
+
 def test_a_slow_reader_slows_its_upstream() -> None:
     async def test(talk: Talk) -> None:
         talk.begin()
