@@ -25,7 +25,8 @@ SOURCES = Path(__file__).parent / "llmproxy"
 COMPILED = Path(__file__).parents[1] / "build" / "compiled"
 GATEWAY = (
     "anthropic", "answer", "app", "balance", "body", "call", "caller", "exchange", "fallback", "handover", "http1",
-    "keepalive", "metrics", "pairs", "pipeline", "responses", "retry", "routes", "streaming", "tries", "upstream",
+    "keepalive", "metrics", "pairs", "pipeline", "pool", "responses", "retry", "routes", "streaming", "tries",
+    "upstream",
 )  # fmt: skip
 LIMITS = ("headers", "history", "kinds", "leases", "limiter", "line", "local", "shared", "window")
 MODULES = (*(f"gateway/{name}.py" for name in GATEWAY), *(f"gateway/limits/{name}.py" for name in LIMITS))

@@ -13,8 +13,8 @@ import msgspec
 
 from llmproxy import contract, providers
 from llmproxy.anthropic.chat_request import Traits
+from llmproxy.gateway.pool import Address, Pool
 from llmproxy.gateway.routes import COUNT_TOKENS, MESSAGES, RESPONSES
-from llmproxy.gateway.upstream import Address, Pool
 
 PATHS = {"chat.completions": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
 _TRANSLATED = ("chat.completions", "embeddings")

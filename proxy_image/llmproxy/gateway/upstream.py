@@ -1,31 +1,25 @@
-"""HTTP/1.1 to model servers: kept connections on asyncio.Protocol and httptools.
+"""HTTP/1.1 to model servers: one connection, on asyncio.Protocol and httptools. `pool` opens and keeps them.
 
-It is what a request pays for most, which is why it is ours: the best library costs twice as much. It speaks to one
-address (TCP, TLS or a unix socket) and knows no retries, no models and no limits. A connection is used by one call at a
-time; whatever is odd about an answer (bytes after its end, broken framing, an early close) ends the connection.
+It is what a request pays for most, which is why it is ours: the best library costs twice as much. It knows no retries,
+no models and no limits. A connection is used by one call at a time; whatever is odd about an answer (bytes after its
+end, broken framing, an early close) ends the connection.
 """
 
 import asyncio
-import ssl
-from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 
 from llmproxy.gateway.keepalive import notice_dead_peers
 
+if TYPE_CHECKING:
+    from llmproxy.gateway.pool import Pool
+
 HIGH_WATER = 256 << 10
 """Bytes read and not taken yet; above it the socket is not read, so that a slow caller slows its upstream."""
 MAX_HEAD = 64 << 10
 """Bytes of an answer's head."""
-SWEEP_S = 0.05
-"""How late a call may expire."""
-MAX_IDLE_S = 45.0
-"""A kept connection that is older is not used again: servers close theirs after 60 s or more, seldom less."""
-
-
 Sink = Callable[[bytes], Awaitable[None] | None]
 """Takes a part of a body; returns what to wait for before it takes the next one, if anything."""
 
@@ -41,16 +35,6 @@ class UpstreamFailure(Exception):  # noqa: N818 - an outcome of a try, not an er
         super().__init__(f"{code}: {detail}" if detail else code)
         self.code = code
         self.detail = detail
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a pool connects to."""
-
-    host: str
-    port: int
-    tls: ssl.SSLContext | None = None
-    unix_path: str | None = None
 
 
 class Connection(asyncio.Protocol):
@@ -354,96 +338,3 @@ class Connection(asyncio.Protocol):
         elif not self._complete:
             self._complete = True
             self._keep = bool(self._parser.should_keep_alive())  # true only in here
-
-
-class Pool:
-    """Connections to one address; newest used first, so that spare ones grow old and go."""
-
-    def __init__(self, address: Address, *, max_connections: int = 4096) -> None:
-        self.address = address
-        self.loop = asyncio.get_running_loop()
-        self._idle: deque[Connection] = deque()
-        self._all: set[Connection] = set()
-        self._max = max_connections
-        self._sweep: asyncio.TimerHandle | None = None
-
-    async def acquire(self, timeout_s: float) -> Connection:
-        """Return a connection that is open; raise UpstreamFailure if there is none within *timeout_s*."""
-        kept = self.idle()
-        if kept is not None:
-            return kept
-        if len(self._all) >= self._max:
-            raise UpstreamFailure("connect", f"{self._max} calls are on their way to it already")
-        return await self._connect(timeout_s)
-
-    def idle(self) -> Connection | None:
-        """Return a kept connection, the youngest, if there is one."""
-        now = self.loop.time()
-        while self._idle:
-            connection = self._idle.pop()
-            if now - connection.idle_since > MAX_IDLE_S:
-                connection.close()
-            elif connection in self._all:
-                return connection
-        return None
-
-    async def _connect(self, timeout_s: float) -> Connection:
-        address = self.address
-        connection = Connection(self)
-        try:
-            async with asyncio.timeout(timeout_s):
-                if address.unix_path is not None:
-                    await self.loop.create_unix_connection(lambda: connection, address.unix_path)
-                else:
-                    await self.loop.create_connection(
-                        lambda: connection,
-                        address.host,
-                        address.port,
-                        ssl=address.tls,
-                        server_hostname=address.host if address.tls else None,
-                    )
-        except TimeoutError as exc:
-            raise UpstreamFailure("connect_timeout", f"no connection within {timeout_s:g} s") from exc
-        except (OSError, ssl.SSLError) as exc:
-            raise UpstreamFailure("connect", _plain(exc)) from exc
-        self._all.add(connection)
-        return connection
-
-    def look_after(self) -> None:
-        """Let every busy connection expire at its deadline or within SWEEP_S after it.
-
-        One timer for all is a third of what one for each request costs.
-        """
-        if self._sweep is None:
-            self._sweep = self.loop.call_later(SWEEP_S, self._expire)
-
-    def _expire(self) -> None:
-        now = self.loop.time()
-        busy = [connection for connection in self._all if connection.busy]
-        self._sweep = self.loop.call_later(SWEEP_S, self._expire) if busy else None
-        for connection in busy:
-            if connection.deadline <= now:
-                connection.expire()
-
-    def keep(self, connection: Connection) -> None:
-        """Put a connection by for the next call."""
-        connection.idle_since = self.loop.time()
-        self._idle.append(connection)
-
-    def forget(self, connection: Connection) -> None:
-        """Drop a connection that is closed."""
-        if connection in self._all:
-            self._all.discard(connection)
-            if not connection.busy and connection in self._idle:
-                self._idle.remove(connection)
-
-    def close(self) -> None:
-        """Close every connection."""
-        if self._sweep is not None:
-            self._sweep.cancel()
-        for connection in list(self._all):
-            connection.close()
-
-
-def _plain(exc: Exception) -> str:
-    return getattr(exc, "strerror", None) or str(exc) or type(exc).__name__

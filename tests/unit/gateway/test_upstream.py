@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmproxy.gateway.upstream import HIGH_WATER, MAX_HEAD, Address, Connection, Pool, UpstreamFailure
+from llmproxy.gateway.pool import Address, Pool
+from llmproxy.gateway.upstream import HIGH_WATER, MAX_HEAD, Connection, UpstreamFailure
 
 Write = Callable[[bytes], None]
 SIZED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\nhello world"
