@@ -102,6 +102,8 @@ def test_the_live_view_goes_on_and_ends_on_ctrl_c_without_a_trace(echo: Process,
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
+            # A shell that runs tests in the background has them ignore SIGINT, and what they start too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - one thread, in the child
         )
         os.close(theirs)
         try:
