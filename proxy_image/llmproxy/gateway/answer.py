@@ -46,9 +46,10 @@ async def forward(parts: Parts, call: Call, opened: Opened) -> None:
     if opened.status >= 300:  # noqa: PLR2004 - an error of the upstream
         call.error = f"http_{opened.status}"
     if call.call_id:
-        tell(parts, call)
         if _is_held(parts, call):
             await hold(parts, call)
+        else:
+            tell(parts, call)
     headers = _headers(parts, call, opened)
     headers.append((b"content-type", kind) if kind and not answered.mapped else JSON)
     call.caller.answer(opened.status, answered.body, headers)

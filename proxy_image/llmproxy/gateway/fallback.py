@@ -6,6 +6,8 @@ retries ends them here too: a refusal that no other try would heal is passed on,
 has no room, is skipped.
 """
 
+from typing import cast
+
 from llmproxy.gateway.body import Asked
 from llmproxy.gateway.call import Call, Parts
 from llmproxy.gateway.errors import CallError, UpstreamError, UpstreamTimeoutError
@@ -19,33 +21,23 @@ _WITHOUT_OUTPUT = frozenset({"embeddings", COUNT_TOKENS})
 
 async def open_somewhere(parts: Parts, call: Call, asked: Asked) -> Opened:
     """Return the answer to pass on; raise CallError when no model gave one."""
-    outcome: Opened | CallError
-    try:
-        outcome = await _trying(parts, call, asked, asked.model).open()
-    except (UpstreamError, UpstreamTimeoutError) as error:
-        outcome = error
-    if asked.model in parts.fallbacks and _failed(outcome):
-        outcome = await _fallen_back(parts, call, asked, outcome)
-    if isinstance(outcome, Opened):
-        return outcome
-    raise outcome
-
-
-async def _fallen_back(parts: Parts, call: Call, asked: Asked, outcome: Opened | CallError) -> Opened | CallError:
-    """Return what the other models made of a call that came to *outcome* so far."""
-    for name in parts.fallbacks[asked.model]:
-        if not _failed(outcome):
-            break
-        if not parts.serving[name, call.route.endpoint] or not await _admitted(parts, call, asked, name):
-            continue
-        if isinstance(outcome, Opened):
-            outcome.release()
-        parts.counts.fallbacks[asked.model, name] += 1
+    outcome: Opened | CallError | None = None
+    for name in (asked.model, *parts.fallbacks.get(asked.model, ())):
+        if outcome is not None:
+            if not _failed(outcome):
+                break
+            if not parts.serving[name, call.route.endpoint] or not await _admitted(parts, call, asked, name):
+                continue
+            if isinstance(outcome, Opened):
+                outcome.release()
+            parts.counts.fallbacks[asked.model, name] += 1
         try:
             outcome = await _trying(parts, call, asked, name).open()
         except (UpstreamError, UpstreamTimeoutError) as error:
             outcome = error
-    return outcome
+    if isinstance(outcome, Opened):
+        return outcome
+    raise cast("CallError", outcome)
 
 
 def bound_tokens(parts: Parts, route: Route, asked: Asked, model: str, body_bytes: int) -> int:
