@@ -90,9 +90,9 @@ class Cache:
                 self._ring(known.slot)
             return
         made = self._keep(item, 0)
-        if (known is None and _expected(item)) or (known is not None and known.text == made.text):
-            return
-        if target.kind != "ReplicaSet":
+        is_news = not _says_nothing(item) if known is None else known.text != made.text
+        # A new ReplicaSet follows from our own write, and takes nothing from anybody.
+        if is_news and target.kind != "ReplicaSet":
             self._ring(made.slot)
 
     @property
@@ -207,9 +207,9 @@ def _of_container(container: Mapping[str, Any]) -> dict[str, Any]:
     return {**{key: container[key] for key in _OF_CONTAINERS if key in container}, "state": state}
 
 
-def _expected(item: Manifest) -> bool:
-    """Whether a new object follows from what we wrote, takes nothing from anybody, and says nothing yet."""
-    return item["kind"] == "ReplicaSet" or (item["kind"] == "Pod" and not _of_pod(item.get("status") or {}))
+def _says_nothing(item: Manifest) -> bool:
+    """Whether a new object is a pod that follows from what we wrote, and of which there is nothing to tell yet."""
+    return item["kind"] == "Pod" and not _of_pod(item.get("status") or {})
 
 
 def _head(item: Manifest) -> dict[str, Any]:
