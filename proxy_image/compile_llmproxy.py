@@ -28,8 +28,10 @@ GATEWAY = (
     "keepalive", "metrics", "pairs", "pipeline", "pool", "responses", "retry", "routes", "streaming", "tries",
     "upstream",
 )  # fmt: skip
+ANTHROPIC = ("chat_stream", "mapped", "messages_stream", "wire")
 LIMITS = ("headers", "history", "kinds", "leases", "limiter", "line", "local", "shared", "window")
-MODULES = (*(f"gateway/{name}.py" for name in GATEWAY), *(f"gateway/limits/{name}.py" for name in LIMITS))
+FOLDERS = {"anthropic": ANTHROPIC, "responses": ("from_chat_stream",), "gateway": GATEWAY, "gateway/limits": LIMITS}
+MODULES = tuple(f"{folder}/{name}.py" for folder, names in FOLDERS.items() for name in names)
 """All that are compiled. Not errors, whose attributes of classes are read; not types that JSON is decoded into."""
 
 MYPY = """

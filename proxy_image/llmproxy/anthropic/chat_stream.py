@@ -1,55 +1,21 @@
 """A chat completion's stream from a messages stream (Anthropic's), event by event as it comes. Pure: time is given."""
 
-from typing import Any
-
 import msgspec
 
 from llmproxy.anthropic import outcome
 from llmproxy.anthropic.chat_answer import completion_id
 from llmproxy.anthropic.errors import event_to_openai, openai_error
+from llmproxy.anthropic.events import Block, Delta, Event, Message
 from llmproxy.anthropic.mapped import MappedStream
 from llmproxy.anthropic.messages_request import JSON_TOOL
-from llmproxy.anthropic.wire import Json, decode, openai_event
+from llmproxy.anthropic.wire import Json, decode, encode, openai_event, text_bytes
 
 DONE = b"data: [DONE]\n\n"
 _BAD_GATEWAY = 502
+_UNFINISHED = b',"logprobs":null,"finish_reason":null}]}\n\n'
 
 
-class _Delta(msgspec.Struct):
-    type: str | None = None
-    text: str = ""
-    thinking: str = ""
-    signature: str = ""
-    partial_json: str = ""
-    stop_reason: str | None = None
-    stop_sequence: str | None = None
-
-
-class _Block(msgspec.Struct):
-    type: str
-    id: str = ""
-    name: str = ""
-    data: str = ""
-    text: str = ""
-    input: msgspec.Raw = msgspec.Raw(b"{}")
-
-
-class _Message(msgspec.Struct):
-    id: str = ""
-    model: str = ""
-    usage: outcome.MessagesUsage | None = None
-
-
-class _Event(msgspec.Struct):
-    type: str
-    index: int = 0
-    message: _Message | None = None
-    content_block: _Block | None = None
-    delta: _Delta | None = None
-    usage: outcome.MessagesUsage | None = None
-
-
-_decode = msgspec.json.Decoder(_Event).decode
+_decode = msgspec.json.Decoder(Event).decode
 
 
 class ChatStream(MappedStream):
@@ -60,7 +26,9 @@ class ChatStream(MappedStream):
         self._created_s = created_s
         self._with_usage = with_usage
         self._head: Json = {}
-        self._blocks: dict[int, _Block] = {}
+        """What every chunk begins with; as bytes too, for nearly all of a stream are chunks that differ in a text."""
+        self._head_bytes = _head_bytes({})
+        self._blocks: dict[int, Block] = {}
         self._tools: dict[int, int] = {}
         """Number of the tool call in each block."""
         self._thoughts: dict[int, str] = {}
@@ -83,7 +51,7 @@ class ChatStream(MappedStream):
             return self._broken(f"the model server sent an event that is none of a message: {exc}")
         return self._event(event, content, made)
 
-    def _event(self, event: _Event, content: bytes, made: list[bytes]) -> bytes:
+    def _event(self, event: Event, content: bytes, made: list[bytes]) -> bytes:
         kind = event.type
         if kind == "content_block_delta" and event.delta is not None:
             self._delta(event.index, event.delta, made)
@@ -102,18 +70,19 @@ class ChatStream(MappedStream):
             return openai_event(event_to_openai(decode(content)))
         return b""  # pings, and events that are not known yet, as Anthropic asks of its clients
 
-    def _start(self, message: _Message, made: list[bytes]) -> None:
+    def _start(self, message: Message, made: list[bytes]) -> None:
         self._head = {
             "id": completion_id(message.id),
             "object": "chat.completion.chunk",
             "created": self._created_s,
             "model": message.model,
         }
+        self._head_bytes = _head_bytes(self._head)
         if message.usage is not None:
             self._used.update(message.usage)
         made.append(self._chunk({"role": "assistant", "content": ""}))
 
-    def _block(self, index: int, block: _Block, made: list[bytes]) -> None:
+    def _block(self, index: int, block: Block, made: list[bytes]) -> None:
         self._blocks[index] = block
         if block.type == "text" and block.text:
             made.append(self._chunk({"content": block.text}))
@@ -129,7 +98,7 @@ class ChatStream(MappedStream):
             call = {"index": number, "id": block.id, "type": "function", "function": function}
             made.append(self._chunk({"tool_calls": [call]}))
 
-    def _delta(self, index: int, delta: _Delta, made: list[bytes]) -> None:
+    def _delta(self, index: int, delta: Delta, made: list[bytes]) -> None:
         if delta.type == "text_delta":
             made.append(self._chunk({"content": delta.text}))
         elif delta.type == "thinking_delta":
@@ -154,15 +123,14 @@ class ChatStream(MappedStream):
             call = {"index": number, "function": {"arguments": "{}"}}
             made.append(self._chunk({"tool_calls": [call]}))
 
-    def _finish(self, event: _Event, made: list[bytes]) -> None:
+    def _finish(self, event: Event, made: list[bytes]) -> None:
         if event.usage is not None:
             self._used.update(event.usage)
         delta = event.delta
         if delta is not None and delta.stop_reason is not None and not self._finished:
             self._finished = True
             reason = "stop" if self._in_json else outcome.finish_reason(delta.stop_reason)
-            more = {} if delta.stop_sequence is None else {"stop_reason": delta.stop_sequence}
-            made.append(self._chunk({}, finish_reason=reason, **more))
+            made.append(self._chunk({}, _finished(reason, delta.stop_sequence)))
 
     def _stop(self) -> bytes:
         self.done = True
@@ -174,6 +142,17 @@ class ChatStream(MappedStream):
         self.done = self.failed = True
         return openai_event(openai_error(problem, _BAD_GATEWAY))
 
-    def _chunk(self, delta: Json, *, finish_reason: str | None = None, **more: Any) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason, **more}
-        return openai_event({**self._head, "choices": [choice]})
+    def _chunk(self, delta: Json, finish: bytes = _UNFINISHED) -> bytes:
+        return b"%b%b%b" % (self._head_bytes, text_bytes(encode(delta)), finish)
+
+
+def _head_bytes(head: Json) -> bytes:
+    """Return a chunk up to the delta of its one choice."""
+    event = openai_event({**head, "choices": [{"index": 0, "delta": None}]})
+    return event.removesuffix(b"null}]}\n\n")
+
+
+def _finished(reason: str, sequence: str | None) -> bytes:
+    """Return the rest of a chunk behind its delta."""
+    more = {"logprobs": None, "finish_reason": reason} | ({} if sequence is None else {"stop_reason": sequence})
+    return b",%b]}\n\n" % text_bytes(encode(more))[1:]

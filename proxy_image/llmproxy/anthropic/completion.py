@@ -74,3 +74,20 @@ class Head(msgspec.Struct, kw_only=True):
     id: str | None = None
     model: str | None = None
     usage: ChatUsage | None = None
+
+
+class Choice(msgspec.Struct):
+    """A choice in a chunk."""
+
+    index: int = 0
+    delta: Delta | None = None
+    finish_reason: str | None = None
+    stop_reason: Any = None
+    """vLLM's: the stop sequence that ended the answer."""
+
+
+class Chunk(Head):
+    """A chunk of a stream."""
+
+    choices: list[Choice] | None = None
+    error: Any = None

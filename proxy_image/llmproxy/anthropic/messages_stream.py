@@ -10,27 +10,20 @@ from typing import Any
 import msgspec
 
 from llmproxy.anthropic import outcome
-from llmproxy.anthropic.completion import Delta, Function, Head, ToolCallPiece
+from llmproxy.anthropic.completion import Choice, Chunk, Function, ToolCallPiece
 from llmproxy.anthropic.errors import anthropic_error, event_to_anthropic
 from llmproxy.anthropic.mapped import MappedStream
 from llmproxy.anthropic.messages_answer import message_id, tool_id
-from llmproxy.anthropic.wire import Json, anthropic_event, decode
+from llmproxy.anthropic.wire import Json, anthropic_event, decode, encode, text_bytes
 
-
-class _Choice(msgspec.Struct):
-    index: int = 0
-    delta: Delta | None = None
-    finish_reason: str | None = None
-    stop_reason: Any = None
-
-
-class _Chunk(Head):
-    choices: list[_Choice] | None = None
-    error: Any = None
-
-
-_decode = msgspec.json.Decoder(_Chunk).decode
-_DELTAS = {"text": ("text_delta", "text"), "thinking": ("thinking_delta", "thinking")}
+_decode = msgspec.json.Decoder(Chunk).decode
+_DELTAS = {
+    "text": b'"text_delta","text":',
+    "thinking": b'"thinking_delta","thinking":',
+    "tool": b'"input_json_delta","partial_json":',
+}
+_DELTA = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":{"type":%b%b}}\n\n'
+"""Nearly all of a stream are these: only their text is encoded."""
 
 
 class _Tool:
@@ -88,7 +81,7 @@ class MessagesStream(MappedStream):
                 self._choice(choice, made)
         return b""
 
-    def _start(self, chunk: _Chunk, made: list[bytes]) -> None:
+    def _start(self, chunk: Chunk, made: list[bytes]) -> None:
         self._started = True
         self._id = message_id(chunk.id)
         message: Json = {
@@ -104,7 +97,7 @@ class MessagesStream(MappedStream):
         made.append(anthropic_event("message_start", {"type": "message_start", "message": message}))
         made.append(anthropic_event("ping", {"type": "ping"}))
 
-    def _choice(self, choice: _Choice, made: list[bytes]) -> None:
+    def _choice(self, choice: Choice, made: list[bytes]) -> None:
         delta = choice.delta
         if delta is not None:
             if thought := delta.thought:
@@ -124,8 +117,7 @@ class MessagesStream(MappedStream):
         if self._open != kind:
             block = {"type": "thinking", "thinking": "", "signature": ""} if kind == "thinking" else {}
             self._begin(kind, block or {"type": "text", "text": ""}, made)
-        name, field = _DELTAS[kind]
-        made.append(_delta(self._blocks - 1, {"type": name, field: text}))
+        made.append(_delta(self._blocks - 1, kind, text))
 
     def _tool(self, call: ToolCallPiece, made: list[bytes]) -> None:
         index = call.number(len(self._tools))
@@ -143,7 +135,7 @@ class MessagesStream(MappedStream):
             self._begin("tool", {"type": "tool_use", "id": ident, "name": tool.name, "input": {}}, made)
             tool.block = self._blocks - 1
         if arguments:
-            made.append(_delta(tool.block, {"type": "input_json_delta", "partial_json": arguments}))
+            made.append(_delta(tool.block, "tool", arguments))
 
     def _begin(self, kind: str, block: Json, made: list[bytes]) -> None:
         self._close(made)
@@ -178,5 +170,5 @@ class MessagesStream(MappedStream):
         return anthropic_event("error", anthropic_error(problem, "api_error"))
 
 
-def _delta(index: int, delta: Json) -> bytes:
-    return anthropic_event("content_block_delta", {"type": "content_block_delta", "index": index, "delta": delta})
+def _delta(index: int, kind: str, text: str) -> bytes:
+    return _DELTA % (index, _DELTAS[kind], text_bytes(encode(text)))

@@ -82,6 +82,11 @@ class Events:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the data of each event that *data* completes."""
+        if (
+            not self._tail and data.endswith(b"\n\n") and data.find(b"\n\n") == len(data) - 2 and b"\r" not in data
+        ):  # as nearly all parts are
+            content = _content(data[:-2])
+            return [content] if content else []
         scanned = max(0, len(self._tail) - 3)
         data = self._tail + data
         found: list[bytes] = []
@@ -101,8 +106,9 @@ class Events:
 
 
 def _content(event: bytes) -> bytes:
-    if event.startswith(b"data: ") and b"\n" not in event:
-        return event[6:]
+    head, _, last = event.rpartition(b"\n")  # one line of data, with or without the event's name before it
+    if last.startswith(b"data: ") and not head.startswith(b"data:") and b"\n" not in head and b"\r" not in event:
+        return last[6:]
     lines = [
         line[5:].removeprefix(b" ")
         for raw in event.split(b"\n")

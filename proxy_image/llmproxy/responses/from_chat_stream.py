@@ -5,34 +5,16 @@ response.completed or response.incomplete, with the whole response. What was tho
 begins, function calls at the end: servers may send pieces of several calls in turn.
 """
 
-from typing import Any
-
 import msgspec
 
 from llmproxy.anthropic import outcome
-from llmproxy.anthropic.completion import Delta, Function, Head, ToolCallPiece
+from llmproxy.anthropic.completion import Function, ToolCallPiece
 from llmproxy.anthropic.mapped import MappedStream
 from llmproxy.anthropic.wire import Fields, Json, anthropic_event
-from llmproxy.responses.made import Heading, Logprobs, last_status, refusal_part, text_part, usage_of
+from llmproxy.responses.chunk import Choice, Chunk
+from llmproxy.responses.made import Heading, last_status, refusal_part, text_part, usage_of
 
-
-class _Delta(Delta):
-    thinking_blocks: list[Json] | None = None
-
-
-class _Choice(msgspec.Struct):
-    index: int = 0
-    delta: _Delta | None = None
-    finish_reason: str | None = None
-    logprobs: Logprobs | None = None
-
-
-class _Chunk(Head):
-    choices: list[_Choice] | None = None
-    error: Any = None
-
-
-_decode = msgspec.json.Decoder(_Chunk).decode
+_decode = msgspec.json.Decoder(Chunk).decode
 
 
 class _Words:
@@ -104,13 +86,13 @@ class ResponseStream(MappedStream):
                 self._choice(heading, choice, made)
         return b""
 
-    def _start(self, chunk: _Chunk, made: list[bytes]) -> Heading:
+    def _start(self, chunk: Chunk, made: list[bytes]) -> Heading:
         heading = self._heading = Heading(self._fields, chunk.id, chunk.model, self._created_s)
         begun = ("response.created", "response.in_progress")
         made.extend(self._event(name, response=heading.response([])) for name in begun)
         return heading
 
-    def _choice(self, heading: Heading, choice: _Choice, made: list[bytes]) -> None:
+    def _choice(self, heading: Heading, choice: Choice, made: list[bytes]) -> None:
         delta = choice.delta
         if delta is not None:
             thought = delta.thought
@@ -221,10 +203,10 @@ class ResponseStream(MappedStream):
         self.done = self.failed = True
         return error_event(problem, "server_error", None, "upstream_error", self._number)
 
-    def _event(self, name: str, /, **content: object) -> bytes:
-        event = {"type": name, "sequence_number": self._number, **content}
+    def _event(self, kind: str, /, **content: object) -> bytes:
+        event = {"type": kind, "sequence_number": self._number, **content}
         self._number += 1
-        return anthropic_event(name, event)
+        return anthropic_event(kind, event)
 
 
 _NAMES = {"text": "output_text", "refusal": "refusal", "reasoning": "reasoning_text"}

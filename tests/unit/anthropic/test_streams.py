@@ -1,13 +1,14 @@
 """Streams both ways: events in order, text code point for code point at every border, and never a silent end."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from anthropic.lib.streaming._messages import accumulate_event
 from anthropic.types import RawMessageStreamEvent
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -357,13 +358,21 @@ def test_a_native_streams_error_is_its_end() -> None:
     assert (stream.done, stream.failed) == (True, True)
 
 
-@given(st.lists(st.binary(max_size=30)), st.integers(1, 9))
-def test_events_do_not_depend_on_the_pieces(parts: list[bytes], size: int) -> None:
-    data = b"\n\ndata:".join([b"", *parts, b""])
-    whole, pieces = Events(), Events()
-    expected = [*whole.feed(data), *whole.rest()]
-    found = [e for at in range(0, len(data), size) for e in pieces.feed(data[at : at + size])]
-    assert [*found, *pieces.rest()] == expected
+_BITS = st.sampled_from([b"\n", b"\r", b"\n\n", b"\r\n\r\n", b"data: ", b"data:", b"event: x", b": ", b"a"])
+
+
+@given(st.lists(_BITS), st.integers(1, 9))
+@example([b"a"], 1)
+@example([b"data: ", b"a", b"\r\n\r\n", b"data: ", b"b", b"\n\n"], 9)
+def test_events_are_the_same_in_whatever_pieces_they_come(bits: list[bytes], size: int) -> None:
+    data = b"".join(bits)
+    lines = [re.sub(rb"\r$", b"", event, flags=re.M).split(b"\n") for event in re.split(rb"\r?\n\r?\n", data)]
+    held = [[line[5:].removeprefix(b" ") for line in event if line.startswith(b"data:")] for event in lines]
+    expected = [content for event in held if (content := b"\n".join(event))]
+    for most in (size, len(data) or 1):
+        reader = Events()
+        found = [e for at in range(0, len(data), most) for e in reader.feed(data[at : at + most])]
+        assert [*found, *reader.rest()] == expected
 
 
 def test_an_event_may_have_several_lines_and_comments() -> None:
