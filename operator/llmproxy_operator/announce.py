@@ -1,4 +1,4 @@
-"""Kubernetes Events about LLMProxies, for `kubectl describe`: one per change, repeated ones counted in the first.
+"""Kubernetes Events about LLMProxies, for `kubectl describe`: one per reason, which counts and has the newest words.
 
 The status that was there before a pass says what is already known, so a restart of the operator announces nothing
 anew. An Event that cannot be written is logged and forgotten: the status has the same words.
@@ -22,11 +22,17 @@ log = logging.getLogger(__name__)
 
 MAX_REMEMBERED = 2000
 MIN_INTERVAL_S = 60
-"""A proxy that goes to and fro is told of so often at most; what happens in between is counted."""
+"""A proxy that goes to and fro is told of so often at most, for each reason; what happens in between is counted."""
+_GONE = 404
+"""HTTP's number for an Event whose time is over: API servers keep them for an hour."""
 _STEPS = frozenset({"RollingOut", "ReplicasNotReady"})
 """Reasons that follow each other in every roll: the first one is told of."""
 MAX_NOTE_CHARS = 1000
 """Kubernetes takes 1024 bytes."""
+
+
+_Identity = tuple[str, str, str]
+"""The uid of an LLMProxy, type and reason of an Event."""
 
 
 @dataclass
@@ -44,7 +50,7 @@ class Announcer:
         self._cluster = cluster
         self._instance = instance
         self._now = now
-        self._told: OrderedDict[tuple[str, str, str], _Told] = OrderedDict()
+        self._told: OrderedDict[_Identity, _Told] = OrderedDict()
 
     async def announce(self, raw: Manifest, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
         """Tell of what changed between two statuses of *raw*, if it is worth an Event."""
@@ -52,20 +58,30 @@ class Announcer:
         if news is None:
             return
         kind, reason, message = news
-        identity = (str(raw["metadata"]["uid"]), reason, message)
+        # Without the message: the last lines of a log hold times, and would make each Event another.
+        identity = (str(raw["metadata"]["uid"]), kind, reason)
         told, now = self._told.get(identity), self._now()
         try:
             if told is None:
-                await self._first(raw, kind, identity, now)
+                await self._first(raw, identity, message, now)
                 return
             told.count += 1
             if (now - told.at).total_seconds() >= MIN_INTERVAL_S:
                 told.at = now
-                await self._cluster.merge(told.event, {"count": told.count, "lastTimestamp": _written(now)})
+                await self._again(raw, identity, message, told)
         except ClusterError as exc:
             log.warning("event_not_written", extra={"reason": reason, "error": str(exc)})
 
-    async def _first(self, raw: Manifest, kind: str, identity: tuple[str, str, str], now: datetime) -> None:
+    async def _again(self, raw: Manifest, identity: _Identity, message: str, told: _Told) -> None:
+        change = {"count": told.count, "lastTimestamp": _written(told.at), "message": message}
+        try:
+            await self._cluster.merge(told.event, change)
+        except ClusterError as exc:
+            if exc.status != _GONE:
+                raise
+            await self._first(raw, identity, message, told.at)
+
+    async def _first(self, raw: Manifest, identity: _Identity, message: str, now: datetime) -> None:
         metadata = raw["metadata"]
         digest = hashlib.sha256("\0".join((*identity, self._instance, _written(now))).encode()).hexdigest()[:16]
         event = Ref("v1", "Event", metadata["namespace"], f"{metadata['name']}.{digest}")
@@ -82,9 +98,9 @@ class Announcer:
                     "kind": raw["kind"],
                     **{key: metadata[key] for key in ("name", "namespace", "uid", "resourceVersion")},
                 },
-                "type": kind,
-                "reason": identity[1],
-                "message": identity[2],
+                "type": identity[1],
+                "reason": identity[2],
+                "message": message,
                 "action": "Reconcile",
                 "count": 1,
                 "firstTimestamp": _written(now),

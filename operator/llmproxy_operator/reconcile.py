@@ -165,7 +165,7 @@ class Reconciler:
         found = [*own, *await self._children(proxy, rendered)]
         contents = [*credentials.contents, token, store.password(token), control_token]
         if (blocked := _blocked(found)) is not None:
-            present = await self._present(raw, contents)
+            present = await self._present(raw)
             return View(proxy.metadata.generation, proxy, rollout=present, trouble=blocked)
         live = await self._settle_all(found, proxy)
         self._secrets.follow(key, credentials.versions, own=live[: len(own)])
@@ -296,15 +296,18 @@ class Reconciler:
         gone = [item for item in ours if item["metadata"]["name"] in stale]
         return gone + list(children.unwanted([*maps, *itertools.chain(*others)], proxy, wanted))
 
-    async def _present(self, raw: Manifest, contents: Sequence[str] = ()) -> Rollout:
-        """Observe the Deployment that is there, if it is ours, while nothing can be changed."""
+    async def _present(self, raw: Manifest) -> Rollout:
+        """Observe the Deployment that is there, if it is ours, while nothing can be changed.
+
+        Without the words of its containers: its pods may know Secrets of before, which no pass can read any more.
+        """
         metadata = raw["metadata"]
         target = Ref("apps/v1", "Deployment", metadata["namespace"], names.deployment(metadata["name"]))
         deployment = await self._cluster.get(target)
         ours = deployment is not None and owner_uid(deployment) == metadata["uid"]
-        return await self._observe(deployment if ours else None, contents, floor_of(raw.get("spec") or {}))
+        return await self._observe(deployment if ours else None, None, floor_of(raw.get("spec") or {}))
 
-    async def _observe(self, deployment: Manifest | None, contents: Sequence[str], floor: int | None) -> Rollout:
+    async def _observe(self, deployment: Manifest | None, contents: Sequence[str] | None, floor: int | None) -> Rollout:
         seen = rollout(deployment, (), now=self._around.now(), floor=floor)
         if deployment is None or seen.complete or seen.wanted == 0:
             return seen

@@ -21,6 +21,9 @@ CRASHES = 2
 _PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"})
 _PULL_FINAL = frozenset({"InvalidImageName", "ErrImageNeverPull"})
 _CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+_BEFORE = _PULL | _PULL_FINAL | {"CreateContainerConfigError"}
+"""Told by the node before it gives a container its environment: its words quote no Secret's content."""
+UNTOLD = "its words are in its log, and not here while the Secrets are not read"
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,12 @@ def rollout(
     pods: Iterable[Manifest],
     *,
     now: datetime,
-    secrets: Iterable[str] = (),
+    secrets: Iterable[str] | None = (),
     floor: int | None = None,
 ) -> Rollout:
     """Return how far *deployment* is; *pods* are all pods of the proxy, *secrets* what must not be repeated.
 
+    Without *secrets* (None) nobody knows what a container may not be quoted with: its words are left out.
     With *floor* it is an autoscaler that says how many are wanted, and so many are enough.
     """
     if deployment is None:
@@ -83,7 +87,9 @@ def rollout(
     if made.complete or wanted == 0:
         return made
     newest = [pod for pod in pods if _hash(pod) == _hash(spec["template"])]
-    failure = _of_pods(newest, now, tuple(secrets)) or (_of_deployment(status, newest) if made.current else None)
+    failure = _of_pods(newest, now, None if secrets is None else tuple(secrets)) or (
+        _of_deployment(status, newest) if made.current else None
+    )
     return replace(made, failure=failure)
 
 
@@ -97,7 +103,7 @@ def _hash(item: Mapping[str, Any]) -> str | None:
     return (item["metadata"].get("annotations") or {}).get(names.ANNOTATION_TEMPLATE_HASH)
 
 
-def _of_pods(pods: Iterable[Manifest], now: datetime, secrets: tuple[str, ...]) -> Failure | None:
+def _of_pods(pods: Iterable[Manifest], now: datetime, secrets: tuple[str, ...] | None) -> Failure | None:
     found = []
     for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["name"])):
         if pod["metadata"].get("deletionTimestamp"):
@@ -112,10 +118,11 @@ def _of_pods(pods: Iterable[Manifest], now: datetime, secrets: tuple[str, ...]) 
     return next((item for item in found if item.final), found[0] if found else None)
 
 
-def _of_container(container: Mapping[str, Any], age_s: float, secrets: tuple[str, ...]) -> Failure | None:
+def _of_container(container: Mapping[str, Any], age_s: float, secrets: tuple[str, ...] | None) -> Failure | None:
     name = container["name"]
     waiting = (container.get("state") or {}).get("waiting") or {}
-    reason, said = str(waiting.get("reason") or ""), scrub(str(waiting.get("message") or ""), secrets)
+    reason = str(waiting.get("reason") or "")
+    said = _words(waiting, () if reason in _BEFORE else secrets)
     if reason in _PULL | _PULL_FINAL:
         message = f"container {name}: image {container.get('image')!r} cannot be pulled: {said or reason}"
         return Failure("ImagePullFailed", message, final=reason in _PULL_FINAL or age_s >= PULL_GRACE_S)
@@ -124,12 +131,18 @@ def _of_container(container: Mapping[str, Any], age_s: float, secrets: tuple[str
     ended = (container.get("state") or {}).get("terminated") or (container.get("lastState") or {}).get("terminated")
     crashed = int(container.get("restartCount") or 0) >= CRASHES and not container.get("ready")
     if ended and (crashed or reason == "CrashLoopBackOff"):
-        words = scrub(str(ended.get("message") or ""), secrets)
+        words = _words(ended, secrets)
         how = _how_it_ended(ended)
         return Failure(
             "CrashLoop", f"container {name} {how} again and again{': ' + words if words else ''}", final=True
         )
     return None
+
+
+def _words(state: Mapping[str, Any], secrets: tuple[str, ...] | None) -> str:
+    """Return what the state of a container says, as far as it may be repeated."""
+    said = str(state.get("message") or "")
+    return scrub(said, secrets) if secrets is not None else UNTOLD if said else ""
 
 
 def _how_it_ended(ended: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ from llmproxy_operator.doorbell import Doorbell
 from llmproxy_operator.errors import RefusedError
 from llmproxy_operator.health import Health, serve
 from llmproxy_operator.logs import JsonLines
+from llmproxy_operator.manifest import Ref
 from llmproxy_operator.metrics import Metrics
 from llmproxy_operator.queue import Key
 from llmproxy_operator.scrub import scrub
@@ -142,18 +144,63 @@ def events(cluster: FakeCluster) -> list[tuple[str, str, int]]:
     return [(item["type"], item["reason"], item["count"]) for item in found]
 
 
-async def test_a_change_is_announced_once_and_repeats_are_counted() -> None:
+def said(cluster: FakeCluster, reason: str) -> str:
+    [message] = [e["message"] for e in cluster.objects.values() if (e["kind"], e.get("reason")) == ("Event", reason)]
+    return str(message)
+
+
+def crashing(nth: int) -> Manifest:
+    return a_status("Stalled", "CrashLoop", f"code 2: 10:00:0{nth} no")
+
+
+async def test_a_change_is_announced_once_and_repeats_are_counted_whatever_their_words() -> None:
     cluster, clock = FakeCluster(), Clock()
     announcer = Announcer(cluster, instance="pod", now=clock)
-    ready, stalled = a_status("Ready", "AllReplicasReady"), a_status("Stalled", "CrashLoop")
+    ready = a_status("Ready", "AllReplicasReady")
 
-    for before, after in ((ready, stalled), (stalled, stalled), (stalled, ready), (ready, stalled)):
-        await announcer.announce(a_raw_proxy(), before, after)
+    for nth in range(20):
+        await announcer.announce(a_raw_proxy(), ready, crashing(nth))
+        await announcer.announce(a_raw_proxy(), crashing(nth), crashing(nth + 1))
+        await announcer.announce(a_raw_proxy(), crashing(nth + 1), ready)
     assert sorted(events(cluster)) == [("Normal", "AllReplicasReady", 1), ("Warning", "CrashLoop", 1)]
+    assert cluster.writes.total() == 2
+    assert said(cluster, "CrashLoop") == "code 2: 10:00:00 no"
 
     clock.at += timedelta(minutes=2)
-    await announcer.announce(a_raw_proxy(), ready, stalled)
-    assert ("Warning", "CrashLoop", 3) in events(cluster)
+    await announcer.announce(a_raw_proxy(), ready, crashing(7))
+    assert ("Warning", "CrashLoop", 21) in events(cluster)
+    assert said(cluster, "CrashLoop") == "code 2: 10:00:07 no"
+
+
+async def test_another_proxy_of_the_same_name_has_events_of_its_own() -> None:
+    cluster = FakeCluster()
+    announcer = Announcer(cluster, instance="pod", now=Clock())
+
+    for raw in (a_raw_proxy(), a_raw_proxy("another")):
+        await announcer.announce(raw, a_status("Ready", "AllReplicasReady"), crashing(1))
+
+    assert events(cluster) == [("Warning", "CrashLoop", 1)] * 2
+
+
+async def test_an_event_whose_time_is_over_is_made_anew() -> None:
+    class Forgetting(FakeCluster):
+        async def merge(self, target: Ref, change: Mapping[str, Any]) -> Manifest:
+            if target not in self.objects:
+                raise RefusedError("not found", status=404)
+            return await super().merge(target, change)
+
+    cluster, clock = Forgetting(), Clock()
+    announcer = Announcer(cluster, instance="pod", now=clock)
+    ready = a_status("Ready", "AllReplicasReady")
+    await announcer.announce(a_raw_proxy(), ready, crashing(1))
+    [event] = cluster.objects
+    cluster.remove(event)
+
+    clock.at += timedelta(hours=2)
+    await announcer.announce(a_raw_proxy(), ready, crashing(2))
+
+    assert events(cluster) == [("Warning", "CrashLoop", 1)]
+    assert said(cluster, "CrashLoop") == "code 2: 10:00:02 no"
 
 
 async def test_what_a_status_of_before_said_already_is_not_announced() -> None:

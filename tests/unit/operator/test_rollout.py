@@ -170,3 +170,17 @@ def test_a_sidecar_counts_too() -> None:
     shipper = {**crashed("no spool"), "name": "shipper"}
 
     assert failure_of(a_pod(initContainerStatuses=[shipper])) == ("CrashLoop", True)
+
+
+def test_without_the_secrets_a_container_is_not_quoted_and_the_node_is() -> None:
+    def told(pod: Manifest) -> str:
+        found = rollout(a_deployment(replicas=1, updatedReplicas=1), [pod], now=NOW, secrets=None).failure
+        assert found is not None
+        return found.message
+
+    crash = told(a_pod(crashed("planted")))
+    assert "planted" not in crash
+    assert crash.startswith("container gateway ends with code 2 again and again: its words are in its log")
+    assert "planted" not in told(a_pod(waiting("RunContainerError", "runc: --requirepass planted")))
+    assert 'secret "x" not found' in told(a_pod(waiting("CreateContainerConfigError", 'secret "x" not found')))
+    assert "no such tag" in told(a_pod(waiting("ErrImagePull", "no such tag")))

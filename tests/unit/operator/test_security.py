@@ -73,11 +73,14 @@ async def test_secrets_are_read_by_name_in_the_proxys_own_namespace() -> None:
     assert operator.condition("Reconciling") == ("True", "SecretNotFound")
 
 
-async def test_a_key_is_nowhere_but_in_its_secret() -> None:
+@pytest.mark.parametrize("paused", [False, True])
+@pytest.mark.parametrize("rotated", [False, True])
+async def test_a_key_is_nowhere_but_in_its_secret(*, paused: bool, rotated: bool) -> None:
     cluster = FakeCluster()
     cluster.put(a_secret(PLANTED))
     operator = Operator(cluster)
-    cluster.put(a_proxy("provider", spans={"store": "http://store:4747"}))
+    proxy = a_proxy("provider", spans={"store": "http://store:4747"})
+    cluster.put(proxy)
     await operator.passes()
     serve(cluster, readyReplicas=0)
     pod = {
@@ -94,10 +97,16 @@ async def test_a_key_is_nowhere_but_in_its_secret() -> None:
     ended = {"exitCode": 2, "message": f"refused: {PLANTED}"}
     crash = {"name": "gateway", "restartCount": 5, "ready": False, "state": {"terminated": ended}}
     cluster.set_status("Pod", "p-1", {"containerStatuses": [crash]})
+    if paused:
+        metadata = {**proxy["metadata"], "annotations": {"llmproxy.dev/paused": "true"}}
+        cluster.put({**proxy, "metadata": metadata})
+    if rotated:  # and the pod has the one before
+        cluster.put(a_secret("another-key"))
 
     await operator.passes()
 
-    assert operator.condition("Stalled") == ("True", "CrashLoop")
+    if paused or not rotated:  # else the operator rolls, and does not speak of the pods of before
+        assert operator.condition("Stalled") == ("True", "CrashLoop")
     told = {target: item for target, item in cluster.objects.items() if target.kind != "Pod"}
     assert PLANTED not in json.dumps(list(told.values()))
     assert len(told) > 8
