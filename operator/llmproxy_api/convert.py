@@ -12,6 +12,8 @@ from typing import Any
 from llmproxy.providers import Way, split
 from llmproxy_api import litellm_alias, litellm_fallbacks, litellm_model, litellm_table
 from llmproxy_api.check import Problem, SpecError, parse
+from llmproxy_api.deployments import DEFAULT_TIMEOUT
+from llmproxy_api.durations import seconds
 from llmproxy_api.litellm_model import Entry, Key, is_this_machine
 from llmproxy_api.litellm_notes import Notes
 from llmproxy_api.models import API_VERSION, KIND
@@ -228,10 +230,19 @@ def _models(
             deployment = {**copy.deepcopy(defaults), **entry.deployment, **weights.get(entry.path, {})}
             if entry.path in refs:
                 deployment["apiKey"] = {"secretKeyRef": {"name": secret_name, "key": refs[entry.path]}}
+            _within_timeout(notes, entry.path, deployment)
             deployments.append(deployment)
         limits = _model_limits(notes, group)
         made.append({"name": name, **({"rateLimits": limits} if limits else {}), "deployments": deployments})
     return made
+
+
+def _within_timeout(notes: Notes, path: str, deployment: dict[str, Any]) -> None:
+    """Leave out a bound on pauses that the time of a whole try never lets be met."""
+    idle = deployment.get("timeouts", {}).get("idle")
+    if idle is not None and seconds(idle) > seconds(deployment.get("timeout", DEFAULT_TIMEOUT)):
+        del deployment["timeouts"]
+        notes.ignored(f"{path}.{_PAUSE}", "is longer than the timeout of a whole try, which ends it first")
 
 
 def _weights(group: Sequence[Entry]) -> dict[str, dict[str, int]]:

@@ -7,10 +7,12 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from llmproxy.providers import PROVIDERS, Protocol, Way, unusable
 from llmproxy_api import params as params_of
-from llmproxy_api.durations import Duration
+from llmproxy_api.durations import Duration, seconds
 from llmproxy_api.parts import Part, Weight
 from llmproxy_api.references import SecretSource
 from llmproxy_api.rules import Rule, longer_than_zero, optional_matches
+
+DEFAULT_TIMEOUT = "10m"
 
 TRANSLATED = [name for name, row in PROVIDERS.items() if row.way is Way.TRANSLATED]
 _OWN_SERVER = [name for name, row in PROVIDERS.items() if row.api_base is None]
@@ -34,6 +36,22 @@ def _refuses(key: str, why: str) -> Rule:
         why,
         lambda d: d.params is None or key not in d.params,
         f".params.{key}",
+    )
+
+
+def _within_the_try(name: str, attribute: str) -> Rule:
+    """A bound of a part of the try, if it is given, is no longer than the try may take: it would never be met."""
+
+    def holds(d: "Deployment") -> bool:
+        given = getattr(d.timeouts, attribute, None)
+        return given is None or seconds(given) <= seconds(d.timeout or DEFAULT_TIMEOUT)
+
+    return Rule(
+        f"!has(self.timeouts) || !has(self.timeouts.{name}) || duration(self.timeouts.{name}) <= "
+        f"duration(has(self.timeout) ? self.timeout : '{DEFAULT_TIMEOUT}')",
+        f"must be at most timeout (default: {DEFAULT_TIMEOUT}), which bounds the whole try",
+        holds,
+        f".timeouts.{name}",
     )
 
 
@@ -76,7 +94,8 @@ class Deployment(Part):
     timeout: Duration | None = None
     """How long one try may take, from the request to its last byte. Default: 10m."""
     timeouts: Timeouts | None = None
-    """How long the parts of one try may take: its connection, its first byte, its pauses. Default: connect 5s."""
+    """How long the parts of one try may take: its connection, its first byte, its pauses; none longer than timeout.
+    Default: connect 5s."""
     params: (
         Annotated[
             dict[str, Any],
@@ -121,6 +140,9 @@ class Deployment(Part):
             ".tokenIds",
         ),
         longer_than_zero("timeout", "timeout"),
+        _within_the_try("connect", "connect"),
+        _within_the_try("firstByte", "first_byte"),
+        _within_the_try("idle", "idle"),
         *(_refuses(key, why) for key, why in sorted(params_of.DENIED.items())),
     )
 

@@ -33,7 +33,6 @@ DEFAULT_MAX_QUEUE_TIME = "30s"
 DEFAULT_MAX_RETRIES = 2
 DEFAULT_INITIAL_DELAY = "500ms"
 DEFAULT_MAX_DELAY = "8s"
-DEFAULT_TIMEOUT = "10m"
 DEFAULT_CONNECT_TIMEOUT = "5s"
 MAX_FALLBACKS = 8
 DEFAULT_DRAIN_TIMEOUT = "5m"
@@ -158,7 +157,8 @@ class Spec(Part):
     autoscaling: Autoscaling | None = None
     """Lets the load say how many pods serve. Default: replicas does."""
     disruption_budget: DisruptionBudget | None = None
-    """How many pods may be away at once when nodes are emptied. Default: 1 where more than one replica is possible."""
+    """How many pods may be away at once when nodes are emptied. Default: 1 where more than one replica is possible,
+    else there is no budget."""
     drain_timeout: Duration | None = None
     """How long calls that are in flight may go on when a pod is replaced: none that is shorter is cut. Default: 5m."""
     image: Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$")] | None = None
@@ -191,6 +191,22 @@ class Spec(Part):
             "Local would let each pod use every limit once more: leave shared out, or set its mode to Managed or Redis",
             lambda s: not (s.counts_alone and s.several and s.limited),
             ".rateLimits.shared.mode",
+        ),
+        Rule(
+            "!has(self.rateLimits) || !has(self.rateLimits.shared) || self.rateLimits.shared.mode != 'Redis' || "
+            f"{_LIMITED}",
+            "has a meaning only with a limit, of the proxy or of a model: without one nothing is counted",
+            lambda s: (
+                s.limited or not (s.rate_limits and s.rate_limits.shared and s.rate_limits.shared.mode == "Redis")
+            ),
+            ".rateLimits.shared",
+        ),
+        Rule(
+            "!has(self.rateLimits) || !has(self.rateLimits.overflow) || self.rateLimits.overflow != 'Queue' || "
+            f"{_LIMITED}",
+            "Queue has a meaning only with a limit, of the proxy or of a model: without one no call waits",
+            lambda s: s.limited or s.rate_limits is None or s.rate_limits.overflow != "Queue",
+            ".rateLimits.overflow",
         ),
         Rule(
             "!has(self.fallbacks) || self.fallbacks.all(f, self.models.exists(m, m.name == f.model) && "

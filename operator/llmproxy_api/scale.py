@@ -42,6 +42,5 @@ class Autoscaling(Part):
 class DisruptionBudget(Part):
     """How many pods may be away because a node is emptied, as upgrades of a cluster do."""
 
-    max_unavailable: Several | None = None
-    """How many pods may be away at once. Default: 1 where more than one replica is possible, else there is no
-    budget."""
+    max_unavailable: Several
+    """How many pods may be away at once."""

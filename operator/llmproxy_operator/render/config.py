@@ -189,7 +189,7 @@ def _deployment(name: str, item: deployments.Deployment) -> contract.Deployment:
         api_key_env=None if ref is None else key_variable((ref.name, ref.key)),
         weight=1 if item.weight is None else item.weight,
         token_ids=provider.token_ids if item.token_ids is None else item.token_ids,
-        timeout_s=seconds(item.timeout or models.DEFAULT_TIMEOUT),
+        timeout_s=seconds(item.timeout or deployments.DEFAULT_TIMEOUT),
         connect_timeout_s=seconds(timeouts.connect or models.DEFAULT_CONNECT_TIMEOUT),
         first_byte_timeout_s=None if timeouts.first_byte is None else seconds(timeouts.first_byte),
         idle_timeout_s=None if timeouts.idle is None else seconds(timeouts.idle),

@@ -194,7 +194,6 @@ async def test_without_limits_one_replica_and_many_are_the_same_to_a_pod(
     ("spec", "away"),
     [
         ({}, None),
-        ({"disruptionBudget": {}}, None),
         ({"disruptionBudget": {"maxUnavailable": 1}}, 1),
         ({"replicas": 2}, 1),
         ({"replicas": 9, "disruptionBudget": {"maxUnavailable": 3}}, 3),

@@ -386,6 +386,16 @@ def test_a_stream_may_pause_as_long_as_stream_timeout_says() -> None:
     assert all("timeouts.idle" in str(r) for r in result.remarks)
 
 
+@pytest.mark.parametrize("more", [{"timeout": 5}, {}])
+def test_a_stream_timeout_above_the_timeout_is_left_out(more: dict[str, Any]) -> None:
+    entry = {"model_name": "a", "litellm_params": {**VLLM, "stream_timeout": 601, **more}}
+
+    result = made({"model_list": [entry]})
+
+    assert "timeouts" not in result.proxy["spec"]["models"][0]["deployments"][0]
+    assert any("longer than the timeout" in str(r) and "model_list[0]" in r.path for r in result.remarks)
+
+
 def test_fallbacks_are_taken_over_and_the_routers_win() -> None:
     result = made(
         {
