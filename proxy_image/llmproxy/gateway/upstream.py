@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 HIGH_WATER = 256 << 10
 """Bytes read and not taken yet; above it the socket is not read, so that a slow caller slows its upstream."""
 MAX_HEAD = 64 << 10
-"""Bytes of an answer's head."""
+"""Bytes of an answer's head, and of what comes without a part of its body: trailers."""
 Sink = Callable[[bytes], Awaitable[None] | None]
 """Takes a part of a body; returns what to wait for before it takes the next one, if anything."""
 
@@ -270,8 +270,8 @@ class Connection(asyncio.Protocol):
             self._wake()
 
     def _parse(self, data: bytes) -> None:
-        if not self._head_done:
-            self._head_bytes += len(data)
+        before = self._buffered
+        self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -280,8 +280,10 @@ class Connection(asyncio.Protocol):
             if not self._complete:
                 self._fail(UpstreamFailure("protocol", str(exc)))
             self._keep = False
-        if not self._head_done and self._head_bytes > MAX_HEAD:
-            self._fail(UpstreamFailure("protocol", f"a head of more than {MAX_HEAD} bytes"))
+        if self._buffered != before:
+            self._head_bytes = 1  # not 0: something has come
+        elif self._head_bytes > MAX_HEAD:
+            self._fail(UpstreamFailure("protocol", f"a head, or trailers, of more than {MAX_HEAD} bytes"))
 
     def eof_received(self) -> bool:
         """Close; connection_lost decides whether the answer is whole."""
@@ -306,8 +308,8 @@ class Connection(asyncio.Protocol):
             self._keep = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a line of the head."""
-        if not self._complete:
+        """Keep a line of the head; trailers are nobody's."""
+        if not self._head_done:
             self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:

@@ -114,6 +114,43 @@ def test_names_of_headers_are_in_lower_case_and_interim_ones_are_gone() -> None:
     run(test)
 
 
+def test_trailers_are_no_headers() -> None:
+    async def test(talk: Talk) -> None:
+        talk.begin()
+        talk.hear(CHUNKED[:-2] + b"X-Sum: 1\r\nContent-Type: text/html\r\n\r\n")
+        _, headers = await talk.connection.head()
+        assert headers == {b"transfer-encoding": b"chunked"}
+        assert await talk.connection.read_all(1000) == b"hello world"
+
+    run(test)
+
+
+@pytest.mark.parametrize("line", [b"a" * 1000, b"X-A: b\r\n" * 100])
+def test_trailers_have_a_bound(line: bytes) -> None:
+    async def test(talk: Talk) -> None:
+        talk.begin()
+        talk.hear(CHUNKED[:-2])
+        for _ in range(MAX_HEAD // 1000 + 100):
+            talk.hear(b"X: " * line.startswith(b"a") + line)
+        with pytest.raises(UpstreamFailure, match="trailers, of more than"):
+            await talk.connection.read_all(1000)
+        assert talk.wire.aborted
+
+    run(test)
+
+
+def test_many_small_chunks_are_no_trailers() -> None:
+    async def test(talk: Talk) -> None:
+        talk.begin()
+        talk.hear(CHUNKED[: CHUNKED.index(b"6\r\n")])
+        for _ in range(MAX_HEAD // 3):
+            talk.hear(b"1\r\n", b"x\r\n")
+        talk.hear(b"0\r\n\r\n")
+        assert await talk.connection.read_all(MAX_HEAD) == b"x" * (MAX_HEAD // 3)
+
+    run(test)
+
+
 def test_an_answer_without_a_body_is_whole_at_once() -> None:
     async def test(talk: Talk) -> None:
         talk.begin()
