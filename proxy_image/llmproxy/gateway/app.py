@@ -8,7 +8,7 @@ import logging
 
 from llmproxy.gateway.call import Parts
 from llmproxy.gateway.caller import JSON, Caller, Request
-from llmproxy.gateway.errors import CallError, MethodError, UnknownRouteError
+from llmproxy.gateway.errors import CallError, Header, MethodError, UnknownRouteError
 from llmproxy.gateway.exchange import Dialect
 from llmproxy.gateway.pairs import dialect_of
 from llmproxy.gateway.pipeline import find, serve
@@ -45,6 +45,12 @@ class App:
                 caller.abort()
             else:
                 caller.refuse(CallError("the gateway failed; its log says why"))
+
+    def refused(self, error: CallError, path: str, headers: list[Header]) -> bytes:
+        """Count a request that cannot be read, and return the body of its answer, in the form that its client reads."""
+        endpoint = read_route(path, headers).endpoint
+        self._parts.counts.requests["", endpoint, error.status] += 1
+        return dialect_of(endpoint, headers).error(error)
 
     def _answer_other(self, request: Request, route: Route, caller: Caller) -> None:
         try:

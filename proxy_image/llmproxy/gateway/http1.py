@@ -28,10 +28,10 @@ from llmproxy.gateway.errors import (
     HeadTooLargeError,
     SlowRequestError,
     TooLargeError,
-    error_body,
 )
 
 MAX_HEAD = 64 << 10
+"""Bytes of a request's head, and of what comes without a part of its body: trailers, which nobody reads."""
 MAX_BODY = 32 << 20
 """Bytes of a request's body: images in base64 are large, gigabytes are an attack."""
 HEAD_S = 30.0
@@ -49,14 +49,16 @@ _STATUS = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.en
 log = logging.getLogger("llmproxy.gateway")
 
 Handle = Callable[[Caller], Coroutine[Any, Any, None]]
+Refused = Callable[[CallError, str, list[Header]], bytes]
+"""Gets what is known of path and head of a request that cannot be read; returns the body of its answer."""
 
 
 class Connection(asyncio.Protocol):
     """One connection of a client."""
 
     __slots__ = (
-        "_body", "_caller", "_chunked", "_head", "_headers", "_is_11", "_keep", "_parser", "_refused", "_server",
-        "_size", "_task", "_transport", "_url", "_waiting", "_writable", "until",
+        "_body", "_caller", "_chunked", "_expects", "_head", "_headers", "_is_11", "_keep", "_lines", "_parser",
+        "_refused", "_server", "_size", "_task", "_transport", "_url", "_waiting", "_writable", "until",
     )  # fmt: skip
 
     def __init__(self, server: "Server") -> None:
@@ -72,9 +74,13 @@ class Connection(asyncio.Protocol):
         self._refused = False
         self._chunked = False
         self._head = 0
-        """Bytes of a head that is not whole; below zero while its body comes."""
+        """Bytes of a head that is not whole, or since the last part of its body; 0 between requests."""
+        self._expects = False
+        """Whether the client waits to be told to send the body."""
         self._url = b""
         self._headers: list[Header] = []
+        self._lines = self._headers
+        """Where lines go: of a head, then of trailers."""
         self._body: list[bytes] = []
         self._size = 0
         self.until = 0.0
@@ -89,6 +95,7 @@ class Connection(asyncio.Protocol):
         self.until = server.loop.time() + HEAD_S
         server.connections.add(self)
         if len(server.connections) > server.max_connections:
+            server.say_full()
             self._refuse(BusyError(f"there are {server.max_connections} connections already: try again later"))
 
     def data_received(self, data: bytes) -> None:
@@ -103,7 +110,7 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as exc:
             self._refuse(BadRequestError(f"this is not HTTP/1.1: {exc}"))
         if self._head > MAX_HEAD:
-            self._refuse(HeadTooLargeError(f"the head of a request has more than {MAX_HEAD} bytes"))
+            self._refuse(HeadTooLargeError(f"a request's head, or its trailers, have more than {MAX_HEAD} bytes"))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - why makes no difference
         """End the call whose caller has left."""
@@ -136,7 +143,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         self._url = b""
-        self._headers = []
+        self._headers = self._lines = []
         self._body = []
         self._size = 0
         if self._caller is None:
@@ -148,18 +155,26 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a line of the head."""
-        self._headers.append((name.lower(), value))
+        self._lines.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """The head is there."""
-        self._head = -(1 << 62)  # no longer counted
+        self._head = 1
+        self._lines = []
+        self._expects = _expects(self._headers) and self._parser.get_http_version() == "1.1"
         if self._caller is None:
-            self.until = self._server.loop.time() + BODY_S
-            if (b"expect", b"100-continue") in self._headers:
-                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._invite()
+
+    def _invite(self) -> None:
+        """Give the client time for the body, and tell it to send it if it waits for that."""
+        self.until = self._server.loop.time() + BODY_S
+        if self._expects:
+            self._expects = False
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, data: bytes) -> None:
         """Keep a part of the body."""
+        self._head = 1
         self._size += len(data)
         if self._size <= MAX_BODY:
             self._body.append(data)
@@ -169,6 +184,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """The request is whole: answer it, or let it wait for its turn."""
         self._head = 0
+        self._expects = False
         if self._refused:
             return
         parser = self._parser
@@ -203,6 +219,8 @@ class Connection(asyncio.Protocol):
             if not self._waiting:
                 self._transport.resume_reading()
             self._take(*turn)
+        elif self._expects:
+            self._invite()
         else:
             self.until = self._server.loop.time() + IDLE_S
 
@@ -216,7 +234,8 @@ class Connection(asyncio.Protocol):
         self._waiting.clear()
         if self._caller is not None:
             return  # what came before it is answered, then the connection is closed
-        self._write_whole(error.status, (JSON, *error.headers), error_body(error))
+        body = self._server.refused(error, read_path(self._url), self._headers)
+        self._write_whole(error.status, (JSON, *error.headers), body)
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self.until = self._server.loop.time() + GOODBYE_S
@@ -294,13 +313,15 @@ class Connection(asyncio.Protocol):
 class Server:
     """All connections of the data port. `start`, then `drain`."""
 
-    def __init__(self, handle: Handle, *, max_connections: int) -> None:
+    def __init__(self, handle: Handle, refused: Refused, *, max_connections: int) -> None:
         self.loop = asyncio.get_running_loop()
         self.handle = handle
+        self.refused = refused
         self.max_connections = max_connections
         self.connections: set[Connection] = set()
         self.draining = False
         self.date = b""
+        self._is_full = False
         self._leaving: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -334,6 +355,12 @@ class Server:
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
+    def say_full(self) -> None:
+        """Log that there is no room for a connection: once, until there is room for a tenth."""
+        if not self._is_full:
+            self._is_full = True
+            log.warning("connections_full", extra={"connections": self.max_connections})
+
     async def _emptied(self, timeout_s: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
@@ -345,8 +372,17 @@ class Server:
         self._timer = self.loop.call_later(LOOK_S, self._look)
         self.date = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode()
         now = self.loop.time()
+        self._is_full = self._is_full and len(self.connections) > self.max_connections * 0.9
         for connection in [c for c in self.connections if 0 < c.until < now]:
             connection.expire()
+
+
+def _expects(headers: list[Header]) -> bool:
+    """Whether the client waits for `100 Continue`."""
+    for name, value in headers:  # noqa: SIM110 - `any` costs a generator for each request
+        if name == b"expect" and value.lower() == b"100-continue":
+            return True
+    return False
 
 
 def read_path(url: bytes) -> str:

@@ -114,7 +114,7 @@ class Gateway:
                 keys=self._keys,
             )
         )
-        self._server = http1.Server(app.handle, max_connections=max_connections())
+        self._server = http1.Server(app.handle, app.refused, max_connections=max_connections())
         beside = partial(shipper_metrics, setting.run_dir) if spans else None
         self._admin = AdminServer(make_admin(self._readiness, self._collectors(), beside, self._limits))
         self._control = self._make_control()

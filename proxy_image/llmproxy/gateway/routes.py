@@ -29,8 +29,10 @@ ENDPOINTS = {
 MODELS = "models"
 HEALTH = frozenset({"/health", "/healthz", "/health/liveness", "/health/liveliness", "/health/readiness"})
 """Paths that people probe on other proxies; here they never cost a completion."""
-_CALL = re.compile(rf"(?:^|/)(?:(?:openai/deployments|engines)/(.+?)/)?({'|'.join(ENDPOINTS)})/?$")
-_MODELS = re.compile(r"(?:^|/)models(?:/(.+?))?/?$")
+_CALL = re.compile(rf"(?:^|/)({'|'.join(ENDPOINTS)})/?$")
+_NAMED = re.compile(r"(?:^|/)(?:openai/deployments|engines)/(.+)$", re.DOTALL)
+"""The model, before the end of a path. Two patterns, for one with both takes seconds for a long path."""
+_MODELS = re.compile(r"(?:^|/)models(?:/(.+?))?/?$", re.DOTALL)
 _ROLLOUT = re.compile(r"/rollout/([^/]+)/attempt/([^/]+)(?=/|$)")
 MAX_ID = 256
 """Characters of a rollout or attempt id; agentlightning's own have 15."""
@@ -99,7 +101,8 @@ def _endpoint(path: str) -> tuple[str, str]:
     """Return the endpoint of *path* and the model that it names."""
     found = _CALL.search(path)
     if found is not None:
-        return ENDPOINTS[found.group(2)], found.group(1) or ""
+        named = _NAMED.search(path[: found.start()])
+        return ENDPOINTS[found.group(1)], named.group(1) if named is not None else ""
     listed = _MODELS.search(path)
     if listed is not None:
         return MODELS, listed.group(1) or ""

@@ -1,5 +1,6 @@
 """Every fault as callers see it: status, type, code and words, in each protocol; docs/upstreams.md has it in prose."""
 
+import contextlib
 import json
 import socket
 import time
@@ -121,6 +122,50 @@ def test_a_caller_is_wrong(stage: Stage, fault: str, client: str) -> None:
     assert answer.status_code == status
     assert told(answer, client) == (anthropic if client == "messages" else openai)
     assert text in answer.json()["error"]["message"]
+
+
+UNREADABLE: dict[str, tuple[bytes, int, str, str, str]] = {
+    "a body without an end": (
+        b"Content-Length: 40000000\r\n\r\n" + b" " * ((32 << 20) + 1),
+        *(413, "request_too_large", "request_too_large", "more than 33554432 bytes"),
+    ),
+    "a head without an end": (
+        b"X: " + b"a" * (64 << 10),
+        *(431, "headers_too_large", "invalid_request_error", "more than 65536 bytes"),
+    ),
+    "trailers without an end": (
+        b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX: " + b"a" * (400 << 10),
+        *(431, "headers_too_large", "invalid_request_error", "its trailers"),
+    ),
+    "two lengths": (
+        b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
+        *(400, "invalid_request", "invalid_request_error", "not HTTP/1.1"),
+    ),
+}
+
+
+@pytest.mark.parametrize("client", PATHS)
+@pytest.mark.parametrize("fault", UNREADABLE)
+def test_a_request_cannot_be_read(stage: Stage, fault: str, client: str) -> None:
+    data, status, code, anthropic, text = UNREADABLE[fault]
+    labels = {"endpoint": {"chat": "chat.completions"}.get(client, client), "status": str(status)}
+    before = stage.metric("llmproxy_requests_total", **labels)
+    with socket.create_connection(("127.0.0.1", stage.port), timeout=60) as connection:
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(f"POST {PATHS[client]} HTTP/1.1\r\nHost: x\r\n".encode() + data)
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            while part := connection.recv(1 << 16):
+                answer += part
+    head, _, body = answer.partition(b"\r\n\r\n")
+    error = json.loads(body)
+    assert head.startswith(f"HTTP/1.1 {status} ".encode())
+    assert text in error["error"]["message"]
+    if client == "messages":
+        assert (error["type"], error["error"]["type"]) == ("error", anthropic)
+    else:
+        assert (error["error"]["type"], error["error"]["code"]) == ("invalid_request_error", code)
+    assert stage.metric("llmproxy_requests_total", **labels) == before + 1
 
 
 STREAMS = {

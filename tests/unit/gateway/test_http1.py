@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from llmproxy.gateway import http1
 from llmproxy.gateway.caller import JSON, Caller
-from llmproxy.gateway.errors import BadRequestError
+from llmproxy.gateway.errors import BadRequestError, CallError, Header, error_body
 
 Handle = Callable[[Caller], Awaitable[None]]
 HELLO = b"POST /v1/x?key=1 HTTP/1.1\r\nHost: h\r\nX-A: b\r\nContent-Length: 5\r\n\r\nhello"
@@ -66,9 +66,10 @@ class Wire:
 class Rig:
     """A server on loopback."""
 
-    def __init__(self, server: http1.Server, port: int) -> None:
-        self.server = server
-        self.port = port
+    def __init__(self, handle: Handle, listener: socket.socket, max_connections: int) -> None:
+        self.server = http1.Server(handle, self._refused, max_connections=max_connections)  # type: ignore[arg-type]
+        self.port: int = listener.getsockname()[1]
+        self.refused: list[tuple[int, str, list[Header]]] = []
         self._writers: list[asyncio.StreamWriter] = []
 
     async def connect(self) -> Wire:
@@ -76,18 +77,25 @@ class Rig:
         self._writers.append(writer)
         return Wire(reader, writer)
 
-    async def close(self) -> None:
+    def _refused(self, error: CallError, path: str, headers: list[Header]) -> bytes:
+        self.refused.append((error.status, path, headers))
+        return error_body(error)
+
+    def close_all(self, but: Wire | None = None) -> None:
         for writer in self._writers:
-            writer.close()
+            if but is None or writer is not but.writer:
+                writer.close()
+
+    async def close(self) -> None:
+        self.close_all()
         await self.server.drain(0.02, 0.02)
 
 
 @asynccontextmanager
 async def serving(handle: Handle = echo, *, max_connections: int = 100) -> AsyncIterator[Rig]:
     listener = socket.create_server(("127.0.0.1", 0))
-    server = http1.Server(handle, max_connections=max_connections)  # type: ignore[arg-type]
-    await server.start(listener, 16)
-    rig = Rig(server, listener.getsockname()[1])
+    rig = Rig(handle, listener, max_connections)
+    await rig.server.start(listener, 16)
     try:
         yield rig
     finally:
@@ -197,6 +205,87 @@ async def test_head_has_no_body_and_a_body_is_invited() -> None:
         assert asked((await wire.answer())[2]) == ("POST", "/p", "ok")
 
 
+EXPECTS = b"POST /p HTTP/1.%d\r\nHost: h\r\nExpect: 100-%bontinue\r\nContent-Length: 2\r\n\r\n"
+INVITED = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+async def test_a_body_is_invited_when_its_turn_comes() -> None:
+    go_on = asyncio.Event()
+
+    async def wait(caller: Caller) -> None:
+        await go_on.wait()
+        await echo(caller)
+
+    async with serving(wait) as rig:
+        wire = await rig.connect()
+        await wire.send(HELLO + EXPECTS % (1, b"C"))  # names and values are the same in capitals
+        await settled(lambda: any(not c.is_idle for c in rig.server.connections))
+        go_on.set()
+        assert asked((await wire.answer())[2]) == ("POST", "/v1/x", "hello")
+        assert await asyncio.wait_for(wire.reader.readuntil(b"\r\n\r\n"), 30) == INVITED
+        await wire.send(b"ok")
+        assert asked((await wire.answer())[2]) == ("POST", "/p", "ok")
+
+
+async def test_a_body_that_came_or_is_of_an_old_client_is_not_invited() -> None:
+    go_on = asyncio.Event()
+
+    async def wait(caller: Caller) -> None:
+        await go_on.wait()
+        await echo(caller)
+
+    async with serving(wait) as rig:
+        wire = await rig.connect()
+        await wire.send(HELLO + EXPECTS % (1, b"c") + b"ok" + EXPECTS % (0, b"c") + b"ok")
+        await settled(lambda: any(not c.is_idle for c in rig.server.connections))
+        go_on.set()
+        assert [asked((await wire.answer())[2])[1] for _ in range(3)] == ["/v1/x", "/p", "/p"]
+        assert await wire.closed() == b""
+
+
+async def test_trailers_are_no_headers() -> None:
+    seen: list[list[Header]] = []
+
+    async def look(caller: Caller) -> None:
+        seen.append(caller.request.headers)
+        await echo(caller)
+
+    async with serving(look) as rig:
+        wire = await rig.connect()
+        await wire.send(CHUNKED[:-2] + b"X-Rollout-Id: r\r\nAuthorization: Bearer k\r\n\r\n" + HELLO)
+        assert asked((await wire.answer())[2]) == ("POST", "/v1/y", "world")
+        assert asked((await wire.answer())[2]) == ("POST", "/v1/x", "hello")
+    assert [[name for name, _ in headers] for headers in seen] == [
+        [b"host", b"transfer-encoding"],
+        [b"host", b"x-a", b"content-length"],
+    ]
+
+
+@pytest.mark.parametrize("line", [b"a" * 1000, b"X-A: b\r\n" * 100])
+async def test_trailers_have_a_bound_and_small_chunks_are_none(line: bytes) -> None:
+    head, end = CHUNKED.index(b"3\r\n"), CHUNKED[:-2]
+    async with serving() as rig:
+        wire = await rig.connect()
+        await wire.send(end)
+        for _ in range(http1.MAX_HEAD // 1000 + 100):
+            await wire.send(b"X: " * line.startswith(b"a") + line)
+            await asyncio.sleep(0)
+            if rig.refused:
+                break
+        status, _, body = await wire.answer()
+        assert (status, json.loads(body)["error"]["code"]) == (431, "headers_too_large")
+        assert [refused[:2] for refused in rig.refused] == [(431, "/v1/y")]
+
+        connection = http1.Connection(rig.server)
+        connection.connection_made(asyncio.Transport())
+        connection.data_received(CHUNKED[:head])
+        for _ in range(http1.MAX_HEAD // 3):
+            connection.data_received(b"1\r\n")
+            connection.data_received(b"x\r\n")
+        assert len(rig.refused) == 1
+        rig.server.connections.discard(connection)
+
+
 @pytest.mark.parametrize(
     ("sent", "status", "code"),
     [
@@ -218,7 +307,13 @@ async def test_what_cannot_be_read_is_answered_with_what_is_wrong(sent: bytes, s
         await wire.send(sent)
         found, headers, body = await wire.answer()
         assert (found, json.loads(body)["error"]["code"], headers["connection"]) == (status, code, "close")
+        assert [refused[0] for refused in rig.refused] == [status]
         assert await wire.closed() in {b"", b"reset"}
+
+
+def list_of(head: bytes) -> list[Header]:
+    name, _, value = head.partition(b"\r\n")[0].partition(b": ")
+    return [(name.lower(), value)]
 
 
 async def test_a_body_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,6 +327,7 @@ async def test_a_body_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
             await wire.send(b"POST / HTTP/1.1\r\nHost: h\r\n" + head)
             status, _, body = await wire.answer()
             assert (status, json.loads(body)["error"]["code"]) == (413, "request_too_large")
+            assert rig.refused.pop()[1:] == ("/", [(b"host", b"h"), *list_of(head)])
         wire = await rig.connect()
         await wire.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n" + b"x" * 1000)
         assert (await wire.answer())[0] == 200
@@ -245,7 +341,7 @@ async def test_what_is_read_before_nonsense_is_answered_then_the_connection_ends
         assert await wire.closed() in {b"", b"reset"}
 
 
-async def test_connections_have_a_bound_and_the_others_go_on() -> None:
+async def test_connections_have_a_bound_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
     async with serving(max_connections=2) as rig:
         wires = [await rig.connect() for _ in range(2)]
         for wire in wires:
@@ -254,10 +350,14 @@ async def test_connections_have_a_bound_and_the_others_go_on() -> None:
         late = await rig.connect()
         status, _, body = await late.answer()
         assert (status, json.loads(body)["error"]["code"]) == (503, "too_many_connections")
+        assert (await (await rig.connect()).answer())[0] == 503
+        assert [record.message for record in caplog.records] == ["connections_full"], "once, not for each"
+        assert [refused[0] for refused in rig.refused] == [503, 503]
         late.writer.close()
         await wires[0].send(HELLO)
         assert (await wires[0].answer())[0] == 200
         wires[1].writer.close()
+        rig.close_all(but=wires[0])
         await settled(lambda: len(rig.server.connections) == 1)
         again = await rig.connect()
         await again.send(HELLO)
