@@ -22,12 +22,22 @@ _encode = msgspec.json.encode
 
 TRUE = msgspec.Raw(b"true")
 ONE = msgspec.Raw(b"1")
-_OVERRIDES = frozenset(
-    {"num_retries", "timeout", "max_retries", "api_base", "base_url", "api_key", "mock_response", "fallbacks"}
+OVERRIDES = frozenset(
+    (
+        *("num_retries", "max_retries", "retry_policy", "retry_strategy", "cooldown_time"),
+        *("timeout", "request_timeout", "stream_timeout", "force_timeout"),
+        *("api_base", "base_url", "api_key", "api_version", "custom_llm_provider", "litellm_credential_name"),
+        *("model_list", "headers", "extra_headers"),
+        *("fallbacks", "max_fallbacks", "default_fallbacks", "disable_fallbacks"),
+        *("context_window_fallbacks", "content_policy_fallbacks", "context_window_fallback_dict"),
+        *("mock_response", "mock_tool_calls", "mock_timeout", "mock_testing_fallbacks"),
+        *("mock_testing_context_fallbacks", "mock_testing_content_policy_fallbacks", "mock_testing_rate_limit_error"),
+    )
 )
-"""LiteLLM reads these from a body; retries, addresses and keys are the proxy's, so they never leave the gateway."""
+"""LiteLLM reads these from a body; retries, times, addresses, keys and fallbacks are the proxy's: they stay here."""
 
 
+_BOUNDS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
 _WITHOUT_TOKEN_IDS = frozenset({"embeddings", "responses"})
 """Endpoints where no server knows `return_token_ids`."""
 
@@ -38,7 +48,7 @@ class Asked(msgspec.Struct):
     model: str
     stream: bool
     choices: int
-    """Answers that are asked for: `n`, for each prompt."""
+    """Answers that may be made: `n`, or `best_of`, for each prompt."""
     max_tokens: int | None
     fields: Fields
     usage_asked: bool
@@ -52,23 +62,24 @@ def read_body(
 ) -> Asked:
     """Return what *body* asks for; *path_model* is the model if the path names one. Raise BadRequestError.
 
-    The first of *limits* that is there bounds the answer's tokens.
+    The largest of *limits* that are there bounds the answer's tokens: a server may read any one of them. What would
+    override the proxy's own settings is left out.
     """
     fields = read_fields(body)
+    if not OVERRIDES.isdisjoint(fields):
+        fields = {name: value for name, value in fields.items() if name not in OVERRIDES}
     model = path_model or _field(fields, "model", _decode_str, "a string")
     if not model:
         raise BadRequestError("model is missing: name one of GET /v1/models", param="model")
     stream = bool(_field(fields, "stream", _decode_bool, "true or false"))
-    choices = _field(fields, "n", _decode_count, "a whole number") or 1
+    choices = _count(fields, "n") or 1
     limit = None
     for name in limits:
-        if limit is None:
-            limit = _field(fields, name, _decode_count, "a whole number")
-    if choices < 1 or (limit is not None and limit < 0):
-        wrong = "n" if choices < 1 else limits[-1]
-        raise BadRequestError(f"n and {limits[-1]} must not be negative", param=wrong)
+        said = _count(fields, name)
+        if said is not None and (limit is None or said > limit):
+            limit = said
     if "prompt" in fields:
-        choices *= _prompts(fields["prompt"])
+        choices = max(choices, _count(fields, "best_of") or 1) * _prompts(fields["prompt"])
     usage = stream and "stream_options" in fields and _usage_asked(fields["stream_options"])
     return Asked(model, stream, choices, limit, fields, usage)
 
@@ -92,10 +103,9 @@ def upstream_body(
 ) -> bytes:
     """Return the body for *target*: its own name of the model, *params* (its own) where the client said nothing."""
     fields = dict(asked.fields)
-    if not _OVERRIDES.isdisjoint(fields):
-        fields = {name: value for name, value in fields.items() if name not in _OVERRIDES}
     for name, value in (target.params if params is None else params).items():
-        fields.setdefault(name, value)
+        if asked.max_tokens is None or name not in _BOUNDS:  # one that the client did not say would be another bound
+            fields.setdefault(name, value)
     fields["model"] = target.model_json
     if target.deployment.token_ids and endpoint not in _WITHOUT_TOKEN_IDS:
         fields.setdefault("return_token_ids", TRUE)
@@ -116,6 +126,15 @@ def _field(fields: Fields, name: str, decode: Callable[[msgspec.Raw], T], what: 
         return decode(raw)
     except msgspec.MsgspecError as exc:
         raise BadRequestError(f"{name} must be {what}", param=name) from exc
+
+
+def _count(fields: Fields, name: str) -> int | None:
+    if name not in fields:
+        return None
+    found = _field(fields, name, _decode_count, "a whole number")
+    if found is not None and found < 0:
+        raise BadRequestError(f"{name} must not be negative", param=name)
+    return found
 
 
 def _prompts(raw: msgspec.Raw) -> int:

@@ -74,6 +74,8 @@ def test_what_was_charged_is_settled_by_what_was_used(echo: Echo, tmp_path: Path
         used = here.metric("llmproxy_limit_used", kind="tpm")
         tokens = here.metric("llmproxy_tokens_total")
         too_many = here.chat(max_tokens=1990)
+        hidden = here.chat(max_tokens=1990, max_completion_tokens=1)
+        best = here.post({"model": "echo", "prompt": "hi", "max_tokens": 10, "best_of": 199}, "/v1/completions")
         failed = here.chat('{"echo": {"status": 400}}', max_tokens=100)
         still_used = here.metric("llmproxy_limit_used", kind="tpm")
 
@@ -82,6 +84,7 @@ def test_what_was_charged_is_settled_by_what_was_used(echo: Echo, tmp_path: Path
     assert used == tokens == 3 * plain.json()["usage"]["total_tokens"]
     assert too_many.status_code == 429
     assert "tpm" in too_many.json()["error"]["message"]
+    assert (hidden.status_code, best.status_code) == (429, 429), "a bound that another field hides, or is beside"
     assert failed.status_code == 400
     assert still_used == used
 

@@ -150,12 +150,26 @@ def test_what_the_api_can_not_do_here_is_refused(rig: Rig) -> None:
         rig.sdk().responses.retrieve("resp-1")
 
 
-def test_overrides_of_litellms_do_not_reach_the_upstream(rig: Rig) -> None:
-    overrides = {"num_retries": 9, "timeout": 1, "api_base": "http://x", "api_key": "k", "fallbacks": ["x"]}
-    body = {"model": "m-openai", "input": "hi", **overrides}
-    answer = httpx2.post(rig.base + "/v1/responses", json=body, headers={"x-litellm-num-retries": "9"}, timeout=60)
+SAID: Any = [{"role": "user", "content": "hi"}]
+ASKED: dict[str, dict[str, Any]] = {
+    "responses": {"input": "hi"},
+    "chat/completions": {"messages": SAID},
+    "messages": {"messages": SAID, "max_tokens": 9},
+    "messages/count_tokens": {"messages": SAID},
+}
 
-    last = rig.seen("openai")["last"]
+
+@pytest.mark.parametrize(
+    ("path", "upstream"), [*((path, "anthropic") for path in ASKED), *((path, "openai") for path in list(ASKED)[:3])]
+)
+def test_overrides_of_litellms_do_not_reach_the_upstream(rig: Rig, path: str, upstream: str) -> None:
+    overrides = {"num_retries": 9, "timeout": 1, "api_base": "http://x", "api_key": "k", "fallbacks": ["x"]}
+    overrides |= {"request_timeout": 1, "stream_timeout": 1, "retry_policy": {}, "max_fallbacks": 9}
+    overrides |= {"context_window_fallback_dict": {}, "mock_testing_fallbacks": True}
+    body = {"model": f"m-{upstream}", **ASKED[path], **overrides}
+    answer = httpx2.post(f"{rig.base}/v1/{path}", json=body, headers={"x-litellm-num-retries": "9"}, timeout=60)
+
+    last = rig.seen(upstream)["last"]
     assert answer.status_code == 200
     assert not overrides.keys() & last["body"].keys()
     assert not [name for name in last["headers"] if name.startswith("x-litellm")]

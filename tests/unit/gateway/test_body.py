@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmproxy.gateway.body import _OVERRIDES, read_body, upstream_body
+from llmproxy.gateway.body import OVERRIDES, read_body, upstream_body
 from llmproxy.gateway.errors import BadRequestError
 from unit.gateway.targets import target
 
@@ -34,8 +34,25 @@ def test_null_is_as_good_as_nothing() -> None:
     assert (asked.stream, asked.choices, asked.max_tokens, asked.usage_asked) == (False, 1, None, False)
 
 
-def test_the_newer_name_of_the_bound_wins() -> None:
-    assert read_body(body(max_tokens=9, max_completion_tokens=4)).max_tokens == 4
+@pytest.mark.parametrize(("older", "newer"), [(9, 4), (4, 9), (9, None), (None, 9), (9, 0), (0, 9)])
+def test_of_two_bounds_the_larger_is_charged_because_servers_differ_in_which_they_read(
+    older: int | None, newer: int | None
+) -> None:
+    assert read_body(body(max_tokens=older, max_completion_tokens=newer)).max_tokens == 9
+
+
+@pytest.mark.parametrize("said", ["max_tokens", "max_completion_tokens"])
+def test_a_bound_of_the_client_stands_alone(said: str) -> None:
+    got = sent(body(**{said: 1}), params={"max_tokens": 7, "max_completion_tokens": 8, "top_p": 0.5})
+    assert got == {"model": "there", "messages": MESSAGES, said: 1, "top_p": 0.5}
+    unsaid = sent(body(), params={"max_tokens": 7, "max_completion_tokens": 8})
+    assert (unsaid["max_tokens"], unsaid["max_completion_tokens"]) == (7, 8)
+
+
+@pytest.mark.parametrize(("n", "best_of", "choices"), [(2, 5, 10), (5, 2, 10), (None, 3, 6), (2, None, 4)])
+def test_answers_that_are_made_and_not_sent_count(n: int | None, best_of: int | None, choices: int) -> None:
+    data = {"model": "m", "prompt": ["a", "b"], "n": n, "best_of": best_of}
+    assert read_body(json.dumps(data).encode()).choices == choices
 
 
 @pytest.mark.parametrize(
@@ -69,6 +86,8 @@ def test_the_model_of_the_path_wins() -> None:
         pytest.param(b'{"model": "m", "n": -1}', "n", id="fewer than no choices"),
         pytest.param(b'{"model": "m", "max_tokens": "9"}', "max_tokens", id="bound is a text"),
         pytest.param(b'{"model": "m", "max_tokens": -9}', "max_tokens", id="negative bound"),
+        pytest.param(b'{"model": "m", "max_completion_tokens": -9}', "max_completion_tokens", id="the newer one"),
+        pytest.param(b'{"model": "m", "prompt": "", "best_of": "9"}', "best_of", id="best_of is a text"),
         pytest.param(b'{"model":"m","model":"n"}', "model", id="two models"),
         pytest.param(b'{"model": "m", "mod\\u0065l": "n"}', "model", id="two models, one in disguise"),
         pytest.param(b'{"model": "m", "a": 1, "a": 2}', "a", id="two of another"),
@@ -95,7 +114,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=8,
 )
-reserved = {"model", "stream", "n", "max_tokens", "max_completion_tokens", "stream_options", "prompt", *_OVERRIDES}
+reserved = {"model", "stream", "n", "max_tokens", "max_completion_tokens", "stream_options", "prompt", *OVERRIDES}
 objects = st.dictionaries(texts.filter(lambda name: name not in reserved), values, max_size=6)
 layouts = st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", " : ")])
 
@@ -130,9 +149,13 @@ def test_params_are_defaults_that_the_client_overrides() -> None:
 
 
 def test_overrides_of_retries_addresses_and_keys_never_leave() -> None:
-    overrides = {"num_retries": 9, "timeout": 1, "max_retries": 2, "api_base": "http://evil", "base_url": "x"}
-    got = sent(body(**overrides, api_key="k", mock_response="x", fallbacks=["y"]))
+    got = sent(body(**dict.fromkeys(OVERRIDES, "x")))
     assert got == {"model": "there", "messages": MESSAGES}
+
+
+def test_nor_is_a_doubled_one_taken() -> None:
+    with pytest.raises(BadRequestError):
+        read_body(b'{"model": "m", "timeout": 1, "timeout": 2}')
 
 
 def test_token_ids_are_asked_for_where_the_deployment_says_so() -> None:
