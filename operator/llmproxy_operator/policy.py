@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from llmproxy_api import LLMProxy, Problem
 
 ANY = ("*",)
+METADATA_KEYS = ("cluster-autoscaler.kubernetes.io/*", "karpenter.sh/do-not-disrupt", "prometheus.io/*")
+"""Keys by which nothing is added to a pod: whether its node may be emptied, and where its metrics are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,8 @@ class Policy:
     priority_classes: tuple[str, ...] = ANY
     service_accounts: tuple[str, ...] = ANY
     toleration_keys: tuple[str, ...] = ANY
+    metadata_keys: tuple[str, ...] = METADATA_KEYS
+    """Of labels and annotations of pods; those without a domain are always allowed."""
 
     def problems(self, proxy: LLMProxy) -> tuple[Problem, ...]:
         """Return what *proxy* asks for and does not get."""
@@ -45,6 +49,12 @@ class Policy:
             # One without a key bears every taint, so only a policy that allows all can allow it.
             if not _matches(toleration.key or "*", self.toleration_keys):
                 yield Problem(f"spec.pod.tolerations[{i}].key", _refusal(toleration.key or "*", self.toleration_keys))
+        for field, pairs in (("labels", pod.labels), ("annotations", pod.annotations)):
+            for key in pairs or ():
+                # Other people's webhooks take keys of their domain as orders: a container, a volume, an image more.
+                if "/" in key and not _matches(key, self.metadata_keys):
+                    known = ("keys without a domain", *self.metadata_keys)
+                    yield Problem(f"spec.pod.{field}", _refusal(key, known))
 
     def _images(self) -> tuple[str, ...]:
         own = repository(self.own_image)

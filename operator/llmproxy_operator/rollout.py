@@ -23,7 +23,7 @@ _PULL_FINAL = frozenset({"InvalidImageName", "ErrImageNeverPull"})
 _CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 _BEFORE = _PULL | _PULL_FINAL | {"CreateContainerConfigError"}
 """Told by the node before it gives a container its environment: its words quote no Secret's content."""
-UNTOLD = "its words are in its log, and not here while the Secrets are not read"
+UNTOLD = "its last words are in its log only, for no Secret is read while the proxy is paused"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ No name begins with LLMPROXY_: a Service of that name would put variables of its
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llmproxy_operator.policy import ANY, Policy
+from llmproxy_operator.policy import ANY, METADATA_KEYS, Policy
 from llmproxy_operator.render.inputs import DEFAULT_STORE_IMAGE
 
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")
@@ -67,6 +67,7 @@ def _policy(environment: Mapping[str, str]) -> Policy:
         priority_classes=_list(environment, "OPERATOR_ALLOWED_PRIORITY_CLASSES") or ANY,
         service_accounts=_list(environment, "OPERATOR_ALLOWED_SERVICE_ACCOUNTS") or ANY,
         toleration_keys=_list(environment, "OPERATOR_ALLOWED_TOLERATIONS") or ANY,
+        metadata_keys=_list(environment, "OPERATOR_ALLOWED_METADATA_KEYS") or METADATA_KEYS,
     )
 
 

@@ -57,6 +57,7 @@ CHANGES: dict[str, Any] = {
     "policy.priorityClassNames": ["high"],
     "policy.serviceAccountNames": ["gateway"],
     "policy.tolerationKeys": ["gpu"],
+    "policy.metadataKeys": ["example.com/*"],
     "nameOverride": "other",
     "fullnameOverride": "other",
 }

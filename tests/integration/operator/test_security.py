@@ -105,6 +105,15 @@ def test_an_image_that_is_not_allowed_is_in_no_object(eve: Kube, operator: Opera
     assert eve.list("deployments,controllerrevisions") == []
 
 
+@pytest.mark.parametrize("field", ["labels", "annotations"])
+def test_an_order_to_a_webhook_of_the_cluster_is_in_no_object(eve: Kube, operator: Operator, field: str) -> None:
+    made_by_eve(eve, an_llmproxy("ordering", pod={field: {"sidecar.istio.io/inject": "true"}}))
+
+    stalled = wait_condition(eve, "ordering", "Stalled", "NotAllowed")
+    assert f"spec.pod.{field}: 'sidecar.istio.io/inject' is not allowed" in stalled["message"]
+    assert eve.list("deployments,controllerrevisions") == []
+
+
 def test_the_operator_does_not_write_to_a_secret_that_is_not_its_own(eve: Kube, operator: Operator) -> None:
     for name in ("db-control", "db-peers"):
         eve.run("create", "secret", "generic", name, "--from-literal=token=of-a-database")

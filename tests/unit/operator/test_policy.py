@@ -60,6 +60,46 @@ def test_each_part_of_the_pod_has_a_list() -> None:
     ]
 
 
+@pytest.mark.parametrize("field", ["labels", "annotations"])
+@pytest.mark.parametrize(
+    ("key", "allowed"),
+    [
+        ("team", True),
+        ("prometheus.io/scrape", True),
+        ("cluster-autoscaler.kubernetes.io/safe-to-evict", True),
+        ("karpenter.sh/do-not-disrupt", True),
+        ("karpenter.sh/nodepool", False),
+        ("sidecar.istio.io/userVolume", False),
+        ("sidecar.istio.io/proxyImage", False),
+        ("vault.hashicorp.com/agent-inject", False),
+        ("k8s.v1.cni.cncf.io/networks", False),
+        ("evil.prometheus.io/scrape", False),
+        ("example.com/team", False),
+    ],
+)
+def test_a_key_of_a_foreign_domain_may_be_an_order_and_needs_to_be_allowed(
+    field: str, key: str, *, allowed: bool
+) -> None:
+    pod = {field: {key: "x"}}
+
+    assert refused(Policy(OWN), pod=pod) == ([] if allowed else [f"spec.pod.{field}"])
+    assert refused(Policy(OWN, metadata_keys=(key,)), pod=pod) == []
+    assert refused(Policy(OWN, metadata_keys=("*",)), pod=pod) == []
+    assert refused(Policy(OWN, metadata_keys=("other.example/*",)), pod=pod) == (
+        [] if key == "team" else [f"spec.pod.{field}"]
+    )
+
+
+def test_a_refused_key_is_named_with_what_is_allowed() -> None:
+    [problem] = Policy(OWN).problems(parse(a_proxy(pod={"annotations": {"sidecar.istio.io/inject": "true"}})))
+
+    assert problem.message == (
+        "'sidecar.istio.io/inject' is not allowed by the operator's settings, which allow keys without a domain, "
+        "cluster-autoscaler.kubernetes.io/*, karpenter.sh/do-not-disrupt, prometheus.io/*: ask the cluster's "
+        "administrator"
+    )
+
+
 def test_the_lists_come_from_the_environment() -> None:
     settings = from_environment(
         {
@@ -68,10 +108,12 @@ def test_the_lists_come_from_the_environment() -> None:
             "OPERATOR_ALLOWED_PRIORITY_CLASSES": "low",
             "OPERATOR_ALLOWED_SERVICE_ACCOUNTS": "trainer",
             "OPERATOR_ALLOWED_TOLERATIONS": "gpu spot",
+            "OPERATOR_ALLOWED_METADATA_KEYS": "example.com/*",
         }
     )
 
-    assert settings.policy == Policy(OWN, ("a/*", "b/c:1"), ("low",), ("trainer",), ("gpu", "spot"))
+    narrow = Policy(OWN, ("a/*", "b/c:1"), ("low",), ("trainer",), ("gpu", "spot"), ("example.com/*",))
+    assert settings.policy == narrow
     assert from_environment({"OPERATOR_PROXY_IMAGE": OWN}).policy == Policy(OWN)
 
 

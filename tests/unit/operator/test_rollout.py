@@ -180,7 +180,7 @@ def test_without_the_secrets_a_container_is_not_quoted_and_the_node_is() -> None
 
     crash = told(a_pod(crashed("planted")))
     assert "planted" not in crash
-    assert crash.startswith("container gateway ends with code 2 again and again: its words are in its log")
+    assert crash.startswith("container gateway ends with code 2 again and again: its last words are in its log")
     assert "planted" not in told(a_pod(waiting("RunContainerError", "runc: --requirepass planted")))
     assert 'secret "x" not found' in told(a_pod(waiting("CreateContainerConfigError", 'secret "x" not found')))
     assert "no such tag" in told(a_pod(waiting("ErrImagePull", "no such tag")))

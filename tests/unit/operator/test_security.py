@@ -178,33 +178,3 @@ def test_the_operators_rights_have_no_wildcard_and_list_no_secret() -> None:
         "pods/log",
     }
     assert not touched & {"serviceaccounts", "daemonsets", "statefulsets", "jobs"}
-
-
-def test_every_kind_that_the_operator_speaks_of_is_in_its_rights_and_no_more() -> None:
-    from llmproxy_operator.cluster import PLURALS  # noqa: PLC0415 - the Kubernetes client: for this test alone
-
-    objects = list(yaml.safe_load_all((ROOT / "gitops/kustomize/operator.yaml").read_text()))
-    roles = [item for item in objects if item["metadata"]["name"] in {"llmproxy-operator", "llmproxy-operator-leader"}]
-    granted = {r for item in roles for rule in item.get("rules", ()) for r in rule["resources"] if "/" not in r}
-
-    assert granted == set(PLURALS.values())
-
-
-def test_what_is_watched_may_be_listed_and_watched() -> None:
-    from llmproxy_operator.cluster import PLURALS  # noqa: PLC0415 - the Kubernetes client: for this test alone
-    from llmproxy_operator.informer import KINDS  # noqa: PLC0415
-
-    objects = list(yaml.safe_load_all((ROOT / "gitops/kustomize/operator.yaml").read_text()))
-    [role] = [
-        item for item in objects if (item["kind"], item["metadata"]["name"]) == ("ClusterRole", "llmproxy-operator")
-    ]
-    watched = {
-        (group, r)
-        for rule in role["rules"]
-        if {"list", "watch"} <= {*rule["verbs"]}
-        for group in rule["apiGroups"]
-        for r in rule["resources"]
-    }
-
-    groups = {kind: kind[0].rpartition("/")[0] for kind in KINDS}
-    assert {(groups[kind], PLURALS[kind]) for kind in KINDS} == watched - {("llmproxy.dev", "llmproxies")}
