@@ -1,6 +1,7 @@
 """Real processes with limits (`gateway.py`), what each of them wrote down, and the bounds it is held to."""
 
 import json
+import re
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -24,6 +25,20 @@ class Pod:
 
     def wait_ready(self) -> None:
         self.process.ready_line = self.process.wait_for("ready on")
+
+    @property
+    def name(self) -> str:
+        """What its record is called."""
+        return self.record.name
+
+    def end(self) -> int:
+        """End it in order."""
+        return self.process.end()
+
+    def modes(self) -> list[tuple[float, str]]:
+        """When it began to count how, by the machine's monotonic clock."""
+        found = re.findall(r"^([\d.]+) mode (\w+)$", self.process.output, re.MULTILINE)
+        return [(float(at), mode) for at, mode in found] or [(0.0, "")]
 
     def read(self) -> list[dict[str, float]]:
         lines = self.record.read_text().splitlines() if self.record.exists() else []

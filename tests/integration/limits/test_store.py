@@ -1,4 +1,5 @@
-"""Limits of four real processes on one real Redis, at three times the load, while it is killed, stopped and slowed.
+"""Limits of four real processes on one real Redis, at three times the load, while it is killed, stopped and slowed:
+of processes that are nothing but a pod's limits, which see each decision, and of whole gateways, seen from outside.
 
 Every window of what they surely admitted in it is held to the bound of its place. With L the limit and N the pods:
 
@@ -10,7 +11,6 @@ A machine that is busy makes pods switch by themselves, when an answer took long
 as the others are, and counted in what is printed.
 """
 
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from integration.limits.gateways import Gateways, Whole
 from integration.limits.pods import Pod, Pods
 from redisd import redis_server
 from slowly import slowly
@@ -40,19 +41,19 @@ Step = Callable[[], None]
 class Scene:
     """Four pods under load, and when they switched."""
 
-    def __init__(self, pods: Pods, url: str, limits: dict[str, int]) -> None:
+    def __init__(self, pods: Pods | Gateways, url: str, limits: dict[str, int]) -> None:
         self.pods = pods
         self.limits = limits
         self._url = url
         self.faults: list[tuple[float, float]] = []
         """From the fault to when the last pod had switched."""
-        self.gone: list[Pod] = []
+        self.gone: list[Pod | Whole] = []
 
     @property
-    def alive(self) -> list[Pod]:
+    def alive(self) -> list[Pod | Whole]:
         return [pod for pod in self.pods.all if pod not in self.gone]
 
-    def start(self) -> Pod:
+    def start(self) -> Pod | Whole:
         load = 3 * self.limits["rps"] / N
         pod = self.pods.start(limits=self.limits, store=self._url, load=load, lasts=0.05)
         pod.wait_ready()
@@ -61,7 +62,7 @@ class Scene:
     def together(self, seconds: float) -> None:
         """Wait until all count in the store, and so long again."""
         deadline = time.monotonic() + 120
-        while any(_modes(pod)[-1][1] != "shared" for pod in self.alive):
+        while any(pod.modes()[-1][1] != "shared" for pod in self.alive):
             assert time.monotonic() < deadline, [pod.process.output[-500:] for pod in self.alive]
             time.sleep(0.05)
         time.sleep(seconds)
@@ -72,7 +73,7 @@ class Scene:
         time.sleep(seconds)
         switched = []
         for pod in self.alive:
-            at, mode = _modes(pod)[-1]
+            at, mode = pod.modes()[-1]
             assert mode == "shares", "it goes by its share"
             switched.append(at)
         self.faults.append((began, max([began, *switched])))
@@ -80,7 +81,7 @@ class Scene:
     def over_a_switch(self) -> list[tuple[float, float]]:
         own = []
         for pod in self.pods.all:
-            modes = _modes(pod)
+            modes = pod.modes()
             for (at, mode), (later, _) in zip(modes, [*modes[1:], (float("inf"), "")], strict=True):
                 if mode == "shares":
                     own.append((at - PRINTED_S, min(later, at + NOTICED_S)))
@@ -111,10 +112,11 @@ class Scene:
                 held[bound] += 1
             for (bound, found), formula in zip(worst.items(), ("L", "2 L - floor(L / N), over a switch"), strict=True):
                 print(f"{kind}: worst of {held[bound]} windows {found} <= {bound}   [{formula}]")
-                assert found <= bound, f"at {worst_at}, {[(p.record.name, _modes(p)) for p in self.pods.all]}"
+                assert found <= bound, f"at {worst_at}, {[(p.name, p.modes()) for p in self.pods.all]}"
             assert held[limit], "no window was held to L"
 
     def check_waits(self, slack_s: float) -> None:
+        assert isinstance(self.pods, Pods), "only they write down how long an answer took"
         worst = 0.0
         for pod in self.pods.all:
             rows = pod.read()
@@ -129,18 +131,13 @@ class Scene:
         assert worst <= WAIT_S + slack_s
 
 
-def _modes(pod: Pod) -> list[tuple[float, str]]:
-    found = re.findall(r"^([\d.]+) mode (\w+)$", pod.process.output, re.MULTILINE)
-    return [(float(at), mode) for at, mode in found] or [(0.0, "")]
-
-
 @pytest.fixture
 def pods(tmp_path: Path) -> Iterator[Pods]:
     with ExitStack() as stack:
         yield Pods(tmp_path, stack)
 
 
-def play(pods: Pods, limits: dict[str, int], seconds: float) -> Scene:
+def play(pods: Pods | Gateways, limits: dict[str, int], seconds: float) -> Scene:
     """Show every fault once, *seconds* each, with as much of calm before and after."""
     with redis_server() as redis, slowly(redis.port) as way:
         redis.has_run_long("uid")
@@ -162,7 +159,7 @@ def play(pods: Pods, limits: dict[str, int], seconds: float) -> Scene:
         scene.start()
         scene.together(seconds)
         for pod in scene.alive:
-            assert pod.process.end() == 0
+            assert pod.end() == 0
             print(pod.process.output.splitlines()[-1])
     return scene
 
@@ -184,3 +181,16 @@ def test_the_same_with_a_minute_and_calls_at_one_time(pods: Pods) -> None:
     bound = 2 * 12 - 12 // N
     print(f"maxParallel: {running} <= {bound}   [2 L - floor(L / N), over a switch]")
     assert running <= bound
+
+
+def test_four_whole_gateways_keep_it_too_and_answer_every_call(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        gateways = Gateways(tmp_path, stack)
+        scene = play(gateways, {"rps": 60}, 1.5)
+        scene.check()
+        (killed,) = scene.gone
+        assert isinstance(killed, Whole)
+        found = gateways.statuses(without=killed)
+    print(f"answers by status, without those of the one that was killed: {dict(sorted(found.items()))}")
+    assert found.keys() == {200, 429}, "0 is for a call without an answer"
+    assert found[429] > found[200] > 60
