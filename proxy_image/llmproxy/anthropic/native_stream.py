@@ -78,10 +78,10 @@ class NativeStream:
         return b"".join(now), b"".join(last)
 
     def end(self) -> tuple[bytes, bytes]:
-        """Return what came after the last whole event."""
+        """The upstream has ended in order: return what came after the last whole event, unless it broke off."""
         tail, self._tail = self._tail, b""
         self._read(tail)  # some servers do not end the last event
-        return b"", tail
+        return b"", tail if self.done else b""
 
     def _read(self, event: bytes) -> None:
         for line in event.split(b"\n"):

@@ -92,6 +92,8 @@ async def _stream(parts: Parts, call: Call, opened: Opened) -> None:
             broken = _broken(call, opened, failure)
     if broken is None:
         held.append(stream.rest())
+        if not stream.done and opened.status < 300:  # noqa: PLR2004 - what comes with an error may end as it likes
+            broken = _broken(call, opened, UpstreamFailure("incomplete"))
     if stream.failed:
         call.error = call.error or "upstream_error"
         parts.counts.streams_broken += 1

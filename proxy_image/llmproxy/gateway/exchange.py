@@ -69,7 +69,7 @@ class Stream(Protocol):
         """Return what to forward now, and what to hold until the call has been told: the end of the stream."""
 
     def rest(self) -> bytes:
-        """Return what is left when the upstream has closed in order."""
+        """Return what is left when the upstream has ended in order; not `done` even now, it has broken off."""
 
 
 class Exchange(Protocol):
@@ -145,7 +145,7 @@ class Forward:
 
     def stream(self, asked: Asked) -> Stream:
         """Return a relay of bytes."""
-        return Relay(hide_usage=not asked.usage_asked)
+        return Relay(hide_usage=not asked.usage_asked, choices=asked.choices)
 
 
 class _Mapper(Protocol):

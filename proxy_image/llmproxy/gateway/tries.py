@@ -24,7 +24,11 @@ from llmproxy.gateway.routes import Route
 from llmproxy.gateway.targets import Target
 from llmproxy.gateway.upstream import Connection, UpstreamFailure
 
-_WHAT = {"connect": "cannot be reached", "closed": "closed the connection"}
+_WHAT = {
+    "connect": "cannot be reached",
+    "closed": "closed the connection",
+    "incomplete": "ended before the answer's end",
+}
 _TIMES = {
     "connect_timeout": ("took no connection", "connect_timeout_s", "timeouts.connect, or see that it runs"),
     "first_byte_timeout": ("sent no byte of an answer", "first_byte_timeout_s", "timeouts.firstByte or ask for less"),

@@ -27,8 +27,8 @@ Sink = Callable[[bytes], Awaitable[None] | None]
 class UpstreamFailure(Exception):  # noqa: N818 - an outcome of a try, not an error of ours
     """A try gave no whole answer.
 
-    `code` is short and stable: connect, connect_timeout, timeout, first_byte_timeout, idle_timeout, closed, protocol,
-    cancelled.
+    `code` is short and stable: connect, connect_timeout, timeout, first_byte_timeout, idle_timeout, closed, incomplete
+    (it ended in order, and yet too early), protocol, cancelled.
     """
 
     def __init__(self, code: str, detail: str = "") -> None:

@@ -15,11 +15,19 @@ class _Usage(msgspec.Struct):
     total_tokens: int = 0
 
 
+class Choice(msgspec.Struct):
+    """One choice of a chunk."""
+
+    index: int | None = 0
+    finish_reason: object = None
+
+
 class Chunk(msgspec.Struct):
     """One event of a stream."""
 
-    choices: list[msgspec.Raw] | None = None
+    choices: list[Choice] | None = None
     usage: _Usage | None = None
+    error: object = None
 
 
 class _Answer(msgspec.Struct):

@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 from integration.gateway.conftest import Stage
+from integration.gateway.test_ends import FRAMINGS, text_event
 from integration.gateway.test_faults import OK, STREAM_HEAD, event
 
 Serve = Callable[[socket.socket, bytes], None]
@@ -205,6 +206,20 @@ def test_a_stream_ends_early(stage: Stage, fault: str, client: str) -> None:
         assert (error["error"]["type"], error["error"]["code"]) == ("upstream_error", code)
     if client == "responses":
         assert (lines[0], error["type"], error["code"]) == ("event: error", "error", code)
+
+
+@pytest.mark.parametrize("client", PATHS)
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_a_stream_ends_in_order_and_too_early(stage: Stage, framing: str, client: str) -> None:
+    stage.play(says(FRAMINGS[framing](text_event("hel"))))
+
+    answer = stage.post({"model": "echo", "stream": True, **BODIES[client]}, PATHS[client])
+
+    assert answer.status_code == 200
+    assert "hel" in answer.text
+    error = json.loads(answer.text.strip().split("\n")[-1].removeprefix("data: "))["error"]
+    assert "before the answer's end" in error["message"]
+    assert (error["type"], error.get("code")) == (("api_error", None) if client == "messages" else AWAY)
 
 
 def test_what_an_upstream_says_of_its_own_limits_passes_through(stage: Stage) -> None:

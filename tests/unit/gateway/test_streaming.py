@@ -107,7 +107,70 @@ def test_what_follows_the_end_is_held_with_it() -> None:
 
 def test_a_stream_without_an_end_is_not_done() -> None:
     now, held, relay = relayed([chunk("a"), b'data: {"cho'])
-    assert (now, held, relay.done) == (chunk("a"), b'data: {"cho', False)
+    assert (now, held, relay.done) == (chunk("a"), b"", False)
+
+
+def finish(index: int = 0, *, space: bool = True) -> bytes:
+    choice = {"index": index, "delta": {}, "finish_reason": "stop"}
+    return b"data: " + json.dumps({"choices": [choice]}, separators=None if space else (",", ":")).encode() + b"\n\n"
+
+
+@pytest.mark.parametrize("space", [True, False])
+def test_a_stream_without_done_is_whole_when_it_has_finished(*, space: bool) -> None:
+    whole = chunk("a") + finish(space=space) + chunk(usage=9)
+    for border in range(len(whole) + 1):
+        now, held, relay = relayed(cut(whole, border), hide_usage=False)
+        assert (now + held, relay.done, relay.tokens) == (whole, True, 9), border
+        now, held, relay = relayed(cut(whole[:-2], border), hide_usage=False)
+        assert (now + held, relay.done, relay.tokens) == (whole[:-2], True, 9), border
+
+
+def test_a_finish_whose_event_is_not_ended_counts() -> None:
+    now, held, relay = relayed([chunk("a"), finish()[:-2]])
+    assert (now, held, relay.done) == (chunk("a"), finish()[:-2], True)
+
+
+def test_a_stream_without_done_breaks_off_in_what_follows_its_finish() -> None:
+    now, held, relay = relayed([chunk("a") + finish() + chunk(usage=9)[:-9]])
+    assert (now, held, relay.done) == (chunk("a") + finish(), b"", False)
+
+
+def test_every_choice_must_have_finished() -> None:
+    relay = Relay(hide_usage=True, choices=2)
+    relay.feed(chunk("a") + finish(1) + finish(1))
+    relay.rest()
+    assert not relay.done
+    relay = Relay(hide_usage=True, choices=2)
+    relay.feed(chunk("a") + finish(1))
+    relay.feed(finish(0))
+    relay.rest()
+    assert relay.done
+
+
+@pytest.mark.parametrize("said", ["null", '"\\"finish_reason\\": \\"stop\\""'])
+def test_what_is_no_finish_ends_nothing(said: str) -> None:
+    """OpenAI and vLLM say null in every chunk, and a model may speak of it."""
+    event = b'data: {"choices": [{"index": 0, "delta": {"content": %b}, "finish_reason": null}]}\n\n' % said.encode()
+    now, held, relay = relayed([event])
+    assert (now, held, relay.done) == (event, b"", False)
+
+
+@pytest.mark.parametrize("end", [b"", END])
+def test_an_error_ends_a_stream_that_has_failed(end: bytes) -> None:
+    error = b'data: {"error": {"message": "the engine died", "code": 500}}\n\n'
+    whole = chunk("a") + error + end
+    for border in range(len(whole) + 1):
+        now, held, relay = relayed(cut(whole, border))
+        assert (now + held, relay.done, relay.failed) == (whole, True, True), border
+        assert held.endswith(end)
+
+
+@pytest.mark.parametrize("said", [b"null", b'""'])
+def test_no_error_is_none(said: bytes) -> None:
+    whole = b'data: {"choices": [], "error": %b}\n\n' % said
+    now, held, relay = relayed([whole, END])
+    assert (now + held, relay.done, relay.failed) == (whole + END, True, False)
+    assert not relayed([whole])[2].done
 
 
 def test_a_usage_chunk_whose_event_is_not_ended_is_hidden_all_the_same() -> None:
