@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from llmproxy_api.parts import Part, UniqueItems
-from llmproxy_api.pods import MAX_KEYS, LabelValue, unreserved_keys, well_formed_keys
+from llmproxy_api.pods import Labels, unreserved_keys, well_formed_keys
 from llmproxy_api.rules import Rule
 
 EVERYWHERE = "*"
@@ -53,7 +53,7 @@ class Monitoring(Part):
 
     pod_monitor: bool | None = None
     """Make a PodMonitor, by which a Prometheus of the prometheus-operator finds the pods. Default: false."""
-    labels: Annotated[dict[str, LabelValue], Field(max_length=MAX_KEYS)] | None = None
+    labels: Labels | None = None
     """Labels of the PodMonitor, by which a Prometheus picks it: often `release: NAME`. Default: none but the
     operator's."""
 

@@ -50,12 +50,15 @@ class SpecError(Exception):
 def parse(raw: Mapping[str, Any]) -> LLMProxy:
     """Return the LLMProxy that *raw* (a manifest, or an object of the API server) describes; raise SpecError."""
     problems = tuple(_envelope(raw))
-    if problems:
-        raise SpecError(problems)
+    # What the envelope lacks is told already, and must not hide what is wrong in the rest.
+    whole = {key: value for key, value in raw.items() if key in {"metadata", "spec"} and isinstance(value, Mapping)}
     try:
-        proxy = LLMProxy.model_validate({"metadata": raw["metadata"], "spec": raw["spec"]})
+        proxy = LLMProxy.model_validate(whole)
     except ValidationError as exc:
-        raise SpecError(tuple(_structural(exc))) from None  # the cause repeats values, which may be keys
+        told = {problem.path for problem in problems}
+        problems += tuple(problem for problem in _structural(exc) if problem.path not in told)
+    if problems:
+        raise SpecError(problems)  # without the cause, which repeats values that may be keys
     problems = tuple(_structure(proxy, "")) or tuple(_rules(proxy, ""))
     if problems:
         raise SpecError(problems)

@@ -36,8 +36,17 @@ ENVIRONMENT = sorted(
 
 LabelValue = Annotated[str, Field(max_length=63, pattern=_VALUE)]
 AnnotationValue = Annotated[str, Field(max_length=4096)]
-ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=rf"^{_DOMAIN}$")]
 Seconds = Annotated[int, Field(ge=0, le=1_000_000_000), BeforeValidator(whole)]
+ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=rf"^{_DOMAIN}$")]
+
+
+def _without_nulls(raw: object) -> object:
+    """Drop what is null, as the API server does in a map whose values are declared."""
+    return {key: value for key, value in raw.items() if value is not None} if isinstance(raw, dict) else raw
+
+
+Labels = Annotated[dict[str, LabelValue], Field(max_length=MAX_KEYS), BeforeValidator(_without_nulls)]
+Annotations = Annotated[dict[str, AnnotationValue], Field(max_length=MAX_KEYS), BeforeValidator(_without_nulls)]
 
 
 def well_formed_keys(name: str, attribute: str) -> Rule:
@@ -139,11 +148,11 @@ class Variable(Part):
 class Pod(Part):
     """Where and as whom the pods run. An edit rolls them."""
 
-    labels: Annotated[dict[str, LabelValue], Field(max_length=MAX_KEYS)] | None = None
+    labels: Labels | None = None
     """Labels of the pods besides the operator's. None is copied from the LLMProxy itself."""
-    annotations: Annotated[dict[str, AnnotationValue], Field(max_length=MAX_KEYS)] | None = None
+    annotations: Annotations | None = None
     """Annotations of the pods besides the operator's. None is copied from the LLMProxy itself."""
-    node_selector: Annotated[dict[str, LabelValue], Field(max_length=MAX_KEYS)] | None = None
+    node_selector: Labels | None = None
     """Labels that a node must have to run a pod. Default: any node does."""
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=MAX_ITEMS, strict=False)] | None = None
     """Taints of nodes that the pods bear. Default: none. The operator's settings may allow only some."""

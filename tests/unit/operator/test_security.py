@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
+from crds.every_field import BASE
 from fakes.cluster import FakeCluster
 from fakes.passes import Operator, a_proxy, a_secret, serve
 from llmproxy_api import SpecError, parse
 from llmproxy_api.crd import crd
 from llmproxy_operator.manifest import Ref
 from llmproxy_operator.render import Inputs, digested, render, revision
-from unit.operator.test_every_field import BASE
 
 Manifest = dict[str, Any]
 ROOT = Path(__file__).parents[3]
