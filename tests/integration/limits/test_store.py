@@ -23,6 +23,7 @@ from integration.limits.gateways import Gateways, Whole
 from integration.limits.pods import Pod, Pods
 from redisd import redis_server
 from slowly import slowly
+from windows import worst_window
 
 N = 4
 SECONDS = {"rps": 1.0, "rpm": 60.0}
@@ -168,6 +169,53 @@ def test_four_processes_keep_the_limit_whatever_happens_to_the_store(pods: Pods)
     scene = play(pods, {"rps": 60}, 1.5)
     scene.check()
     scene.check_waits(CROWDED_S)
+
+
+def test_pods_that_start_while_the_store_is_away_bring_a_strangers_share(pods: Pods) -> None:
+    limit, most, begun = 60, 8, 2
+    with redis_server() as redis:
+        redis.has_run_long("uid")
+        scene = Scene(pods, redis.url, {"rps": limit})
+        for _ in range(2):
+            scene.start()
+        scene.together(1.5)
+        redis.kill()
+        for _ in range(begun):
+            scene.start()
+        began = time.monotonic()
+        time.sleep(3.0)
+        for pod in pods.all:
+            assert pod.end() == 0
+    assert all(pod.modes()[-1][1] == "shares" for pod in pods.all)
+    admitted = [(earliest, 1) for pod in pods.all for earliest, _ in pod.admitted_between() if earliest > began]
+    worst, bound = worst_window(admitted, 1.0), limit + begun * (limit // most)
+    print(f"worst second {worst} <= {bound}   [L + k floor(L / M), after the switch]")
+    assert limit < worst <= bound, "the two that begin admit something, and no more than that"
+
+
+def test_over_a_change_of_the_limit_no_more_than_the_larger_is_admitted(pods: Pods) -> None:
+    old, new = 60, 24
+    with redis_server() as redis:
+        redis.has_run_long("uid")
+        before, after = Scene(pods, redis.url, {"rps": old}), Scene(pods, redis.url, {"rps": new})
+        leaving = [before.start() for _ in range(2)]
+        before.together(1.5)
+        for _ in range(2):
+            after.start()
+        after.together(1.5)
+        for pod in leaving:
+            assert pod.end() == 0
+        alone = time.monotonic()
+        time.sleep(2.5)
+        for pod in pods.all[2:]:
+            assert pod.end() == 0
+    switches = before.over_a_switch()
+    admitted = [(earliest, 1) for pod in pods.all for earliest, _ in pod.admitted_between()]
+    worst, last = worst_window(admitted, 1.0), worst_window([row for row in admitted if row[0] > alone], 1.0)
+    over = 2 * old - old // 4 if switches else old  # a busy machine had a pod go by its share
+    print(f"worst second {worst} <= {over}, after the old ones {last} <= {new}   [max(old L, new L); new L]")
+    assert new < worst <= over
+    assert 0 < last <= (2 * new - new // 2 if switches else new)
 
 
 @pytest.mark.long
