@@ -131,7 +131,7 @@ class Gemini:
             await pause(how.get("delay_ms", 0), gone)
             _fail(how)
             if verb == "generateContent":
-                await _json(send, 200, _whole(name, asked, how))
+                await _json(send, 200, _whole(name, asked, how), _headers(how))
             else:
                 await _stream(_chunks(name, asked, how), how, scope["query_string"].decode(), send, gone)
         else:
@@ -222,6 +222,10 @@ def _directive(asked: Json) -> Json:
     return how if isinstance(how, dict) else {}
 
 
+def _headers(how: Json) -> list[Header]:
+    return [(name.encode(), value.encode()) for name, value in how.get("headers", {}).items()]
+
+
 def _fail(how: Json) -> None:
     status = how.get("status", 200)
     if status == 200:
@@ -233,6 +237,7 @@ def _fail(how: Json) -> None:
     if "retry_delay" in how:
         details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": how["retry_delay"]})
     error = GoogleError(status, MESSAGES.get(status, "Something is wrong."), details)
+    error.headers += _headers(how)
     if "retry_after" in how:
         error.headers.append((b"retry-after", str(how["retry_after"]).encode()))
     raise error
@@ -313,7 +318,8 @@ def _chunks(name: str, asked: Json, how: Json) -> list[Json]:
 async def _stream(chunks: list[Json], how: Json, query: str, send: Send, gone: "asyncio.Future[None]") -> None:
     as_sse = "alt=sse" in query
     kind = b"text/event-stream" if as_sse else b"application/json; charset=UTF-8"
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
+    head = [(b"content-type", kind), *_headers(how)]
+    await send({"type": "http.response.start", "status": 200, "headers": head})
     size = how.get("chunk_bytes")
     async for data in _paced(chunks, how, gone, as_sse=as_sse):
         pieces = [data] if size is None else [data[i : i + size] for i in range(0, len(data), size)]

@@ -23,7 +23,9 @@ MAX_ANSWER = 256 << 20
 """Bytes of a plain answer; embeddings of many texts are large."""
 SSE: Header = (b"content-type", b"text/event-stream; charset=utf-8")
 _PASSED = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry", b"x-request-id", b"request-id"})
-_LIMITS = (b"x-ratelimit-", b"anthropic-ratelimit-")
+_LIMIT = b"ratelimit"
+_OURS = 6
+"""Lines that say our own limits of both sorts, requests and tokens."""
 
 
 async def forward(parts: Parts, call: Call, opened: Opened) -> None:
@@ -147,7 +149,10 @@ def _headers(parts: Parts, call: Call, opened: Opened) -> list[Header]:
     headers = call.caller.dialect.limits(parts.limiter, cast("Asked", call.asked).model)
     theirs = opened.headers
     if not headers:
-        headers = [(name, value) for name, value in theirs.items() if name.startswith(_LIMITS)]
+        headers = [(name, value) for name, value in theirs.items() if _LIMIT in name]
+    elif len(headers) < _OURS:  # of the sort that is limited here, the upstream's own would contradict
+        sort = b"tokens" if b"tokens" in headers[0][0] else b"requests"
+        headers += [(name, value) for name, value in theirs.items() if _LIMIT in name and sort not in name]
     if not _PASSED.isdisjoint(theirs):
         headers.extend((name, theirs[name]) for name in _PASSED if name in theirs)
     return headers

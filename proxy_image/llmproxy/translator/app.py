@@ -36,13 +36,13 @@ class Reply:
     """The answer to one request, whole or in events."""
 
     def __init__(self, send: Send) -> None:
+        self.seen = Seen()
         self._send = send
         self._streaming = False
 
     async def whole(self, status: int, body: bytes, headers: tuple[tuple[str, str], ...] = ()) -> None:
         """Send everything at once."""
-        head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        head += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *_lines(headers)]
         await self._send({"type": "http.response.start", "status": status, "headers": head})
         await self._send({"type": "http.response.body", "body": body})
 
@@ -50,7 +50,7 @@ class Reply:
         """Send an event of a stream; the first begins the answer."""
         if not self._streaming:
             self._streaming = True
-            head = [(b"content-type", b"text/event-stream; charset=utf-8")]
+            head = [(b"content-type", b"text/event-stream; charset=utf-8"), *_lines(errors.passed(self.seen.headers))]
             await self._send({"type": "http.response.start", "status": 200, "headers": head})
         await self._send({"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True})
 
@@ -65,6 +65,10 @@ class Reply:
             await self.end()
         else:
             await self.whole(refusal.status, refusal.body(), refusal.headers)
+
+
+def _lines(headers: tuple[tuple[str, str], ...]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
 
 
 class Translator:
@@ -99,10 +103,10 @@ async def _serve(backend: Backend, path: str, receive: Receive, reply: Reply) ->
     except fields.FieldError as exc:
         await reply.refuse(Refusal(400, str(exc), param=exc.param))
         return
-    seen = Seen()
+    seen = reply.seen
     try:
         async with asyncio.timeout(backend.deployment.timeout_s):
-            await _while_wanted(_answer(backend, path, asked, seen, reply), receive)
+            await _while_wanted(_answer(backend, path, asked, reply), receive)
     except TimeoutError:
         seen.failure = "timeout"
         await reply.refuse(_refusal(backend, seen, None))
@@ -112,16 +116,19 @@ async def _serve(backend: Backend, path: str, receive: Receive, reply: Reply) ->
         await seen.close()
 
 
-async def _answer(backend: Backend, path: str, asked: dict[str, Any], seen: Seen, reply: Reply) -> None:
+async def _answer(backend: Backend, path: str, asked: dict[str, Any], reply: Reply) -> None:
+    seen = reply.seen
     if path == EMBEDDINGS:
-        await reply.whole(200, shapes.encode(await engine.embed(backend, asked, seen)))
+        made = await engine.embed(backend, asked, seen)
+        await reply.whole(200, shapes.encode(made), errors.passed(seen.headers))
     elif asked.get("stream") is True:
         async for chunk in engine.stream(backend, asked, seen):
             await reply.event(shapes.encode(chunk))
         await reply.event(b"[DONE]")
         await reply.end()
     else:
-        await reply.whole(200, shapes.encode(await engine.complete(backend, asked, seen)))
+        made = await engine.complete(backend, asked, seen)
+        await reply.whole(200, shapes.encode(made), errors.passed(seen.headers))
 
 
 async def _while_wanted(work: Coroutine[Any, Any, None], receive: Receive) -> None:

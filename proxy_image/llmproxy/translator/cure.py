@@ -2,7 +2,8 @@
 
 U+0085, U+2028 and U+2029 are legal inside a JSON string, and so inside a server-sent event. litellm reads streams by a
 splitter of lines that takes them for line ends: it loses the chunk, or all that follows it, without an error. Outside
-of strings JSON has none of them, so replacing them wherever they are changes no value.
+of strings JSON has none of them, so replacing them wherever they are changes no value. Bodies that are no text stay as
+they are: AWS streams in binary frames, whose checksums cover every byte.
 """
 
 import re
@@ -10,6 +11,12 @@ import re
 _ESCAPES = {b"\xc2\x85": b"\\u0085", b"\xe2\x80\xa8": b"\\u2028", b"\xe2\x80\xa9": b"\\u2029"}
 _FOUND = re.compile(b"\xc2\x85|\xe2\x80[\xa8\xa9]")
 _BEGINNINGS = (b"\xe2\x80", b"\xe2", b"\xc2")
+
+
+def is_text(content_type: str) -> bool:
+    """Whether a body of *content_type* may be cured; without a type it is nearly always JSON."""
+    kind = content_type.partition(";")[0].strip().lower()
+    return not kind or kind.startswith("text/") or "json" in kind
 
 
 def escape(data: bytes) -> bytes:

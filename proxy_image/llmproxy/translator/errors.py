@@ -25,6 +25,7 @@ _KINDS = {
     504: ("upstream_error", "upstream_timeout"),
 }
 _PASSED = ("retry-after", "retry-after-ms", "x-request-id")
+_LIMITS = "ratelimit"
 _PREFIX = re.compile(r"^(?:litellm\.)?\w*(?:Error|Exception): *")
 _ADVICE = re.compile(r"\s*To drop these, set .*", re.DOTALL)
 """litellm's advice speaks of settings that nobody has here."""
@@ -48,15 +49,20 @@ class Refusal:
         return json.dumps({"error": error}).encode()
 
 
+def passed(headers: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return what of a provider's *headers* a caller is told: its limits, and when to ask again."""
+    return tuple((n, v) for n, v in headers.items() if (n in _PASSED or _LIMITS in n) and v.isascii())
+
+
 def upstream_refused(provider: str, status: int, headers: dict[str, str], body: bytes) -> Refusal:
     """Return what the *provider* answered itself."""
     told = _error_in(body)
     message = str(told.get("message") or body.decode(errors="replace").strip() or "no reason given")[:MAX_MESSAGE]
     code = told.get("status")
-    passed = [(name, headers[name]) for name in _PASSED if name in headers]
+    lines = passed(headers)
     if "retry-after" not in headers and (wait_s := _retry_info_s(told)) is not None:
-        passed += [("retry-after", str(math.ceil(wait_s))), ("retry-after-ms", str(math.ceil(wait_s * 1000)))]
-    return Refusal(status, f"{provider}: {message}", code if isinstance(code, str) else None, headers=tuple(passed))
+        lines += (("retry-after", str(math.ceil(wait_s))), ("retry-after-ms", str(math.ceil(wait_s * 1000))))
+    return Refusal(status, f"{provider}: {message}", code if isinstance(code, str) else None, headers=lines)
 
 
 def upstream_failed(provider: str, failure: str) -> Refusal:

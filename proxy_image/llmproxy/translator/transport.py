@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from llmproxy.translator.cure import Cure
+from llmproxy.translator.cure import Cure, is_text
 
 NO_KEY = "llmproxy-sends-no-key"
 """Stands for the key where a deployment has none, since litellm insists on one; headers with it are not sent."""
@@ -76,7 +76,7 @@ class Transport(httpx.AsyncBaseTransport):  # type: ignore[misc]  # httpx is in 
         if response.status_code >= _BAD_REQUEST:
             seen.error_body = await _read(response)
             return httpx.Response(response.status_code, headers=headers, content=seen.error_body)
-        return httpx.Response(response.status_code, headers=headers, stream=_Cured(response, seen))
+        return httpx.Response(response.status_code, headers=headers, stream=_Body(response, seen))
 
     async def aclose(self) -> None:
         """Stay open: litellm closes clients of its own that share this transport."""
@@ -86,26 +86,26 @@ class Transport(httpx.AsyncBaseTransport):  # type: ignore[misc]  # httpx is in 
         await self._inner.aclose()
 
 
-class _Cured(httpx.AsyncByteStream):  # type: ignore[misc]  # as above
-    """The body of an answer, decoded and cured."""
+class _Body(httpx.AsyncByteStream):  # type: ignore[misc]  # as above
+    """The body of an answer, decoded; text is cured."""
 
     def __init__(self, response: httpx.Response, seen: Seen) -> None:
         self._response = response
         self._seen = seen
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        cure = Cure()
+        cure = Cure() if is_text(self._response.headers.get("content-type", "")) else None
         try:
             async for data in self._response.aiter_bytes():
-                if cured := cure.feed(data):
-                    yield cured
+                if made := data if cure is None else cure.feed(data):
+                    yield made
         except httpx.TimeoutException:
             self._seen.failure = "timeout"
             raise
         except httpx.HTTPError as exc:
             self._seen.failure = f"broke its answer off: {exc or type(exc).__name__}"
             raise
-        if rest := cure.rest():
+        if cure is not None and (rest := cure.rest()):
             yield rest
 
     async def aclose(self) -> None:

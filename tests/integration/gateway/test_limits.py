@@ -1,6 +1,7 @@
 """Limits as callers meet them. What they promise is tested in unit/limits and integration/limits."""
 
 import json
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from integration.gateway.conftest import PATH, Echo, deployment, document, gateway
+from integration.gateway.conftest import PATH, Echo, deployment, document, gateway, scripted
 
 SLOW = json.dumps({"echo": {"delay_ms": 700}})
 LONG = json.dumps({"echo": {"chunks": 200, "chunk_ms": 100}})
@@ -64,6 +65,42 @@ def test_a_limit_of_one_model_leaves_others_alone(echo: Echo, tmp_path: Path) ->
         answer = here.chat()
     assert answer.status_code == 200
     assert "x-ratelimit-limit-requests" not in answer.headers
+
+
+SAYS = (
+    b"X-RateLimit-Limit-Requests: 99\r\nX-RateLimit-Remaining-Tokens: 98\r\nAnthropic-RateLimit-Requests-Limit: 97\r\n"
+    b"Anthropic-RateLimit-Input-Tokens-Limit: 96\r\nRateLimit-Policy: x\r\nX-Other: secret\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("limits", "passed"),
+    [
+        ({}, {"99", "98", "97", "96", "x"}),
+        ({"max_parallel": 5}, {"99", "98", "97", "96", "x"}),
+        ({"rpm": 5}, {"98", "96", "x"}),
+        ({"tpm": 5000}, {"99", "97", "x"}),
+        ({"rpm": 5, "tpm": 5000}, set()),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_upstreams_limits_are_told_unless_one_of_their_sort_is_ours(
+    tmp_path: Path, limits: dict[str, int], passed: set[str], *, stream: bool
+) -> None:
+    plain, streamed = b"application/json\r\nContent-Length: 2\r\n\r\n{}", b"text/event-stream\r\n\r\ndata: [DONE]\n\n"
+
+    def serve(connection: socket.socket, request: bytes) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\n" + SAYS + b"Content-Type: " + (streamed if stream else plain))
+
+    with scripted(serve) as port, gateway(tmp_path, document(deployment(port), rate_limits=limits)) as here:
+        headers = here.chat(stream=stream).headers
+    said = {"x-ratelimit-limit-requests", "x-ratelimit-remaining-tokens", "anthropic-ratelimit-requests-limit"}
+    said |= {"anthropic-ratelimit-input-tokens-limit", "ratelimit-policy", "x-other"}
+    theirs = {
+        headers[name] for name in said if name in headers and headers[name] in {"99", "98", "97", "96", "x", "secret"}
+    }
+    assert theirs == passed
+    assert headers.get("x-ratelimit-limit-requests") == ("5" if "rpm" in limits else "99" if "99" in passed else None)
 
 
 def test_what_was_charged_is_settled_by_what_was_used(echo: Echo, tmp_path: Path) -> None:

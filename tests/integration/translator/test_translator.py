@@ -167,6 +167,20 @@ def test_an_error_keeps_the_upstreams_status_and_is_not_tried_again(rig: Rig, st
     assert rig.seen()["calls"] == 1
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("status", [200, 429])
+def test_what_the_provider_says_of_its_limits_is_passed_on(rig: Rig, status: int, *, stream: bool) -> None:
+    said = {"x-ratelimit-remaining-requests": "7", "ratelimit-reset": "3", "x-request-id": "r-1", "x-secret": "s"}
+
+    answer = rig.chat(told({"status": status, "headers": said}), stream=stream)
+
+    assert answer.status_code == status
+    assert {name: answer.headers[name] for name in said if name in answer.headers} == {
+        name: value for name, value in said.items() if name != "x-secret"
+    }
+    assert len(answer.headers.get_list("x-request-id")) == 1
+
+
 def test_googles_retry_info_is_told_as_retry_after(rig: Rig) -> None:
     answer = rig.chat(told({"status": 429, "retry_delay": "17s"}))
 

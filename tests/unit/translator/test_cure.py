@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmproxy.translator.cure import Cure, escape
+from llmproxy.translator.cure import Cure, escape, is_text
 
 TEXT = 'data: {"a": "x\u2028y\u2029z\u0085\u2028\u2028 \u00e4\u2027\u20ac\U0001f600"}\r\n\r\n'
 
@@ -15,6 +15,24 @@ TEXT = 'data: {"a": "x\u2028y\u2029z\u0085\u2028\u2028 \u00e4\u2027\u20ac\U0001f
 def cured(parts: list[bytes]) -> bytes:
     cure = Cure()
     return b"".join(cure.feed(part) for part in parts) + cure.rest()
+
+
+@pytest.mark.parametrize(
+    ("kind", "cured"),
+    [
+        ("text/event-stream; charset=utf-8", True),
+        ("application/json", True),
+        ("Application/JSON; charset=UTF-8", True),
+        ("application/x-amz-json-1.1", True),
+        ("application/x-ndjson", True),
+        ("", True),
+        ("application/vnd.amazon.eventstream", False),
+        ("application/octet-stream", False),
+        ("audio/mpeg; x=json", False),
+    ],
+)
+def test_only_text_is_cured(kind: str, cured: bool) -> None:  # noqa: FBT001 - a row
+    assert is_text(kind) == cured
 
 
 @pytest.mark.parametrize("at", range(len(TEXT.encode()) + 1))
