@@ -1,5 +1,6 @@
 """`llmproxy check` and `llmproxy render`, and how flags that are wrong are refused."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 from typer.testing import CliRunner
 
 from llmproxy_cli.__main__ import app
+from procs import ROOT
 
 GOOD = """\
 apiVersion: llmproxy.dev/v1alpha1
@@ -71,8 +73,21 @@ def test_a_flag_of_another_form_is_refused_with_the_form(file: Path, flags: list
     assert flags[0] in done.output
 
 
-def test_help_teaches_by_examples() -> None:
-    done = CliRunner().invoke(app, ["local", "--help"])
+COMMANDS = {str(command.name or getattr(command.callback, "__name__", "")) for command in app.registered_commands}
+
+
+def test_the_page_has_every_command() -> None:
+    page = (ROOT / "docs/cli.md").read_text()
+
+    assert set(re.findall(r"^\| `llmproxy (\w+)[^`]*` \|", page, re.MULTILINE)) == COMMANDS
+    assert set(re.findall(r"^\$ (?:.*\| )?llmproxy (\w+)", page, re.MULTILINE)) == COMMANDS - {"local"}
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_help_teaches_by_examples(command: str) -> None:
+    done = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
 
     assert done.exit_code == 0
-    assert "llmproxy local -f proxy.yaml" in done.output
+    examples = done.output.partition("Examples")[2].partition("Options")[0]
+    assert re.findall(r"^ +(?:\S.*[|(] ?)?llmproxy (\w+)", examples, re.MULTILINE)
+    assert set(re.findall(r"\bllmproxy (\w+)", examples)) == {command}
