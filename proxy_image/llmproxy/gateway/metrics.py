@@ -53,6 +53,7 @@ class Counts:
         self.streams_broken = 0
         self.client_gone = 0
         self.without_rollout = 0
+        self.rollouts_unusable = 0
 
 
 class Exporter(Collector):
@@ -94,11 +95,14 @@ class Exporter(Collector):
         for pair, value in c.fallbacks.items():
             fallbacks.add_metric(list(pair), value)
         yield fallbacks
-        yield GaugeMetricFamily("llmproxy_in_flight", "Calls that are admitted and not finished", value=c.in_flight)
+        yield GaugeMetricFamily(
+            "llmproxy_in_flight", "Calls that are not finished, those that wait for a limit too", value=c.in_flight
+        )
         for name, text, value in (
             ("llmproxy_streams_broken", "Streams whose upstream ended in the middle", c.streams_broken),
             ("llmproxy_client_gone", "Calls whose caller left before the end", c.client_gone),
             ("llmproxy_calls_without_rollout", "Calls that belong to no rollout and make no spans", c.without_rollout),
+            ("llmproxy_rollouts_unusable", "Those of them whose rollout is named in vain", c.rollouts_unusable),
         ):
             yield CounterMetricFamily(name, text, value=value)
         for collector in self._extra:

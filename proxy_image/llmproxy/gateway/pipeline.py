@@ -1,6 +1,7 @@
 """The whole life of one call, top to bottom: read, admit, tell, try, answer, settle, hand over."""
 
 import asyncio
+import logging
 import time
 
 from llmproxy import calls
@@ -14,8 +15,9 @@ from llmproxy.gateway.fallback import bound_tokens, open_somewhere
 from llmproxy.gateway.limits import Denial, Grant
 from llmproxy.gateway.limits.line import Waiter
 from llmproxy.gateway.pairs import not_served
-from llmproxy.gateway.routes import COUNT_TOKENS, Route
+from llmproxy.gateway.routes import COUNT_TOKENS, MAX_ID, Route
 
+log = logging.getLogger("llmproxy.gateway")
 CLIENT_CLOSED = 499
 """The status that nginx gave to a caller that left, in metrics only."""
 
@@ -90,6 +92,8 @@ def _arrived(parts: Parts, call: Call) -> None:
         return  # no model was called
     if not route.rollout_id:
         parts.counts.without_rollout += 1
+        if route.unusable:
+            _say_unusable(parts, call)
         spans = parts.document.spans
         if handover is not None and spans is not None and spans.otlp is not None:
             call.call_id = handover.new_id()
@@ -97,6 +101,14 @@ def _arrived(parts: Parts, call: Call) -> None:
         call.call_id = handover.new_id()
         if not route.sequence_id:
             handover.arrived(calls.Arrival(call.call_id, route.rollout_id, route.attempt_id, call.started_ns))
+
+
+def _say_unusable(parts: Parts, call: Call) -> None:
+    """Count a call whose rollout cannot be told; log the first, since nothing else says why it has no spans."""
+    parts.counts.rollouts_unusable += 1
+    if parts.counts.rollouts_unusable == 1:
+        way_out = f"name a rollout and an attempt, each without a slash and with at most {MAX_ID} characters"
+        log.warning("rollout_unusable", extra={"path": call.caller.request.path[:1000], "way_out": way_out})
 
 
 async def _refuse(parts: Parts, call: Call, error: CallError) -> None:

@@ -51,6 +51,8 @@ class Route(msgspec.Struct, frozen=True, gc=False):
     attempt_id: str = ""
     sequence_id: int = 0
     """From the client; 0 lets the store give one."""
+    unusable: bool = False
+    """A rollout is named, and cannot be told: half of its ids, or one that is too long or has a slash."""
 
 
 _plain: dict[str, Route] = {}
@@ -59,7 +61,8 @@ _plain: dict[str, Route] = {}
 
 def read_route(path: str, headers: Iterable[tuple[bytes, bytes]]) -> Route:
     """Return what *path* and *headers* ask for. Ids that are too long to be true are left out."""
-    if "/rollout/" in path:
+    named = "/rollout/" in path
+    if named:
         rollout = _ROLLOUT.search(path)
         if rollout is not None:
             return _with_ids(_without_ids(path[rollout.end() :]), rollout.group(1), rollout.group(2), 0)
@@ -73,7 +76,7 @@ def read_route(path: str, headers: Iterable[tuple[bytes, bytes]]) -> Route:
         elif name == b"x-sequence-id":
             sequence = value
     if not (rollout_id and attempt_id):
-        return route
+        return Route(route.endpoint, route.model, unusable=True) if named or rollout_id else route
     number = int(sequence) if sequence.isdigit() and len(sequence) <= _MAX_DIGITS else 0
     return _with_ids(route, _text(rollout_id), _text(attempt_id), number)
 
@@ -90,7 +93,7 @@ def _without_ids(path: str) -> Route:
 def _with_ids(route: Route, rollout_id: str, attempt_id: str, number: int) -> Route:
     if len(rollout_id) <= MAX_ID and len(attempt_id) <= MAX_ID:
         return Route(route.endpoint, route.model, rollout_id, attempt_id, number)
-    return route
+    return Route(route.endpoint, route.model, unusable=True)
 
 
 def _text(value: bytes) -> str:

@@ -95,6 +95,18 @@ def test_health_readiness_and_metrics(plain: Gateway) -> None:
     assert plain.metric("process_resident_memory_bytes") > 0
 
 
+def test_a_rollout_that_is_named_in_vain_is_counted_and_logged_once(echo: Echo, tmp_path: Path) -> None:
+    with gateway(tmp_path, document(deployment(echo.port))) as here:
+        here.chat()
+        assert here.metric("llmproxy_rollouts_unusable_total") == 0
+        for path in ("/rollout/ro%2F1/attempt/at-1" + PATH, f"/rollout/{'r' * 257}/attempt/at-1" + PATH):
+            assert here.chat(path=path).status_code == 200
+        assert here.metric("llmproxy_rollouts_unusable_total") == 2
+        lines = [json.loads(line) for line in here.process.output.splitlines() if "rollout_unusable" in line]
+    assert [line["path"] for line in lines] == ["/rollout/ro/1/attempt/at-1" + PATH]
+    assert "without a slash" in lines[0]["way_out"]
+
+
 def test_an_unknown_model_makes_no_new_time_series(plain: Gateway) -> None:
     plain.chat(model="made-up-by-a-caller")
     assert "made-up-by-a-caller" not in plain.admin("/metrics").text

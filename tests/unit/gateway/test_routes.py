@@ -66,6 +66,25 @@ def test_the_path_wins_over_headers() -> None:
     assert found == Route("chat.completions", "", "ro-p", "at-p", 0)
 
 
+@pytest.mark.parametrize(
+    ("path", "headers", "unusable"),
+    [
+        ("/v1/completions", [], False),
+        ("/v1/completions", [IDS[1]], False),  # an attempt alone names no rollout
+        ("/v1/completions", IDS[:1], True),
+        ("/rollout/r/v1/completions", [], True),
+        ("/rollout/r/x/attempt/a/v1/completions", [], True),  # from `r%2Fx`
+        (f"/rollout/{'r' * (MAX_ID + 1)}/attempt/a/v1/completions", [], True),
+        (f"/rollout/r/attempt/{'a' * (MAX_ID + 1)}/v1/completions", [], True),
+        ("/v1/completions", [(b"x-rollout-id", b"r" * (MAX_ID + 1)), IDS[1]], True),
+    ],
+)
+def test_a_rollout_that_is_named_in_vain_is_known(
+    path: str, headers: list[tuple[bytes, bytes]], *, unusable: bool
+) -> None:
+    assert read_route(path, headers) == Route("completions", unusable=unusable), "and none of it is taken"
+
+
 @pytest.mark.parametrize("missing", [0, 1])
 def test_half_of_the_ids_is_none(missing: int) -> None:
     assert read_route("/v1/chat/completions", [IDS[1 - missing]]).rollout_id == ""
@@ -74,9 +93,3 @@ def test_half_of_the_ids_is_none(missing: int) -> None:
 @pytest.mark.parametrize("sequence", [b"x", b"-1", b"1.5", b"9" * 40, b"", "²".encode()])
 def test_a_sequence_id_that_is_no_number_is_left_to_the_store(sequence: bytes) -> None:
     assert read_route("/v1/chat/completions", [*IDS[:2], (b"x-sequence-id", sequence)]).sequence_id == 0
-
-
-def test_ids_that_are_too_long_are_left_out() -> None:
-    long = "r" * (MAX_ID + 1)
-    assert read_route(f"/rollout/{long}/attempt/a/v1/embeddings", []) == Route("embeddings")
-    assert read_route("/v1/embeddings", [(b"x-rollout-id", long.encode()), IDS[1]]) == Route("embeddings")

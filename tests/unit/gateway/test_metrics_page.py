@@ -1,0 +1,37 @@
+"""docs/metrics.md has every metric of the gateway, under the name that a Prometheus sees, and no other."""
+
+import re
+from pathlib import Path
+
+from prometheus_client.core import Metric
+
+from llmproxy import contract
+from llmproxy.gateway.collectors import HandoverCollector, LimitsCollector, PauseCollector, UpstreamCollector, _store
+from llmproxy.gateway.handover import Handover
+from llmproxy.gateway.limits import Limiter
+from llmproxy.gateway.limits.store import Told
+from llmproxy.gateway.metrics import Counts, Exporter
+from llmproxy.gateway.pause import Pause
+from procs import ROOT
+
+PAGE = ROOT / "docs/metrics.md"
+
+
+def name_of(family: Metric) -> str:
+    return family.name + ("_total" if family.type == "counter" else "")
+
+
+async def test_the_page_has_every_metric_and_no_other() -> None:
+    model = {"name": "m", "deployments": [{"id": "m/0", "model": "openai_like/m", "api_base": "http://127.0.0.1:1"}]}
+    document = contract.Document.model_validate(
+        {"version": 1, "proxy": {"name": "p", "namespace": "n"}, "models": [model]}
+    )
+    extra = (
+        LimitsCollector(Limiter(document)),
+        UpstreamCollector({}),
+        PauseCollector(Pause()),
+        HandoverCollector(Handover(Path("/nowhere"))),
+    )
+    served = {name_of(family) for family in (*Exporter(Counts(), extra).collect(), *_store(Told()))}
+
+    assert set(re.findall(r"llmproxy_\w+", PAGE.read_text())) == served
