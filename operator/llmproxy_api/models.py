@@ -114,7 +114,7 @@ class LiteLLM(Part):
     """How LiteLLM translates. It is no more here than that: limits, retries and keys are fields of their own."""
 
     settings: LiteLLMSettings | None = None
-    """Its settings, for all translated models."""
+    """Its settings, for all translated models. Default: as each says."""
 
 
 def _only_if_translated(path: str) -> Rule:
@@ -168,11 +168,12 @@ class Spec(Part):
     """Processor and memory of the gateway's container. Default: requests of cpu 250m and memory 128Mi, and at most
     512Mi."""
     translator: Translator | None = None
-    """The container that speaks to providers with a protocol of their own; it runs only where a model needs it."""
+    """The container that speaks to providers with a protocol of their own; it runs only where a model needs it.
+    Default: as its field says."""
     litellm: LiteLLM | None = None
-    """How calls are translated for providers with a protocol of their own."""
+    """How calls are translated for providers with a protocol of their own. Default: as its settings say."""
     pod: Pod | None = None
-    """Where and as whom the pods run."""
+    """Where and as whom the pods run. Default: as each field says."""
     access: Access | None = None
     """Who may call. Default: every pod that reaches the Service."""
     monitoring: Monitoring | None = None

@@ -85,7 +85,7 @@ class Toleration(Part):
     operator: Literal["Exists", "Equal"] | None = None
     """Equal compares the value, Exists takes any. Default: Equal."""
     value: LabelValue | None = None
-    """Value of the taint, with Equal."""
+    """Value of the taint, with Equal. Default: an empty one."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """Effect of the taint. Default: every effect."""
     toleration_seconds: Seconds | None = None
@@ -126,9 +126,9 @@ class Variable(Part):
     name: Annotated[str, Field(min_length=1, max_length=128, pattern=rf"^({'|'.join(ENVIRONMENT)})_[A-Z0-9_]+$")]
     """One that a provider is told by: docs/providers.md lists them."""
     value: Annotated[str, Field(max_length=4096)] | None = None
-    """What it holds, if everybody may know it: a region, a project."""
+    """What it holds, if everybody may know it: a region, a project. Default: none, and secretKeyRef is needed."""
     secret_key_ref: SecretKeyRef | None = None
-    """The key of a Secret in this namespace that it comes from."""
+    """The key of a Secret in this namespace that it comes from. Default: none, and value is needed."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -149,9 +149,11 @@ class Pod(Part):
     """Where and as whom the pods run. An edit rolls them."""
 
     labels: Labels | None = None
-    """Labels of the pods besides the operator's. None is copied from the LLMProxy itself."""
+    """Labels of the pods besides the operator's. None is copied from the LLMProxy itself. Default: none. The operator's
+    settings may allow only some of the keys that have a domain."""
     annotations: Annotations | None = None
-    """Annotations of the pods besides the operator's. None is copied from the LLMProxy itself."""
+    """Annotations of the pods besides the operator's. None is copied from the LLMProxy itself. Default: none. The
+    operator's settings may allow only some of the keys that have a domain."""
     node_selector: Labels | None = None
     """Labels that a node must have to run a pod. Default: any node does."""
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=MAX_ITEMS, strict=False)] | None = None
@@ -167,7 +169,8 @@ class Pod(Part):
     ) = None
     """Secrets to pull the image with. Default: those of the service account."""
     env: Annotated[tuple[Variable, ...], Field(max_length=MAX_ITEMS, strict=False), ListMap("name")] | None = None
-    """Environment of the translator, for providers that LiteLLM learns of by it (`AWS_...`, `VERTEXAI_...`)."""
+    """Environment of the translator, for providers that LiteLLM learns of by it (`AWS_...`, `VERTEXAI_...`). Default:
+    none."""
     topology_spread: bool | None = None
     """Prefer other nodes and zones for each pod, where there are any. Default: true."""
 

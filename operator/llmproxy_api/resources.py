@@ -12,9 +12,11 @@ class Amounts(Part):
     """Processor and memory."""
 
     cpu: Quantity | None = None
-    """Cores: `2` or `500m`."""
+    """Cores: `2` or `500m`. Default: of a request that of the container, or the limit if that is smaller; of a limit
+    none."""
     memory: Quantity | None = None
-    """Bytes: `512Mi`."""
+    """Bytes: `512Mi`. Default: that of the container; a request is then at most the limit, a limit at least the
+    request."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -51,8 +53,9 @@ class Resources(Part):
     """Processor and memory of one container; what is left open is a default that does not contradict the rest."""
 
     requests: Amounts | None = None
-    """What is set aside for it, by which a node is chosen."""
+    """What is set aside for it, by which a node is chosen. Default: that of the container."""
     limits: Amounts | None = None
-    """What it may use at most. Default: no limit of cpu, which would slow streams down."""
+    """What it may use at most. Default: the memory of the container, and no limit of cpu, which would slow streams
+    down."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (_request_fits("cpu"), _request_fits("memory"))

@@ -116,7 +116,7 @@ class Spans(Part):
     """What of a call is recorded. `Full`: everything. `TokensOnly`: token ids, log-probabilities, usage, times and
     models; no prompt, answer, tool or error text gets into a span. Default: Full."""
     spool: Spool | None = None
-    """Disk for records that are not delivered yet."""
+    """Disk for records that are not delivered yet. Default: as its field says."""
     resources: Resources | None = None
     """Processor and memory of the shipper's container. Default: requests of cpu 100m and memory 128Mi, and at most
     512Mi."""

@@ -7,6 +7,7 @@ from pydantic import Field
 from llmproxy_api.parts import ListMap, Part
 
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Name = Annotated[str, Field(max_length=64)]
 Generation = Annotated[int, Field(ge=0, le=1 << 53)]
 """The API server reads a schema's bounds as floats: one beyond these 53 bits is none of its integers any more."""
 
@@ -63,7 +64,7 @@ class Status(Part):
     Stalled: someone must act, as its message says. Paused: nothing is applied."""
     endpoint: Annotated[str, Field(max_length=512)] | None = None
     """Where it serves, without `/v1`: what a ProxyLLM of Agent-Lightning takes. OpenAI clients append `/v1`."""
-    models: Annotated[tuple[str, ...], Field(max_length=64, strict=False)] | None = None
+    models: Annotated[tuple[Name, ...], Field(max_length=64, strict=False)] | None = None
     """The names that clients can ask for."""
     replicas: Count | None = None
     """Pods there are."""

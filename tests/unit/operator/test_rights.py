@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from crds.every_field import AUTOSCALED
 from fakes.cluster import FakeCluster
 from fakes.passes import Operator, a_proxy, a_secret, serve
 from llmproxy_api import API_VERSION, KIND
@@ -18,7 +19,6 @@ from llmproxy_operator.cluster import PLURALS, Applied
 from llmproxy_operator.informer import KINDS
 from llmproxy_operator.leader import Election, Terms
 from llmproxy_operator.manifest import Manifest, Ref
-from unit.operator.test_every_field import AUTOSCALED
 
 ROOT = Path(__file__).parents[3]
 Right = tuple[str, str, str]
