@@ -37,6 +37,8 @@ class Cell:
     chunks_per_s: float | None
     helper_cpu_us: float | None
     """What the proxy hands over to: CPU for each request while it was answered."""
+    unrecorded: int | None
+    """Calls whose record found no room, where records are made: the helper was slower."""
     outside_cores: float
     """Cores that something else on this machine used meanwhile."""
     requests: int
@@ -85,13 +87,15 @@ class _Meter:
     helpers_s: float
     rig_s: float
     all_s: float
+    unrecorded: int | None
 
     @classmethod
     def read(cls, running: Running, upstream_pid: int) -> "_Meter":
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         rig_s = machine.cpu_s([upstream_pid]) + ended.ru_utime + ended.ru_stime
         proxy_s, helpers_s = machine.cpu_s(running.pids), machine.cpu_s(running.helpers)
-        return cls(time.monotonic(), proxy_s, helpers_s, rig_s, machine.busy_s())
+        unrecorded = None if running.unrecorded is None else running.unrecorded()
+        return cls(time.monotonic(), proxy_s, helpers_s, rig_s, machine.busy_s(), unrecorded)
 
 
 def _cell(found: dict[str, Any], before: _Meter, after: _Meter, shape: Shape) -> Cell:
@@ -114,6 +118,7 @@ def _cell(found: dict[str, Any], before: _Meter, after: _Meter, shape: Shape) ->
         chunk_cpu_us=proxy_s / chunks * 1e6 if chunks and proxy_s else None,
         chunks_per_s=chunks / found["seconds"] if chunks else None,
         helper_cpu_us=helpers_s / requests * 1e6 if helpers_s else None,
+        unrecorded=None if after.unrecorded is None else after.unrecorded - (before.unrecorded or 0),
         outside_cores=max(0.0, outside_s / elapsed_s),
         requests=found["requests"],
         errors=found["errors"],

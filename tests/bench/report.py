@@ -118,8 +118,13 @@ def problems(result: Result) -> list[str]:
                 said.append(f"{peer.title}, {shape}: no number, {share}: {cell['failed']}")
         if lost := peer.notes.get("dropped", 0) + peer.notes.get("refused", 0):
             total = lost + peer.notes.get("durable", 0)
+            by_shape = {shape: cell.get("unrecorded") or 0 for shape, cell in peer.cells.items()}
+            where = (
+                ", ".join(f"{shape} {count:,.0f}" for shape, count in by_shape.items() if count) or "while warming up"
+            )
             said.append(
-                f"{peer.title}: {lost:,.0f} of {total:,.0f} records of calls found no room: the shipper was slower"
+                f"{peer.title}: {lost:,.0f} of {total:,.0f} records of calls found no room, as the shipper was slower: "
+                f"{where}"
             )
     noisy = max((cell["outside_cores"] for peer in result.peers for cell in peer.cells.values()), default=0.0)
     if noisy > NOISE_CORES:

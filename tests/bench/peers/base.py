@@ -1,7 +1,7 @@
 """What a gateway under measurement is to the rest of the bench."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +41,8 @@ class Running:
     path: str = PATH
     headers: Mapping[str, str] = field(default_factory=lambda: {"Authorization": f"Bearer {KEY}"})
     helpers: tuple[int, ...] = ()
+    unrecorded: Callable[[], int] | None = None
+    """How many calls have no record so far, where records are made."""
     notes: dict[str, float] = field(default_factory=dict)
     """Filled at the end: what else the gateway says of the run."""
 

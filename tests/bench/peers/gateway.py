@@ -63,7 +63,8 @@ class Gateway:
             _wait_ready(process, admin)
             start_s = time.monotonic() - began
             path = f"/rollout/bench/attempt/bench{PATH}" if self.rollout else PATH
-            found = Running(place.port, (process.pid,), start_s, path, helpers=(shipper.pid,))
+            unrecorded = (lambda: _unrecorded(_handed_over(admin))) if self.rollout else None
+            found = Running(place.port, (process.pid,), start_s, path, helpers=(shipper.pid,), unrecorded=unrecorded)
             yield found
             found.notes.update(_handed_over(admin))
 
@@ -106,3 +107,7 @@ def _handed_over(admin: int) -> dict[str, float]:
         text = connection.getresponse().read().decode()
     rows = re.findall(r"^llmproxy_handover_(\w+?)(?:_total)? ([0-9.e+]+)$", text, re.MULTILINE)
     return {name: float(value) for name, value in rows}
+
+
+def _unrecorded(handed_over: dict[str, float]) -> int:
+    return int(handed_over["dropped"] + handed_over["refused"])

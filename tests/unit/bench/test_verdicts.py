@@ -22,6 +22,7 @@ CELL = {
     "chunk_cpu_us": 30.0,
     "chunks_per_s": 3000.0,
     "helper_cpu_us": None,
+    "unrecorded": None,
     "outside_cores": 0.0,
     "requests": 1000,
     "errors": 0,
@@ -77,8 +78,9 @@ def test_rounds_become_medians_and_a_failed_round_does_not_count() -> None:
 def test_noise_and_lost_records_are_told() -> None:
     noisy = found("gateway", outside_cores=0.4)
     noisy.notes.update(durable=90.0, dropped=10.0)
+    noisy.cells[LARGE.name] |= {"unrecorded": 8}
     said = problems(result(noisy))
-    assert any("10 of 100 records" in line for line in said)
+    assert any("10 of 100 records" in line and line.endswith(f"slower: {LARGE.name} 8") for line in said)
     assert any("0.4 cores" in line for line in said)
 
 
