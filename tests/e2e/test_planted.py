@@ -14,7 +14,7 @@ from e2e.proxies import STORE, an_llmproxy, gateway_pods, running, start_rollout
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 FAKE = Path(__file__).parents[1] / "fakes"
-NAMES = ("provider", "translated", "caller", "stranger", "collector")
+NAMES = ("provider", "translated", "caller", "stranger", "collector", "limits", "account")
 FILES = """
 import json, pathlib, sys
 needles = [word.encode() for word in json.loads(sys.stdin.readline())]
@@ -43,11 +43,18 @@ def keys() -> dict[str, str]:
 
 @pytest.fixture
 def planted(team: Kube, keys: dict[str, str]) -> Iterator[str]:
-    """A proxy that was given every key that it takes; its collector is away, so that records wait in its spool."""
+    """A proxy that was given every key that it takes. Its collector is away, so that records wait in its spool, and so
+    is its store of shared limits, which is told of and changes no outcome: a pod's share is far more than is called."""
     files = {name: (FAKE / name).read_text() for name in ("gemini.py", "asgi.py")}
     gemini = (HERE / "manifests/gemini.yaml").read_text().replace(", --key, planted-key-of-google", "")
     source: Object = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "gemini"}}
-    held = {"provider": keys["provider"], "translated": keys["translated"], "collector": f"Bearer {keys['collector']}"}
+    held = {
+        "provider": keys["provider"],
+        "translated": keys["translated"],
+        "collector": f"Bearer {keys['collector']}",
+        "limits": f"redis://limits:{keys['limits']}@no-such-store:6379/0",
+        "account": keys["account"],
+    }
     of_proxy: Object = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "planted"}, "stringData": held}
     of_callers = {**of_proxy, "metadata": {"name": "callers"}, "stringData": {"ann": keys["caller"]}}
     team.apply(source | {"data": files}, gemini, of_proxy, of_callers)
@@ -68,6 +75,11 @@ def planted(team: Kube, keys: dict[str, str]) -> Iterator[str]:
         models=models,
         spans={"store": STORE, "otlp": {"endpoint": "http://no-such-collector:4318", "headers": headers}},
         access={"apiKeys": {"secretRef": {"name": "callers"}}},
+        rateLimits={
+            "rpm": 10_000,
+            "shared": {"mode": "Redis", "url": {"secretKeyRef": {"name": "planted", "key": "limits"}}},
+        },
+        pod={"env": [{"name": "AWS_SECRET_ACCESS_KEY", "secretKeyRef": {"name": "planted", "key": "account"}}]},
         retries={"max": 1, "initialDelay": "50ms", "maxDelay": "100ms"},
     )
     team.wait("deployment/gemini", "condition=Available")
@@ -174,3 +186,4 @@ def test_keys_are_nowhere_but_in_secrets(team: Kube, operator: Kube, planted: st
     assert stored.count("litellm_request") >= 4
     assert sum(file["bytes"] for file in files if file["file"].startswith("/var/spool/llmproxy")) > 1000
     assert any(where.endswith("/translator before") for where in shown)
+    assert any("limits_store_away" in text for text in shown.values())
