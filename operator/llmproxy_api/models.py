@@ -175,7 +175,7 @@ class Spec(Part):
     pod: Pod | None = None
     """Where and as whom the pods run. Default: as each field says."""
     access: Access | None = None
-    """Who may call. Default: every pod that reaches the Service."""
+    """Who may call, and what the pods may call. Default: every pod that reaches the Service, and all that there is."""
     monitoring: Monitoring | None = None
     """How a Prometheus finds the metrics, which the port admin (9090) of each pod serves at `/metrics`. Default: by
     nothing that is made here."""

@@ -66,7 +66,7 @@ def revision(proxy: str, asked: str) -> str:
 
 
 def policy(proxy: str) -> str:
-    """Name of the NetworkPolicy that says who may call."""
+    """Name of the NetworkPolicy that says who may call, and what the pods may call."""
     return proxy
 
 

@@ -59,7 +59,11 @@ BASE: Object = {
     "disruptionBudget": {"maxUnavailable": 1},
     "translator": {"resources": RESOURCES},
     "litellm": {"settings": {"drop_params": True}},
-    "access": {"namespaces": ["agents"], "apiKeys": {"secretRef": {"name": "trainers"}}},
+    "access": {
+        "namespaces": ["agents"],
+        "egress": [{"cidr": "10.0.0.0/8", "ports": [443]}],
+        "apiKeys": {"secretRef": {"name": "trainers"}},
+    },
     "monitoring": {"podMonitor": True, "labels": {"a": "b"}},
     "drainTimeout": "1m",
     "image": "img:1",

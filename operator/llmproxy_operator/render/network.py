@@ -1,9 +1,12 @@
-"""The NetworkPolicy that says who may call; made only if the resource says so, and only as good as the network is."""
+"""The NetworkPolicy of who may call and what may be called; made only if the resource says so.
+
+It is only as good as the network that enforces it.
+"""
 
 from typing import Any
 
 from llmproxy_api import LLMProxy
-from llmproxy_api.access import EVERYWHERE
+from llmproxy_api.access import EVERYWHERE, Destination
 from llmproxy_operator import names
 from llmproxy_operator.manifest import Manifest, owned
 
@@ -11,30 +14,51 @@ _NAMESPACE_NAME = "kubernetes.io/metadata.name"
 """Kubernetes labels each namespace so; nobody else can."""
 _OWN: dict[str, Any] = {"podSelector": {}}
 """Every pod of the proxy's own namespace."""
+_DNS = 53
 
 
 def network_policy(proxy: LLMProxy) -> Manifest | None:
-    """Return the policy of *proxy*, None if everybody may call."""
+    """Return the policy of *proxy*, None if everybody may call and everything may be called."""
     access = proxy.spec.access
-    if access is None or access.namespaces is None:
+    if access is None or (access.namespaces is None and access.egress is None):
         return None
     name = proxy.metadata.name
-    selector = {"matchLabels": names.selector_labels(name)}
+    spec: dict[str, Any] = {"podSelector": {"matchLabels": names.selector_labels(name)}, "policyTypes": []}
+    if access.namespaces is not None:
+        spec["policyTypes"].append("Ingress")
+        spec["ingress"] = _ingress(name, access.namespaces)
+    if access.egress is not None:
+        spec["policyTypes"].append("Egress")
+        spec["egress"] = _egress(name, access.egress)
     head = owned(proxy, "networking.k8s.io/v1", "NetworkPolicy", names.policy(name), names.labels(name, names.POLICY))
-    return {
-        **head,
-        "spec": {
-            "podSelector": selector,
-            "policyTypes": ["Ingress"],
-            "ingress": [
-                _rule(_callers(access.namespaces), names.PORT_HTTP),
-                # Health and metrics can only be read, and a Prometheus may be in any namespace.
-                _rule([{"namespaceSelector": {}}], names.PORT_ADMIN),
-                _rule([_OWN], names.PORT_CONTROL),  # trainers of this namespace; the port asks for a token besides
-                _rule([{"podSelector": selector}], names.PORT_PEERS),
-            ],
-        },
-    }
+    return {**head, "spec": spec}
+
+
+def _ingress(name: str, namespaces: tuple[str, ...]) -> list[dict[str, Any]]:
+    return [
+        _rule(_callers(namespaces), names.PORT_HTTP),
+        # Health and metrics can only be read, and a Prometheus may be in any namespace.
+        _rule([{"namespaceSelector": {}}], names.PORT_ADMIN),
+        _rule([_OWN], names.PORT_CONTROL),  # trainers of this namespace; the port asks for a token besides
+        _rule([{"podSelector": {"matchLabels": names.selector_labels(name)}}], names.PORT_PEERS),
+    ]
+
+
+def _egress(name: str, wanted: tuple[Destination, ...]) -> list[dict[str, Any]]:
+    """Return what may be called: what every proxy needs, whatever its author lists, and that."""
+    peers = {"podSelector": {"matchLabels": names.selector_labels(name)}}
+    store = {"podSelector": {"matchLabels": names.limits_selector_labels(name)}}
+    return [
+        {"ports": [{"port": _DNS, "protocol": "UDP"}, {"port": _DNS, "protocol": "TCP"}]},
+        {"to": [peers], "ports": [_tcp(names.PORT_PEERS)]},
+        {"to": [store], "ports": [_tcp(names.PORT_LIMITS)]},
+        *(_destination(item) for item in wanted),
+    ]
+
+
+def _destination(item: Destination) -> dict[str, Any]:
+    to = {"to": [{"ipBlock": {"cidr": item.cidr}}]}
+    return to if item.ports is None else {**to, "ports": [_tcp(port) for port in item.ports]}
 
 
 def _callers(namespaces: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -47,4 +71,8 @@ def _callers(namespaces: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def _rule(callers: list[dict[str, Any]], port: int) -> dict[str, Any]:
-    return {"from": callers, "ports": [{"port": port, "protocol": "TCP"}]}
+    return {"from": callers, "ports": [_tcp(port)]}
+
+
+def _tcp(port: int) -> dict[str, Any]:
+    return {"port": port, "protocol": "TCP"}

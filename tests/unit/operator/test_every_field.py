@@ -38,6 +38,8 @@ CHANGED: dict[str, Any] = {
     "rateLimits.shared.url.secretKeyRef.key": "other",
     "rateLimits.shared.ca.secretKeyRef.name": "other",
     "rateLimits.shared.ca.secretKeyRef.key": "other",
+    "access.egress[].cidr": "fd00::/8",
+    "access.egress[].ports": [8443],
     "spans.store": "http://other:4747",
     "spans.otlp.endpoint": "http://other:4318",
     "spans.otlp.headers[].name": "x-other",
