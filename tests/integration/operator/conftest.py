@@ -4,6 +4,7 @@ A quota allows no pods there: these tests are about objects and statuses, and po
 """
 
 import fcntl
+import json
 import os
 import time
 import urllib.request
@@ -11,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +60,15 @@ def start_operator(namespace: str, *flags: str, env: dict[str, str] | None = Non
     }
     command = ("llmproxy_operator.__main__", "--namespace", namespace, "--health-port", str(port), *flags)
     return Operator(started(*command, env=environment), port)
+
+
+def kubeconfig_of(kube: Kube, account: str, file: Path) -> str:
+    """Write a kubeconfig that has the token of a ServiceAccount and nothing else; return its path."""
+    token = kube.run("create", "token", account).strip()
+    view = json.loads(kube.run("config", "view", "--raw", "-o", "json"))
+    view["users"] = [{"name": user["name"], "user": {"token": token}} for user in view["users"]]
+    file.write_text(json.dumps(view))
+    return str(file)
 
 
 @contextmanager

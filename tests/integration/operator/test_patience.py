@@ -1,7 +1,6 @@
 """What the operator does only after a while: each wait begins with the first test, and they pass together."""
 
 import base64
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,15 @@ import pytest
 
 from e2e.kube import Kube, Object, eventually
 from e2e.proxies import an_llmproxy
-from integration.operator.conftest import Operator, a_namespace, an_operator, end, settled, start_operator
+from integration.operator.conftest import (
+    Operator,
+    a_namespace,
+    an_operator,
+    end,
+    kubeconfig_of,
+    settled,
+    start_operator,
+)
 from integration.operator.test_operator import children, keyed, template, wait_condition
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("patience"), pytest.mark.timeout(240)]
@@ -83,11 +90,9 @@ def _theirs(kube: Kube) -> list[Object]:
 def _powerless(kube: Kube, kubeconfig: Path) -> Operator:
     """Start an operator whose account has no rights."""
     kube.run("create", "serviceaccount", "powerless")
-    token = kube.run("create", "token", "powerless").strip()
-    view = json.loads(kube.run("config", "view", "--raw", "-o", "json"))
-    view["users"] = [{"name": user["name"], "user": {"token": token}} for user in view["users"]]
-    kubeconfig.write_text(json.dumps(view))
-    return start_operator(kube.namespace, "--no-leader-elect", env={"KUBECONFIG": str(kubeconfig)})
+    return start_operator(
+        kube.namespace, "--no-leader-elect", env={"KUBECONFIG": kubeconfig_of(kube, "powerless", kubeconfig)}
+    )
 
 
 def test_objects_of_somebody_else_are_reported_not_touched_and_missed_when_they_go(begun: Begun) -> None:
