@@ -93,9 +93,12 @@ class Kube:
 
     def answer(self, name: str, port: int, path: str, body: bytes) -> tuple[int, Any]:
         """Post to a Service through the API server, whatever it answers; return the status and the JSON."""
-        where = f"/api/v1/namespaces/{self.namespace}/services/{name}:{port}/proxy{path}"
+        return self.posted(f"/api/v1/namespaces/{self.namespace}/services/{name}:{port}/proxy{path}", body)
+
+    def posted(self, path: str, body: bytes) -> tuple[int, Any]:
+        """Post JSON to the API server; return the status and the JSON of the answer."""
         headers = {"content-type": "application/json"}
-        answer = httpx2.post(_proxy(self.kubectl, self.kubeconfig) + where, content=body, headers=headers, timeout=60)
+        answer = httpx2.post(self.address + path, content=body, headers=headers, timeout=60)
         return answer.status_code, answer.json()
 
     def pod(self, name: str, port: int, path: str) -> str:

@@ -66,14 +66,14 @@ def reset_echo(kube: Kube) -> None:
     kube.service("echo", 8000, "/stats/reset", post={})
 
 
-def start_rollout(kube: Kube) -> tuple[str, str]:
-    """Begin a rollout in the LightningStore; return its id and its attempt's."""
-    made = kube.service("lightning-store", 4747, "/v1/agl/rollouts", post={"input": {"task": "e2e"}, "mode": "train"})
+def start_rollout(kube: Kube, store: str = "lightning-store") -> tuple[str, str]:
+    """Begin a rollout in the LightningStore behind a Service; return its id and its attempt's."""
+    made = kube.service(store, 4747, "/v1/agl/rollouts", post={"input": {"task": "e2e"}, "mode": "train"})
     return made["rollout_id"], made["attempt"]["attempt_id"]
 
 
-def spans(kube: Kube, rollout: str, attempt: str, name: str) -> list[Object]:
+def spans(kube: Kube, rollout: str, attempt: str, name: str, store: str = "lightning-store") -> list[Object]:
     """Return the spans of one name that the store holds for an attempt, in the order of sequence ids."""
     query = f"rollout_id={rollout}&attempt_id={attempt}&name={name}&limit=-1&sort_by=sequence_id"
-    items: list[Object] = kube.service("lightning-store", 4747, f"/v1/agl/spans?{query}")["items"]
+    items: list[Object] = kube.service(store, 4747, f"/v1/agl/spans?{query}")["items"]
     return items

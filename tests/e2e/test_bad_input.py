@@ -196,7 +196,7 @@ def test_a_contract_of_another_release_ends_the_gateway_with_code_2_and_its_fiel
             assert ended["exitCode"] == 2
             assert "version: this image understands version 1, got 2" in ended["message"]
         finally:
-            operator.run("scale", "deployment/llmproxy-operator", "--replicas=1")
+            operator.run("scale", "deployment/llmproxy-operator", "--replicas=2")
             operator.run("rollout", "status", "deployment/llmproxy-operator", "--timeout=90s")
 
         stalled = eventually(

@@ -10,7 +10,7 @@ import yaml
 
 from e2e.conftest import OPERATOR_NAMESPACE, install
 from e2e.kube import HERE, Kube, Object, eventually, helm, trainer_job
-from e2e.proxies import STORE, an_llmproxy, gateway_pods, running, wait_rolled
+from e2e.proxies import STORE, an_llmproxy, gateway_pods, running, spans, start_rollout, wait_rolled
 from e2e.typed import type_page
 from procs import ROOT
 
@@ -143,6 +143,25 @@ def test_install_upgrade_and_uninstall_as_the_page_says(team: Kube, installed: K
         type_page(team, page, folder)
 
     assert "NotFound" in team.run("get", "crd", CRD, check=False)
+
+
+def test_the_charts_own_store_is_told_of_a_call(team: Kube, installed: Kube, kubeconfig: str) -> None:
+    with_store = {"lightningStore.create": "true", "lightningStore.image": "localhost/llmproxy-testkit:dev"}
+    flags = [word for name, value in with_store.items() for word in ("--set", f"{name}={value}")]
+    where = ("--namespace", OPERATOR_NAMESPACE, "--wait", "--timeout", "150s")
+    helm(kubeconfig, "upgrade", "llmproxy-operator", str(CHART), "--values", str(HERE / "values.yaml"), *flags, *where)
+    store = "llmproxy-operator-store"
+    address = f"http://{store}.{OPERATOR_NAMESPACE}:4747"
+
+    with running(team, an_llmproxy("recorded", spans={"store": address})):
+        rollout, attempt = start_rollout(installed, store)
+        body = {"model": "echo", "messages": [{"role": "user", "content": "to be kept"}]}
+        path = f"/rollout/{rollout}/attempt/{attempt}/v1/chat/completions"
+        answer = team.service("recorded", 4000, path, post=body)
+        found = spans(installed, rollout, attempt, "litellm_request", store)
+
+    assert [span["attributes"]["gen_ai.response.id"] for span in found] == [answer["id"]]
+    assert "to be kept" in str(found[0]["attributes"])
 
 
 def test_kustomize_installs_it_too(team: Kube, installed: Kube, kubeconfig: str) -> None:
