@@ -7,6 +7,7 @@ skipped. Prometheus 2 and 3 do.
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,19 @@ class Prometheus:
         while not self.series(query):
             assert time.monotonic() < deadline, f"no series for {query} in {timeout_s:g} s"
             time.sleep(0.3)
+
+    def labels_without_values(self, queries: Iterable[str]) -> list[str]:
+        """Return what the queries group by and no series has: an aggregation answers all the same, in one heap."""
+        asked = {
+            (metric, label)
+            for query in queries
+            for labels, metric in re.findall(r"by \(([\w, ]+)\)\s*\((?:\w+\()?(\w+)", query)
+            for label in labels.split(", ")
+        }
+        return [f"{metric}: {label}" for metric, label in sorted(asked) if not self._has(metric, label)]
+
+    def _has(self, metric: str, label: str) -> bool:
+        return any(found["metric"].get(label) for found in self.series(metric))
 
 
 @contextmanager

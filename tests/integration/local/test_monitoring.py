@@ -56,11 +56,14 @@ def test_every_query_about_proxies_is_answered(echo: Process, store: str, tmp_pa
             prometheus.wait_for("histogram_quantile(0.5, sum by (le) (rate(llmproxy_first_byte_seconds_bucket[20s])))")
             silent = [name for name, query in promd.panels("proxy.json").items() if not prometheus.series(query)]
             unset = [asked for asked in promd.variables("proxy.json") if not _values(prometheus, *asked)]
+            asked = [*promd.panels("proxy.json").values(), *promd.alerts("llmproxy").values()]
+            unlabelled = prometheus.labels_without_values(asked)
             known = prometheus.names()
             evaluated = prometheus.ask("rules")["groups"]
 
     assert silent == []
     assert unset == []
+    assert unlabelled == []
     for alert, expression in promd.alerts("llmproxy").items():
         names = set(re.findall(r"\bllmproxy_\w+", expression))
         assert names, alert

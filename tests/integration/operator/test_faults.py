@@ -4,13 +4,15 @@ After each of them everything is as if nothing had been: every proxy has each ch
 token was made twice, and a new operator finds nothing to write.
 """
 
+import itertools
 import json
 import os
 import random
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,19 +148,37 @@ STORMS: dict[str, tuple[Choose, str]] = {
 @pytest.mark.long
 @pytest.mark.parametrize("storm", STORMS)
 def test_all_is_right_after_a_storm(behind: Behind, storm: str) -> None:
-    ledger, (choose, kind) = Ledger(behind.kube), STORMS[storm]
+    choose, kind = STORMS[storm]
+    _is_right_after(behind, Ledger(behind.kube), choose, kind, rounds=3)
+
+
+def test_all_is_right_after_a_short_storm_of_conflicts_and_too_many_requests(behind: Behind) -> None:
+    busy, stale = Fault(status=429, again_s=1), Fault(status=409)
+    writes = itertools.count()
+
+    def choose(method: str, path: str) -> Fault | None:
+        if method not in WRITES or "/namespaces/" not in path:
+            return None
+        # Not by chance: a short storm must have enough of both.
+        number = next(writes)
+        return busy if number % 4 == 0 else stale if number % 2 and method == "PATCH" else None
+
+    _is_right_after(behind, Ledger(behind.kube, tuple(NAMES[:2])), choose, "429", "409")
+
+
+def _is_right_after(behind: Behind, ledger: Ledger, choose: Choose, *kinds: str, rounds: int = 2) -> None:
     with in_front(behind.kube) as front:
         front.faults = choose
         with an_operator(behind.kube.namespace, NOT_LED, env=behind.environment(front)) as operator:
-            for rpm in (1, 2, 3):
+            for rpm in range(1, rounds + 1):
                 ledger.ask(rpm)
-                _cut_for(front, 6.0 if kind == "cut" else 0.0)
+                _cut_for(front, 6.0 if "cut" in kinds else 0.0)
                 time.sleep(2)
             made = ledger.tokens()
             front.faults = lambda _method, _path: None
-            ledger.settles(3)
+            ledger.settles(rounds)
             settled(lambda: passes(operator), timeout_s=PATIENCE_S)
-        assert front.done[kind] >= 3, front.done
+        assert min(front.done[kind] for kind in kinds) >= 3, front.done
     now = ledger.tokens()
     assert {name: now[name] for name in made} == made
     ledger.is_at_rest()
@@ -248,26 +268,31 @@ def test_one_that_is_refused_for_ever_is_tried_ever_more_rarely(behind: Behind) 
             assert 3 <= failed <= 12
 
 
+NodeProcess = Callable[[str], int]
+
+
 @pytest.fixture
-def api_server_process() -> Callable[[], int]:
-    """Find the process of the API server; skip where the node was not built here."""
+def node_process() -> NodeProcess:
+    """Find a process of the node by its program; skip where the node was not built here."""
     places = Places.from_environment()
 
-    def find() -> int:
-        found = [part.pid for part in processes.of_node(places.node) if "/kube-apiserver " in part.command]
+    def find(program: str) -> int:
+        found = [part.pid for part in processes.of_node(places.node) if f"/{program} " in part.command]
         return found[0] if found else 0
 
-    if os.environ.get("LLMPROXY_E2E_KUBECONFIG") != str(places.kubeconfig) or not find():
-        pytest.skip("the cluster is not the node built here, so its API server cannot be killed")
+    if os.environ.get("LLMPROXY_E2E_KUBECONFIG") != str(places.kubeconfig) or not find("kube-apiserver"):
+        pytest.skip("the cluster is not the node built here, so its processes cannot be stopped")
     return find
 
 
 @pytest.mark.long
 @pytest.mark.xdist_group("alone")
-def test_all_is_right_after_the_api_server_was_killed_in_between(
-    team: Kube, api_server_process: Callable[[], int]
-) -> None:
+def test_all_is_right_after_the_api_server_was_killed_in_between(team: Kube, node_process: NodeProcess) -> None:
     ledger = Ledger(team)
+
+    def api_server_process() -> int:
+        return node_process("kube-apiserver")
+
     with an_operator(team.namespace, NOT_LED) as operator:
         for rpm in (1, 2, 3):
             ledger.ask(rpm)
@@ -279,6 +304,51 @@ def test_all_is_right_after_the_api_server_was_killed_in_between(
         ledger.settles(3)
         settled(lambda: passes(operator), timeout_s=PATIENCE_S)
         assert operator.process.popen.poll() is None or operator.process.popen.returncode == 1
+    ledger.is_at_rest()
+
+
+@contextmanager
+def in_bursts(pid: int, *, stopped_s: float, between_s: float) -> Iterator[threading.Event]:
+    """Stop a process again and again until the block ends; yield an event that is set while it is stopped."""
+    stopped, over = threading.Event(), threading.Event()
+
+    def stop_and_go() -> None:
+        while not over.wait(between_s):
+            os.kill(pid, signal.SIGSTOP)
+            stopped.set()
+            over.wait(stopped_s)
+            stopped.clear()
+            os.kill(pid, signal.SIGCONT)
+
+    thread = threading.Thread(target=stop_and_go)
+    thread.start()
+    try:
+        yield stopped
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.long
+@pytest.mark.xdist_group("alone")
+def test_all_is_right_after_etcd_was_slow(team: Kube, node_process: NodeProcess) -> None:
+    """Writes hang for seconds, some until the API server gives them up, and nobody knows whether they were done."""
+    ledger, took_s = Ledger(team), list[float]()
+    with an_operator(team.namespace, NOT_LED) as operator:
+        with in_bursts(node_process("etcd"), stopped_s=4, between_s=1) as stopped:
+            for rpm in (1, 2, 3):
+                assert stopped.wait(30)
+                began = time.monotonic()
+                ledger.ask(rpm)
+                took_s.append(time.monotonic() - began)
+                time.sleep(5)
+            made = ledger.tokens()
+        assert min(took_s) > 2, "it was not slow"
+        ledger.settles(3)
+        settled(lambda: passes(operator), timeout_s=PATIENCE_S)
+        assert operator.process.popen.poll() is None
+    now = ledger.tokens()
+    assert {name: now[name] for name in made} == made
     ledger.is_at_rest()
 
 

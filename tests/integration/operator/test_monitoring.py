@@ -26,10 +26,12 @@ def test_every_query_about_the_operator_is_answered(team: Kube, operator: Operat
         silent = [name for name, query in promd.panels("operator.json").items() if not prometheus.series(query)]
         variables = promd.variables("operator.json")
         unset = [m for m, label in variables if not any(f["metric"].get(label) for f in prometheus.series(m))]
+        asked = [*promd.panels("operator.json").values(), *promd.alerts("llmproxy-operator").values()]
+        unlabelled = prometheus.labels_without_values(asked)
         known = prometheus.names()
         down = prometheus.series(promd.alerts("llmproxy-operator")["LLMProxyOperatorDown"])
 
-    assert (silent, unset, down) == ([], [], [])
+    assert (silent, unset, unlabelled, down) == ([], [], [], [])
     for alert, expression in promd.alerts("llmproxy-operator").items():
         names = set(re.findall(r"\bllmproxy_\w+", expression))
         assert names, alert
