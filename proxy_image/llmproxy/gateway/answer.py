@@ -8,6 +8,8 @@ import time
 from collections.abc import Awaitable
 from typing import cast
 
+import msgspec
+
 from llmproxy.contract import Spans
 from llmproxy.gateway.body import Asked
 from llmproxy.gateway.call import MAX_RECORDED, Call, Parts
@@ -22,6 +24,8 @@ from llmproxy.gateway.upstream import UpstreamFailure
 MAX_ANSWER = 256 << 20
 """Bytes of a plain answer; embeddings of many texts are large."""
 SSE: Header = (b"content-type", b"text/event-stream; charset=utf-8")
+_ERRORS = 300
+"""Statuses from here on are no answers of a model; what comes with them may end as it likes."""
 _PASSED = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry", b"x-request-id", b"request-id"})
 _LIMIT = b"ratelimit"
 _OURS = 6
@@ -41,11 +45,14 @@ async def forward(parts: Parts, call: Call, opened: Opened) -> None:
             body = await opened.connection.read_all(MAX_ANSWER)
         except UpstreamFailure as failure:
             raise _broken(call, opened, failure) from failure
+    if opened.status < _ERRORS and opened.connection.ends_by_closing() and _is_cut(kind, body):
+        raise _broken(call, opened, UpstreamFailure("incomplete"))
+    opened.settle()
     call.first_byte_ns = time.time_ns()
     call.response.append(body)
     answered = opened.exchange.answer(cast("Asked", call.asked), opened.status, body)
     call.tokens = answered.tokens
-    if opened.status >= 300:  # noqa: PLR2004 - an error of the upstream
+    if opened.status >= _ERRORS:
         call.error = f"http_{opened.status}"
     if call.call_id:
         if _is_held(parts, call):
@@ -94,11 +101,12 @@ async def _stream(parts: Parts, call: Call, opened: Opened) -> None:
             broken = _broken(call, opened, failure)
     if broken is None:
         held.append(stream.rest())
-        if not stream.done and opened.status < 300:  # noqa: PLR2004 - what comes with an error may end as it likes
+        if not stream.done and opened.status < _ERRORS:
             broken = _broken(call, opened, UpstreamFailure("incomplete"))
     if stream.failed:
         call.error = call.error or "upstream_error"
         parts.counts.streams_broken += 1
+    opened.settle("error" if stream.failed else "")
     call.tokens = stream.tokens
     if broken is not None:
         if not caller.started:
@@ -140,8 +148,20 @@ class _Copy:
         return call.caller.part(now) if now else None
 
 
+def _is_cut(kind: bytes, body: bytes) -> bool:
+    """Whether a *body* that may end anywhere is JSON by its *kind* and not whole."""
+    if kind and b"json" not in kind:
+        return False
+    try:
+        msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return True
+    return False
+
+
 def _broken(call: Call, opened: Opened, failure: UpstreamFailure) -> CallError:
     call.error = f"upstream_{failure.code}"
+    opened.settle(failure.code)
     return cast("Trying", call.trying).broken(opened.target, failure)
 
 

@@ -39,9 +39,10 @@ class Pool:
 
     async def acquire(self, timeout_s: float) -> Connection:
         """Return a connection that is open; raise UpstreamFailure if there is none within *timeout_s*."""
-        kept = self.idle()
-        if kept is not None:
-            return kept
+        return self.idle() or await self.connect(timeout_s)
+
+    async def connect(self, timeout_s: float) -> Connection:
+        """Return a new connection; raise UpstreamFailure if there is none within *timeout_s*."""
         if len(self._all) >= self._max:
             raise UpstreamFailure("connect", f"{self._max} calls are on their way to it already")
         return await self._connect(timeout_s)

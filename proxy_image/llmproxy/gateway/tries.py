@@ -1,8 +1,8 @@
-"""From a model to the head of an answer: tries, one after the other, until one is worth passing on.
+"""From a model to the first byte of an answer: tries, one after the other, until one is worth passing on.
 
-Another model comes after the last of them (`fallback`). Ends at the first byte of an answer. What every try was is kept
-for the span; the balancer learns from it. A caller that leaves cancels the task, which closes the connection that is
-waited for.
+Another model comes after the last of them (`fallback`). Ends at the first byte of an answer's body; how that went on is
+told to `Opened`. What every try was is kept for the span; the balancer learns from it. A caller that leaves cancels the
+task, which closes the connection that is waited for.
 """
 
 import asyncio
@@ -39,9 +39,9 @@ _TIMES = {
 
 
 class Opened:
-    """An upstream's answer whose head has come."""
+    """An upstream's answer whose body has begun."""
 
-    __slots__ = ("_balancer", "connection", "exchange", "headers", "status", "target")
+    __slots__ = ("_settled", "_trying", "connection", "exchange", "headers", "status", "target")
 
     def __init__(
         self,
@@ -50,19 +50,32 @@ class Opened:
         connection: Connection,
         status: int,
         headers: dict[bytes, bytes],
-        balancer: Balancer,
+        trying: "Trying",
     ) -> None:
-        self._balancer = balancer
+        self._trying = trying
+        self._settled = False
         self.target = target
         self.exchange = exchange
         self.connection = connection
         self.status = status
         self.headers = headers
 
+    def settle(self, code: str = "") -> None:
+        """Say, once, how the try ended: its answer was whole, or failed with *code*."""
+        if not self._settled:
+            self._settled = True
+            self._trying.ended(self, code)
+
     def release(self) -> None:
-        """Be done with it: the connection is kept if the answer is whole, closed if more of it is to come."""
+        """Be done with it: the connection is kept if the answer is whole, closed if more of it is to come.
+
+        One that is not settled was given up by its caller, which says nothing of the deployment.
+        """
+        if not self._settled:
+            self._settled = True
+            self._trying.given_up(self)
         self.connection.release()
-        self._balancer.ended(self.target)
+        self._trying.released(self.target)
 
 
 class Trying:
@@ -118,6 +131,7 @@ class Trying:
             except UpstreamFailure as failure:
                 self._balancer.ended(target)
                 self._remember(target, started_ns, 0, failure.code)
+                self._counts.tries[target.deployment.id, failure.code] += 1
                 self._balancer.report(target, ok=False)
                 delay_s = self._next_delay(None)
                 if delay_s is None:
@@ -126,12 +140,10 @@ class Trying:
                 self._balancer.ended(target)
                 raise
             else:
+                self._remember(target, started_ns, opened.status, "")
                 if not is_retried(opened.status):
-                    self._remember(target, started_ns, opened.status, "")
-                    self._balancer.report(target, ok=True)
                     return opened
-                self._remember(target, started_ns, opened.status, f"http_{opened.status}")
-                self._balancer.report(target, ok=False)
+                opened.settle(f"http_{opened.status}")
                 delay_s = self._next_delay(read_retry_after(opened.headers, time.time()))
                 if delay_s is None:
                     return opened
@@ -147,8 +159,9 @@ class Trying:
         if lines := exchange.head_lines(self._asked, target):
             head = head[:-2] + lines + b"\r\n"
         times = target.deployment
+        connect_s = min(times.connect_timeout_s, times.timeout_s)
+        connection = target.pool.idle() or await target.pool.connect(connect_s)
         while True:
-            connection = target.pool.idle() or await target.pool.acquire(min(times.connect_timeout_s, times.timeout_s))
             try:
                 connection.send(
                     head,
@@ -163,13 +176,18 @@ class Trying:
                 connection.release()
                 if not was_stale:
                     raise
-                # The server closed a kept connection as we took it: no try was made, another connection is.
             except BaseException:
                 connection.cancel()
                 connection.release()
                 raise
             else:
-                return Opened(target, exchange, connection, status, headers, self._balancer)
+                if status == 200 and connection.is_empty():  # noqa: PLR2004 - no answer of a model is empty
+                    connection.release()
+                    raise UpstreamFailure("incomplete")
+                return Opened(target, exchange, connection, status, headers, self)
+            # The server had closed the kept connection as we took it, so it never saw the request (RFC 9110, 9.2.2):
+            # no try was made. A new connection is none that it had closed.
+            connection = await target.pool.connect(connect_s)
 
     def _next_delay(self, asked_s: float | None) -> float | None:
         tries = len(self.tries) - self._before
@@ -178,9 +196,23 @@ class Trying:
         return wait_before_next(self._retries, tries, asked_s, self._rand)
 
     def _remember(self, target: Target, started_ns: int, status: int, code: str) -> None:
-        ident = target.deployment.id
-        self.tries.append(calls.Try(ident, started_ns, time.time_ns(), status, code))
-        self._counts.tries[ident, code or status] += 1
+        self.tries.append(calls.Try(target.deployment.id, started_ns, time.time_ns(), status, code))
+
+    def ended(self, opened: Opened, code: str) -> None:
+        """The last try's answer was whole, or it failed with *code*; for `Opened`."""
+        last = self.tries[-1]
+        self._counts.tries[last.deployment, code or opened.status] += 1
+        if code:
+            self.tries[-1] = calls.Try(last.deployment, last.started_ns, time.time_ns(), last.status, code)
+        self._balancer.report(opened.target, ok=not code)
+
+    def given_up(self, opened: Opened) -> None:
+        """The last try had begun well when its caller left; for `Opened`."""
+        self._counts.tries[opened.target.deployment.id, opened.status] += 1
+
+    def released(self, target: Target) -> None:
+        """The answer's connection is free; for `Opened`."""
+        self._balancer.ended(target)
 
     def broken(self, target: Target, failure: UpstreamFailure) -> CallError:
         """Return what to tell the caller of a *failure* that was the last."""

@@ -20,6 +20,8 @@ HIGH_WATER = 256 << 10
 """Bytes read and not taken yet; above it the socket is not read, so that a slow caller slows its upstream."""
 MAX_HEAD = 64 << 10
 """Bytes of an answer's head, and of what comes without a part of its body: trailers."""
+STALE_S = 0.05
+"""From sending a request to the end of a connection that the server had closed before: a round trip, and some."""
 Sink = Callable[[bytes], Awaitable[None] | None]
 """Takes a part of a body; returns what to wait for before it takes the next one, if anything."""
 
@@ -41,9 +43,9 @@ class Connection(asyncio.Protocol):
     """One connection. `send`, then `head`, then `pour` or `read` until it returns b"", then `release`."""
 
     __slots__ = (
-        "_blocked", "_buffer", "_buffered", "_complete", "_error", "_first_byte_at", "_head_bytes", "_head_done",
-        "_headers", "_idle_s", "_keep", "_length_known", "_parser", "_paused", "_pool", "_sink", "_spilt", "_total_at",
-        "_transport", "_waiter", "busy", "deadline", "idle_since", "status",
+        "_at_once", "_begun", "_blocked", "_buffer", "_buffered", "_complete", "_error", "_first_byte_at",
+        "_head_bytes", "_head_done", "_headers", "_idle_s", "_keep", "_length_known", "_parser", "_paused", "_pool",
+        "_sent_at", "_sink", "_spilt", "_total_at", "_transport", "_waiter", "busy", "deadline", "idle_since", "status",
     )  # fmt: skip
 
     def __init__(self, pool: "Pool") -> None:
@@ -65,6 +67,10 @@ class Connection(asyncio.Protocol):
         self._buffered = 0
         self._head_bytes = 0
         self._head_done = False
+        self._begun = False
+        """The answer is worth a caller's while: a byte of its body has come, or its end, or an error's head."""
+        self._at_once = False
+        """The connection was lost so early that the server cannot have begun with the request."""
         self._length_known = False
         self._complete = False
         self._keep = False
@@ -88,7 +94,7 @@ class Connection(asyncio.Protocol):
         transport = cast("asyncio.Transport", self._transport)
         self._reset()
         self.busy = True
-        now = self._pool.loop.time()
+        now = self._sent_at = self._pool.loop.time()
         self._total_at = self.deadline = now + timeout_s
         self._first_byte_at = self._total_at
         if first_byte_s is not None and first_byte_s < timeout_s:
@@ -98,14 +104,18 @@ class Connection(asyncio.Protocol):
         transport.write(head + body)
 
     async def head(self) -> tuple[int, dict[bytes, bytes]]:
-        """Return status and headers (names in lower case); raise UpstreamFailure."""
-        while not self._head_done and self._error is None:
+        """Return status and headers (names in lower case) once the body has begun; raise UpstreamFailure.
+
+        Servers may send a head before they think: until a byte of the body is here nothing can be passed on, so a
+        failure may be tried again. An error is one by its head.
+        """
+        while not self._begun and self._error is None:
             waiter = self._waiter = self._pool.loop.create_future()  # `_wait`, less a coroutine for each call
             try:
                 await waiter
             finally:
                 self._waiter = None
-        if not self._head_done:
+        if not self._begun:
             raise cast("UpstreamFailure", self._error)
         return self.status, self._headers
 
@@ -162,8 +172,19 @@ class Connection(asyncio.Protocol):
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def is_stale(self, failure: UpstreamFailure) -> bool:
-        """Whether *failure* is a kept connection that the server had closed: it never saw the request."""
-        return failure.code == "closed" and self.idle_since > 0 and self._head_bytes == 0
+        """Whether *failure* is a kept connection that the server had closed already when the request was sent.
+
+        A server that closes it without a word later than STALE_S may have worked on the request.
+        """
+        return failure.code == "closed" and self.idle_since > 0 and self._head_bytes == 0 and self._at_once
+
+    def is_empty(self) -> bool:
+        """Whether the answer is over and nothing of its body is here."""
+        return self._complete and not self._buffer
+
+    def ends_by_closing(self) -> bool:
+        """Whether nothing but the connection's end says where the body ends: one that is cut looks whole."""
+        return not self._length_known and b"transfer-encoding" not in self._headers
 
     def expire(self) -> None:
         """Give the call up because its time is over."""
@@ -264,9 +285,9 @@ class Connection(asyncio.Protocol):
             self._paused = True
             self._transport.pause_reading()
             self.deadline = self._total_at  # its caller is slow, not the upstream
-        if self._complete or (self._head_done and not self._length_known):
+        if self._complete or (self._begun and not self._length_known):
             self._wake()  # a sized answer is read in one go, a stream part by part
-        elif self._head_done and self._buffered > HIGH_WATER:
+        elif self._buffered > HIGH_WATER:
             self._wake()
 
     def _parse(self, data: bytes) -> None:
@@ -292,10 +313,11 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever waits that no more will come."""
         if self.busy and not self._complete and self._error is None:
-            if self._head_done and not self._length_known and b"transfer-encoding" not in self._headers and exc is None:
+            if self._begun and self.ends_by_closing() and exc is None:
                 self._complete = True  # a body that ends with the connection (RFC 9112, 6.3)
             else:
                 self._error = UpstreamFailure("closed", str(exc) if exc else "")
+                self._at_once = self._pool.loop.time() - self._sent_at <= STALE_S
         self._transport = None
         self._pool.forget(self)
         self._wake()
@@ -321,14 +343,17 @@ class Connection(asyncio.Protocol):
             self.status = status
             self._head_done = True
             self._length_known = b"content-length" in self._headers
-            if not self._length_known:
-                self._wake()
+            if status >= 400:  # noqa: PLR2004 - an error, whatever it says besides
+                self._begun = True
+                if not self._length_known:
+                    self._wake()
 
     def on_body(self, data: bytes) -> None:
         """Keep a part of the body."""
         if not self._complete:
             if self._idle_s or self.deadline != self._total_at:
                 self._go_on()
+            self._begun = True
             self._buffer.append(data)
             self._buffered += len(data)
 
@@ -338,5 +363,5 @@ class Connection(asyncio.Protocol):
             self._headers = {}  # 100 Continue, 103 Early Hints
             self._head_bytes = 0
         elif not self._complete:
-            self._complete = True
+            self._complete = self._begun = True
             self._keep = bool(self._parser.should_keep_alive())  # true only in here

@@ -12,7 +12,7 @@ import pytest
 
 from integration.gateway.conftest import Stage
 from integration.gateway.test_ends import FRAMINGS, text_event
-from integration.gateway.test_faults import OK, STREAM_HEAD, event
+from integration.gateway.test_faults import ANSWER, OK, STREAM_HEAD, event
 
 Serve = Callable[[socket.socket, bytes], None]
 PATHS = {"chat": "/v1/chat/completions", "responses": "/v1/responses", "messages": "/v1/messages"}
@@ -66,6 +66,18 @@ FAULTS = {
         says(b"HTTP/1.1 101 S\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"), 502, AWAY, "api_error", "nonsense"
     ),
     "breaks off a plain answer": Fault(says(OK[:-5]), 502, AWAY, "api_error", "closed the connection"),
+    "breaks off JSON without a length": Fault(
+        says(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n" + ANSWER[:-5]),
+        *(502, AWAY, "api_error", "ended before the answer's end, after 1 try"),
+    ),
+    "hangs up after its head": Fault(says(STREAM_HEAD), 502, AWAY, "api_error", "closed the connection, after 3 tries"),
+    "sends nothing, in order": Fault(
+        says(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+        *(502, AWAY, "api_error", "ended before the answer's end, after 3 tries"),
+    ),
+    "is silent after its head": Fault(
+        says(STREAM_HEAD, wait_s=30), 504, LATE, "timeout_error", "did not answer within 0.6 s, after 3 tries", "short"
+    ),
     "is silent": Fault(says(b"", wait_s=30), 504, LATE, "timeout_error", "did not answer within 0.6 s", "short"),
     "400": Fault(refuses(400), 400, ITS, "invalid_request_error", "upstream says 400"),
     "401": Fault(refuses(401), 401, ITS, "authentication_error", "upstream says 401"),

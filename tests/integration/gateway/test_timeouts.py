@@ -84,6 +84,7 @@ def test_first_byte_after_a_head(tmp_path: Path) -> None:
 
         assert answer.status_code == 504
         assert "timeouts.firstByte" in answer.json()["error"]["message"]
+        assert tries(here, "first_byte_timeout") == 2
 
 
 def test_idle_in_a_stream_is_an_error_event_in_either_protocol(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmproxy.gateway.pool import Address, Pool
-from llmproxy.gateway.upstream import HIGH_WATER, MAX_HEAD, Connection, UpstreamFailure
+from llmproxy.gateway.upstream import HIGH_WATER, MAX_HEAD, STALE_S, Connection, UpstreamFailure
 
 Write = Callable[[bytes], None]
 SIZED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\nhello world"
@@ -342,7 +342,6 @@ class Cup:
 async def poured(talk: Talk, cup: Cup, *parts: bytes) -> asyncio.Task[None]:
     talk.begin()
     talk.hear(STREAM_HEAD, *parts)
-    await talk.connection.head()
     pouring = asyncio.ensure_future(talk.connection.pour(cup.take))
     await asyncio.sleep(0)
     return pouring
@@ -421,6 +420,37 @@ def test_parts_before_a_failure_are_poured_before_it_is_raised(end: str) -> None
     run(test)
 
 
+@pytest.mark.parametrize("head", [STREAM_HEAD, TO_THE_END[:-11], SIZED[:-11]], ids=["chunked", "to the end", "sized"])
+def test_a_head_is_told_with_the_first_byte_of_its_body(head: bytes) -> None:
+    async def test(talk: Talk) -> None:
+        talk.begin()
+        talk.hear(head)
+        waiting = asyncio.ensure_future(talk.connection.head())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        talk.hear(framed(b"hello world") if head == STREAM_HEAD else b"hello world")
+        assert (await waiting)[0] == 200
+
+        lost = Talk()
+        lost.begin()
+        lost.hear(head)
+        lost.lose()
+        with pytest.raises(UpstreamFailure, match="closed"):
+            await lost.connection.head()
+
+    run(test)
+
+
+def test_the_head_of_an_error_is_told_at_once() -> None:
+    async def test(talk: Talk) -> None:
+        talk.begin()
+        talk.hear(STREAM_HEAD.replace(b"200 OK", b"503 No"))
+        assert (await talk.connection.head())[0] == 503
+
+    run(test)
+
+
 def test_a_slow_reader_slows_its_upstream() -> None:
     async def test(talk: Talk) -> None:
         talk.begin()
@@ -481,6 +511,17 @@ def test_a_kept_connection_that_the_server_closes_is_stale_and_a_new_one_is_not(
         with pytest.raises(UpstreamFailure) as stale:
             await again.connection.head()
         assert again.connection.is_stale(stale.value)
+
+        late = Talk()
+        late.begin()
+        late.hear(SIZED)
+        await whole(late)
+        late.begin()
+        late.connection._sent_at -= 2 * STALE_S
+        late.lose()
+        with pytest.raises(UpstreamFailure) as worked_on:
+            await late.connection.head()
+        assert not late.connection.is_stale(worked_on.value)
 
         spoken = Talk()
         spoken.begin()
