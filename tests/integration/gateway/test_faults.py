@@ -1,10 +1,13 @@
 """Upstreams that fail, callers that leave: what is tried again, what is told, what is given up."""
 
 import json
+import random
+import re
 import socket
 import struct
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -274,25 +277,40 @@ def test_a_slow_caller_slows_the_upstream(stage: Stage) -> None:
     assert memory < 200 << 20
 
 
-def test_answers_never_cross_between_callers(plain: Gateway) -> None:
-    wrong = []
+FATES: tuple[dict[str, Any], ...] = (
+    *({}, {"stream": True}, {"stream": True, "chunk_ms": 2}),  # good
+    *({"status": 400}, {"status": 500}, {"die_after_chunks": 2}, {"stream": True, "die_after_chunks": 2}),
+)
 
-    def ask(number: int) -> None:
-        for turn in range(10):
+
+@pytest.mark.parametrize("seed", range(3))
+def test_answers_never_cross_between_callers(plain: Gateway, seed: int) -> None:
+    """16 callers at one time, whose calls succeed, are refused or break off: each is told its own word and no other."""
+    rand = random.Random(seed)
+    fates = [[rand.choice(FATES) for _ in range(10)] for _ in range(16)]
+
+    def ask(number: int) -> int:
+        good = 0
+        for turn, fate in enumerate(fates[number]):
             word = f"caller-{number}-turn-{turn}"
-            text = plain.chat(word, stream=turn % 2 == 0).text
-            if "".join(c for c in text if c.isalnum() or c in "-").count("caller-") and word not in joined(text):
-                wrong.append((word, text))
+            how = {"say": " ".join([word] * 5), **{name: fate[name] for name in fate if name != "stream"}}
+            answer = plain.chat(json.dumps({"echo": how}), stream="stream" in fate)
+            if fate in FATES[:3]:
+                assert answer.status_code == 200
+                assert said_in(answer.text).endswith(f"You said: {how['say']}")
+                good += 1
+            else:
+                assert answer.status_code != 200 or "upstream_unavailable" in answer.text
+            assert set(re.findall(r"caller-\d+-turn-\d+", answer.text)) <= {word}
+        return good
 
-    def joined(text: str) -> str:
-        if not text.startswith("data:"):
-            return str(json.loads(text)["choices"][0]["message"]["content"])
-        parts = [json.loads(e.removeprefix("data: ")) for e in text.strip().split("\n\n")[:-1]]
-        return "".join(p["choices"][0]["delta"].get("content") or "" for p in parts)
+    with ThreadPoolExecutor(16) as pool:
+        good = sum(pool.map(ask, range(16)))
+    assert good == sum(fate in FATES[:3] for row in fates for fate in row)
 
-    threads = [threading.Thread(target=ask, args=(n,)) for n in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+
+def said_in(text: str) -> str:
+    if not text.startswith("data:"):
+        return str(json.loads(text)["choices"][0]["message"]["content"])
+    parts = [json.loads(e.removeprefix("data: ")) for e in text.strip().split("\n\n")[:-1]]
+    return "".join(p["choices"][0]["delta"].get("content") or "" for p in parts)

@@ -276,6 +276,7 @@ def test_token_ids(rig: Rig, client: str, upstream: str) -> None:
         assert ("return_token_ids" in json.loads(call.request)) is (upstream == "vllm")
         assert (b'"token_ids"' in call.response) is (upstream == "vllm")
         assert (b'"prompt_token_ids"' in call.response) is (upstream == "vllm")
+        assert (b'"logprobs":{' in call.response.replace(b" ", b"")) is (upstream == "vllm")
         assert said.text.endswith("hello")
 
 

@@ -1,6 +1,7 @@
 """The HTTP client: framing at every border, what is odd ends the connection, and nothing crosses between calls."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from typing import cast
@@ -571,29 +572,34 @@ def answered(body: bytes, sizes: list[int], interim: int, trailer: bytes) -> byt
     return start + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n" + trailer + b"\r\n"
 
 
-ANSWERS = st.builds(
-    answered,
-    st.shared(st.binary(max_size=60), key="body"),
-    st.lists(st.integers(1, 9), max_size=5),
-    st.integers(0, 2),
-    st.sampled_from([b"", b"X-Sum: 1\r\n"]),
+ANSWERS = st.binary(max_size=60).flatmap(
+    lambda body: st.tuples(
+        st.just(body),
+        st.builds(
+            answered,
+            st.just(body),
+            st.lists(st.integers(1, 9), max_size=5),
+            st.integers(0, 2),
+            st.sampled_from([b"", b"X-Sum: 1\r\n"]),
+        ),
+    )
 )
+"""Bodies, each with an answer that has it."""
 
 
 @settings(deadline=None)
 @given(
-    st.shared(st.binary(max_size=60), key="body"),
     st.lists(ANSWERS, min_size=1, max_size=3),
     st.lists(st.integers(0, 400), max_size=8),
     st.none() | st.integers(0, 400),
 )
 def test_answers_on_one_connection_are_whole_and_their_own_or_a_failure(
-    body: bytes, answers: list[bytes], borders: list[int], early: int | None
+    answers: list[tuple[bytes, bytes]], borders: list[int], early: int | None
 ) -> None:
     """Any chunks, any borders of what is read; the last answer may break off after *early* bytes."""
 
     async def test(talk: Talk) -> None:
-        for number, answer in enumerate(answers, 1):
+        for number, (body, answer) in enumerate(answers, 1):
             cut = early if number == len(answers) and early is not None and early < len(answer) else len(answer)
             at = [0, *sorted(border for border in borders if border < cut), cut]
             talk.begin()
@@ -607,6 +613,55 @@ def test_answers_on_one_connection_are_whole_and_their_own_or_a_failure(
             else:
                 assert await asyncio.wait_for(whole(talk), 5) == (200, body)
                 assert await talk.pool.acquire(1) is talk.connection
+
+    run(test)
+
+
+FAULTS = st.one_of(
+    st.tuples(st.just("after it"), st.binary(min_size=1, max_size=300)),
+    st.tuples(
+        st.just("in its head"), st.integers(MAX_HEAD - 2000, MAX_HEAD + 2000).map(lambda n: b"X: %b\r\n" % (b"a" * n))
+    ),
+    st.tuples(
+        st.just("in its head"), st.sampled_from([b"no header\r\n", b"Content-Length: 1\r\nContent-Length: 2\r\n"])
+    ),
+    st.tuples(st.just("for its length"), st.sampled_from([b"zz", b"-1", b"", b"f" * 17, b"1 1"])),
+)
+"""Where something is wrong with an answer, and what."""
+
+
+def spoilt(answer: bytes, where: str, what: bytes) -> bytes:
+    if where == "after it":
+        return answer + what
+    if where == "in its head":
+        return answer.replace(b" 200 OK\r\n", b" 200 OK\r\n" + what)
+    return re.sub(rb"(?<=\n)[0-9a-f]+(?=;)|(?<=Content-Length: )\d+", lambda _: what, answer, count=1)
+
+
+@settings(deadline=None)
+@given(ANSWERS, FAULTS, ANSWERS, st.lists(st.integers(0, 1000), max_size=8))
+def test_an_answer_that_is_spoilt_is_its_own_or_a_failure_and_spoils_no_other(
+    first: tuple[bytes, bytes], fault: tuple[str, bytes], second: tuple[bytes, bytes], borders: list[int]
+) -> None:
+    (body, answer), (where, what) = first, fault
+    sent = spoilt(answer, where, what)
+    at = [0, *sorted(border for border in borders if border < len(sent)), len(sent)]
+
+    async def test(talk: Talk) -> None:
+        talk.begin()
+        talk.hear(*(sent[a:b] for a, b in pairwise(at) if a < b))
+        try:
+            found = await asyncio.wait_for(whole(talk), 0.05)
+        except (UpstreamFailure, TimeoutError):  # what is not whole may still come
+            talk.connection.release()
+            assert not talk.is_kept
+            return
+        assert found == (200, body)
+        if talk.is_kept:
+            assert await talk.pool.acquire(1) is talk.connection
+            talk.begin()
+            talk.hear(second[1])
+            assert await asyncio.wait_for(whole(talk), 5) == (200, second[0])
 
     run(test)
 
