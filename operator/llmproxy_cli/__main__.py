@@ -16,7 +16,8 @@ from llmproxy_cli import top as watching
 from llmproxy_cli.looks import LookError
 from llmproxy_cli.manifests import FileError, SecretRef
 from llmproxy_cli.pod import PodError
-from llmproxy_cli.rendered import render_text
+from llmproxy_cli.rendered import IMAGE, render_text
+from llmproxy_operator.render.inputs import DEFAULT_STORE_IMAGE
 
 
 class Output(Enum):
@@ -134,19 +135,32 @@ def check(file: File, name: Name = None) -> None:
 
 
 @app.command()
-def render(file: File, name: Name = None) -> None:
+def render(
+    file: File,
+    name: Name = None,
+    image: Annotated[
+        str, typer.Option(help="Image of the proxy: the operator's own, where spec.image is absent.")
+    ] = IMAGE,
+    limits_store_image: Annotated[
+        str, typer.Option(help="Image of the store of shared limits, as the operator has it.")
+    ] = DEFAULT_STORE_IMAGE,
+) -> None:
     """Print the objects that the operator would make of an LLMProxy, as YAML.
 
     They are for reading, as a diff in a pull request: in a cluster they have
-    an owner, a hash that knows the Secrets, and the operator's own image.
+    an owner besides, and a hash that knows the Secrets. The Secrets that the
+    operator makes, and the ControllerRevision that keeps what the pods are
+    made from, are left out.
 
     [bold]Examples[/bold]
 
       llmproxy render -f proxy.yaml
+      llmproxy render -f proxy.yaml --image registry.example/llmproxy:0.1.0
       diff <(git show main:proxy.yaml | llmproxy render -f -) <(llmproxy render -f proxy.yaml)
     """
     try:
-        typer.echo(render_text(manifests.load(file, name=name)), nl=False)
+        bundle = manifests.load(file, name=name)
+        typer.echo(render_text(bundle, image=image, store_image=limits_store_image), nl=False)
     except FileError as exc:
         _fail(str(exc))
 

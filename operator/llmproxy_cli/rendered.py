@@ -5,16 +5,18 @@ import yaml
 from llmproxy_api import SpecError
 from llmproxy_cli.manifests import Bundle, FileError
 from llmproxy_operator.render import Inputs, digested, render, revision
+from llmproxy_operator.render.inputs import DEFAULT_STORE_IMAGE
 
 IMAGE = "localhost/llmproxy:dev"
 """Stands for the image that an operator was installed with."""
 
 
-def render_text(bundle: Bundle) -> str:
-    """Return the child objects as YAML documents; raise FileError."""
+def render_text(bundle: Bundle, *, image: str = IMAGE, store_image: str = DEFAULT_STORE_IMAGE) -> str:
+    """Return the child objects as YAML documents, with the images of an operator's settings; raise FileError."""
     digests = dict.fromkeys(digested(bundle.proxy), "unknown")
     try:
-        rendered = render(bundle.proxy, revision(bundle.proxy, Inputs(image=IMAGE, secret_digests=digests)))
+        inputs = Inputs(image=image, secret_digests=digests, store_image=store_image)
+        rendered = render(bundle.proxy, revision(bundle.proxy, inputs))
     except SpecError as exc:
         raise FileError("\n".join(str(problem) for problem in exc.problems)) from exc
     # What a cluster keeps of the template and the document says the same once more.

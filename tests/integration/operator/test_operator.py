@@ -339,6 +339,20 @@ def test_who_may_call_is_a_policy_that_goes_when_it_is_switched_off(team: Kube, 
         lambda: team.get("networkpolicy", "guarded")["spec"], lambda spec: spec == policy["spec"], 15, "repaired"
     )
 
+    team.patch("llmproxy", "guarded", {"spec": {"access": {"egress": [{"cidr": "10.0.0.0/8"}]}}})
+    both = eventually(
+        lambda: team.get("networkpolicy", "guarded")["spec"], lambda spec: "egress" in spec, 15, "egress too"
+    )
+    assert (both["ingress"], both["policyTypes"]) == (policy["spec"]["ingress"], ["Ingress", "Egress"])
+    assert both["egress"][-1] == {"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}
+    team.patch("llmproxy", "guarded", {"spec": {"access": {"egress": None}}})
+    eventually(
+        lambda: team.get("networkpolicy", "guarded")["spec"],
+        lambda spec: spec == policy["spec"],
+        15,
+        "no egress policy",
+    )
+
     team.patch("llmproxy", "guarded", {"spec": {"access": None}})
     eventually(lambda: team.list("networkpolicies", MINE), lambda found: found == [], 15, "no policy")
 

@@ -58,6 +58,15 @@ def test_render_prints_what_the_operator_would_apply(file: Path) -> None:
     assert all("ownerReferences" not in o["metadata"] for o in objects)
 
 
+def test_render_takes_the_images_of_an_installation(file: Path) -> None:
+    file.write_text(GOOD + "  replicas: 2\n  rateLimits: {rpm: 5}\n")
+
+    done = CliRunner().invoke(app, ["render", "-f", str(file), "--image", "r/p:1", "--limits-store-image", "r/v:2"])
+
+    pods = [o["spec"]["template"]["spec"] for o in yaml.safe_load_all(done.output) if o["kind"] == "Deployment"]
+    assert {c["image"] for pod in pods for c in pod["containers"]} == {"r/p:1", "r/v:2"}
+
+
 @pytest.mark.parametrize(
     "flags",
     [
