@@ -148,6 +148,8 @@ class ApiServer:
     def __init__(self, api: client.ApiClient, wrote: Callable[[str, str], None] = lambda _verb, _kind: None) -> None:
         self._api = api
         self._wrote = wrote
+        self.before_write: Callable[[], None] = lambda: None
+        """Called before every write but that of a Lease; what it raises keeps the write from being sent."""
 
     async def get(self, target: Ref, *, maybe_old: bool = False) -> Manifest | None:
         """See Cluster."""
@@ -269,6 +271,8 @@ class ApiServer:
         subresource: str = "",
     ) -> Applied:
         if verb != "GET":
+            if target.kind != "Lease":
+                self.before_write()
             self._wrote(verb, target.kind + subresource)
         sent = _Sent(body, content_type, subresource)
         async with self._asking(verb, target, sent, query=query or {}, timeout_s=TIMEOUT_S) as answer:

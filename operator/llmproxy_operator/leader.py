@@ -6,6 +6,7 @@ Lease by how long they have seen it unchanged, so clocks of different machines n
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -48,6 +49,7 @@ class Election:
         self._now = now
         self._terms = terms or Terms()
         self._seen: tuple[str, float] | None = None
+        self._renewed_s = -math.inf
         self.holder = ""
         """Who held the Lease when it was last read, for people."""
 
@@ -55,8 +57,10 @@ class Election:
         """Wait until the Lease is ours; *told* is called whenever the API server has answered."""
         waiting_for, complained = None, ""
         while True:
+            began_s = self._clock()
             try:
                 if await self._try():
+                    self._renewed_s = began_s
                     log.info("lease_acquired", extra={"lease": str(self._target), "holder": self._identity})
                     told()
                     return
@@ -74,21 +78,26 @@ class Election:
 
     async def keep(self) -> NoReturn:
         """Renew for ever; raise LeaseLostError once it is lost or could not be renewed in time."""
-        renewed_s = self._clock()
         while True:
             await asyncio.sleep(self._terms.retry_s)
             began_s = self._clock()
             try:
-                async with asyncio.timeout(max(0.1, renewed_s + self._terms.renew_deadline_s - began_s)):
+                async with asyncio.timeout(max(0.1, self._renewed_s + self._terms.renew_deadline_s - began_s)):
                     if await self._try():
-                        renewed_s = began_s
+                        self._renewed_s = began_s
                         continue
                 raise LeaseLostError(f"{self._target} is held by {self.holder!r} now")
             except (ClusterError, TimeoutError) as exc:
                 log.warning("lease_not_renewed", extra={"lease": str(self._target), "error": str(exc)})
-                if self._clock() - renewed_s >= self._terms.renew_deadline_s:
-                    message = f"{self._target} could not be renewed for {self._terms.renew_deadline_s:.0f} s"
-                    raise LeaseLostError(message) from exc
+                self.check()
+
+    def check(self) -> None:
+        """Raise LeaseLostError if the Lease may be another's by now.
+
+        Ask before each write: a process that stood still goes on in the midst of a pass, before it looks at the Lease.
+        """
+        if self._clock() - self._renewed_s >= self._terms.renew_deadline_s:
+            raise LeaseLostError(f"{self._target} could not be renewed for {self._terms.renew_deadline_s:.0f} s")
 
     async def release(self) -> None:
         """Give the Lease back, so that the next one need not wait; best effort."""

@@ -91,6 +91,7 @@ async def operate(settings: Settings, stop: asyncio.Event) -> None:
         if stop.is_set():
             return
         health.ready = False
+        cluster.before_write = election.check
         try:
             await _until(stop, _together(election.keep(), _work(settings, cluster, access, health)))
         finally:

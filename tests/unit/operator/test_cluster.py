@@ -12,7 +12,7 @@ from aiohttp import web
 from kubernetes.aio import client
 
 from llmproxy_operator.cluster import ApiServer, connect
-from llmproxy_operator.errors import ClusterError, ConflictError, RefusedError, UnavailableError
+from llmproxy_operator.errors import ClusterError, ConflictError, LeaseLostError, RefusedError, UnavailableError
 from llmproxy_operator.manifest import Ref
 
 client_of = client.ApiClient
@@ -94,6 +94,22 @@ async def test_reading_is_no_write(server: Server, cluster: ApiServer, wrote: li
     assert found == ({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}},)
     assert unquote(server.asked[0][1]) == "/api/v1/namespaces/n/configmaps?labelSelector=a=b,c=d&limit=500"
     assert wrote == []
+
+
+async def test_no_write_is_sent_that_may_not_be_but_the_lease(server: Server, cluster: ApiServer) -> None:
+    def never() -> None:
+        raise LeaseLostError("somebody else leads")
+
+    cluster.before_write = never
+    server.body = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "p", "namespace": "n"}}
+
+    for write in (cluster.apply(MANIFEST, force=True), cluster.apply_status(MANIFEST), cluster.create(MANIFEST)):
+        with pytest.raises(LeaseLostError):
+            await write
+    await cluster.get(Ref("v1", "Service", "n", "p"))
+    await cluster.create({**MANIFEST, "apiVersion": "coordination.k8s.io/v1", "kind": "Lease"})
+
+    assert [asked[0] for asked in server.asked] == ["GET", "POST"]
 
 
 @pytest.mark.parametrize(

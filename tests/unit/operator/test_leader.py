@@ -98,6 +98,21 @@ async def test_who_cannot_renew_gives_up_before_another_may_take_over() -> None:
     assert ended["a"] < ended["b"]
 
 
+async def test_who_stood_still_may_not_write_any_more() -> None:
+    now_s = 100.0
+    election = Election(
+        FakeCluster(), LEASE, identity="a", clock=lambda: now_s, now=lambda: datetime.now(UTC), terms=QUICK
+    )
+    with pytest.raises(LeaseLostError):
+        election.check()
+    await election.acquire()
+    now_s += 0.29
+    election.check()
+    now_s += 0.02
+    with pytest.raises(LeaseLostError, match="could not be renewed"):
+        election.check()
+
+
 async def test_trouble_of_the_api_server_is_sat_out() -> None:
     cluster = FakeCluster()
     candidate = a_candidate(cluster, "a")
