@@ -4,10 +4,14 @@ import json
 import signal
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import anthropic
 import httpx2
 import pytest
+from openai.types.chat import ChatCompletionChunk
 
 from integration.local.conftest import PYTHON, Local, is_alive, kill, local, manifest
 from procs import AGL_PYTHON, FAKES, Process, free_port, running, started
@@ -195,6 +199,13 @@ stringData: {{api-key: {key}}}
 """
 
 
+BREAKERS = "a\u2028b\u2029c\u0085d \u2028\u0085 ä€😀 e\u0301 end"
+
+
+def said_in(stream: Iterable[ChatCompletionChunk]) -> str:
+    return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+
+
 def test_a_model_that_needs_translation_is_served_and_a_new_secret_rolls(tmp_path: Path) -> None:
     with (
         running("fakes.gemini", "--key", "AIza-right", ready="ready on", env=FAKES) as gemini,
@@ -207,12 +218,27 @@ def test_a_model_that_needs_translation_is_served_and_a_new_secret_rolls(tmp_pat
         stream = here.sdk().chat.completions.create(
             model="gemini", messages=[{"role": "user", "content": "hi \u2028 there"}], stream=True
         )
-        streamed = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+        streamed = said_in(stream)
         response = here.sdk().responses.create(model="gemini", input="hi \u2028 there")
         with here.sdk().responses.stream(model="gemini", input="hi \u2028 there") as events:
             in_parts = events.get_final_response()
+        claude = anthropic.Anthropic(base_url=here.url, api_key="none", max_retries=0)
+        said: Any = {"model": "gemini", "max_tokens": 99, "messages": [{"role": "user", "content": BREAKERS}]}
+        message = claude.messages.create(**said)
+        with claude.messages.stream(**said) as parts:
+            message_in_parts = parts.get_final_text()
+        in_chat = [here.chat(BREAKERS, "gemini").json()["choices"][0]["message"]["content"]]
+        in_chat.append(
+            said_in(
+                here.sdk().chat.completions.create(
+                    model="gemini", messages=[{"role": "user", "content": BREAKERS}], stream=True
+                )
+            )
+        )
 
     assert (response.output_text, in_parts.output_text) == ("hi \u2028 there", "hi \u2028 there")
+    assert (message.content[0].text, message_in_parts) == (BREAKERS, BREAKERS)
+    assert in_chat == [BREAKERS, BREAKERS]
     assert refused.status_code == 400
     assert "API key not valid" in refused.json()["error"]["message"]
     assert plain.json()["choices"][0]["message"]["content"] == "hi \u2028 there"
