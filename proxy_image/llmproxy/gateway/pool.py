@@ -8,7 +8,7 @@ import ssl
 from collections import deque
 from dataclasses import dataclass
 
-from llmproxy.gateway.upstream import Connection, UpstreamFailure
+from llmproxy.gateway.upstream import MAX_FAR_S, Connection, UpstreamFailure
 
 SWEEP_S = 0.05
 """How late a call may expire."""
@@ -61,6 +61,7 @@ class Pool:
     async def _connect(self, timeout_s: float) -> Connection:
         address = self.address
         connection = Connection(self)
+        began_s = self.loop.time()
         try:
             async with asyncio.timeout(timeout_s):
                 if address.unix_path is not None:
@@ -77,6 +78,7 @@ class Pool:
             raise UpstreamFailure("connect_timeout", f"no connection within {timeout_s:g} s") from exc
         except (OSError, ssl.SSLError) as exc:
             raise UpstreamFailure("connect", _plain(exc)) from exc
+        connection.far_s = min(MAX_FAR_S, self.loop.time() - began_s)
         self._all.add(connection)
         return connection
 

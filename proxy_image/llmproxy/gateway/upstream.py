@@ -21,7 +21,9 @@ HIGH_WATER = 256 << 10
 MAX_HEAD = 64 << 10
 """Bytes of an answer's head, and of what comes without a part of its body: trailers."""
 STALE_S = 0.05
-"""From sending a request to the end of a connection that the server had closed before: a round trip, and some."""
+"""From sending a request to the end of a connection that the server had closed before: so long, and a round trip."""
+MAX_FAR_S = 0.5
+"""No server is farther away: what a connection took longer was something else."""
 Sink = Callable[[bytes], Awaitable[None] | None]
 """Takes a part of a body; returns what to wait for before it takes the next one, if anything."""
 
@@ -45,7 +47,8 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_at_once", "_begun", "_blocked", "_buffer", "_buffered", "_complete", "_error", "_first_byte_at",
         "_head_bytes", "_head_done", "_headers", "_idle_s", "_keep", "_length_known", "_parser", "_paused", "_pool",
-        "_sent_at", "_sink", "_spilt", "_total_at", "_transport", "_waiter", "busy", "deadline", "idle_since", "status",
+        "_sent_at", "_sink", "_spilt", "_total_at", "_transport", "_waiter", "busy", "deadline", "far_s",
+        "idle_since", "status",
     )  # fmt: skip
 
     def __init__(self, pool: "Pool") -> None:
@@ -58,6 +61,8 @@ class Connection(asyncio.Protocol):
         self.deadline = 0.0
         """By the loop's clock; the pool looks after it while the connection is busy."""
         self.idle_since = 0.0
+        self.far_s = 0.0
+        """How long it took to connect: a round trip at least."""
         self._reset()
 
     def _reset(self) -> None:
@@ -174,7 +179,7 @@ class Connection(asyncio.Protocol):
     def is_stale(self, failure: UpstreamFailure) -> bool:
         """Whether *failure* is a kept connection that the server had closed already when the request was sent.
 
-        A server that closes it without a word later than STALE_S may have worked on the request.
+        A server that closes it without a word later than STALE_S and a round trip may have worked on the request.
         """
         return failure.code == "closed" and self.idle_since > 0 and self._head_bytes == 0 and self._at_once
 
@@ -317,7 +322,7 @@ class Connection(asyncio.Protocol):
                 self._complete = True  # a body that ends with the connection (RFC 9112, 6.3)
             else:
                 self._error = UpstreamFailure("closed", str(exc) if exc else "")
-                self._at_once = self._pool.loop.time() - self._sent_at <= STALE_S
+                self._at_once = self._pool.loop.time() - self._sent_at <= STALE_S + self.far_s
         self._transport = None
         self._pool.forget(self)
         self._wake()

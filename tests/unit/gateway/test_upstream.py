@@ -524,6 +524,18 @@ def test_a_kept_connection_that_the_server_closes_is_stale_and_a_new_one_is_not(
             await late.connection.head()
         assert not late.connection.is_stale(worked_on.value)
 
+        far = Talk()
+        far.connection.far_s = 2 * STALE_S
+        far.begin()
+        far.hear(SIZED)
+        await whole(far)
+        far.begin()
+        far.connection._sent_at -= 2 * STALE_S
+        far.lose()
+        with pytest.raises(UpstreamFailure) as from_afar:
+            await far.connection.head()
+        assert far.connection.is_stale(from_afar.value)
+
         spoken = Talk()
         spoken.begin()
         spoken.hear(SIZED)
