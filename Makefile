@@ -59,8 +59,8 @@ test-integration: venv venv-agl compiled ## Real processes on loopback: gateway 
 chaos: venv ## Traffic while shippers and gateways are killed and the store breaks: minutes, and a ledger at the end
 	@$(BIN)/python tests/chaos/chaos.py --seconds $(or $(SECONDS_OF_CHAOS),180)
 
-soak: venv ## Mixed traffic for 10 minutes: memory, open files and hung calls, with a table as it goes
-	@$(BIN)/python tests/soak/soak.py --seconds $(or $(SECONDS_OF_SOAK),600)
+soak: venv compiled ## Mixed traffic for 10 minutes: memory, open files and hung calls, with a table as it goes
+	@$(COMPILED) $(BIN)/python tests/soak/soak.py --seconds $(or $(SECONDS_OF_SOAK),600)
 
 test-agl: venv-agl ## Agent-Lightning's own store and adapters on our spans
 	@tests/tools/pytest-twice agl $(AGL)/bin/pytest -q -n 2 --dist loadfile tests/agl -m "not long"
