@@ -10,28 +10,20 @@ import msgspec
 
 from llmproxy.anthropic import outcome
 from llmproxy.anthropic.completion import AnswerError
+from llmproxy.anthropic.events import Block, Message
 from llmproxy.anthropic.messages_request import JSON_TOOL
 from llmproxy.anthropic.wire import Json, encode
 
 
-class _Block(msgspec.Struct):
-    type: str
-    text: str = ""
+class _Block(Block):
     thinking: str = ""
     signature: str = ""
-    data: str = ""
-    id: str = ""
-    name: str = ""
-    input: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-class _Message(msgspec.Struct):
+class _Message(Message, kw_only=True):
     content: list[_Block]
-    id: str = ""
-    model: str = ""
     stop_reason: str | None = None
     stop_sequence: str | None = None
-    usage: outcome.MessagesUsage | None = None
 
 
 _decode = msgspec.json.Decoder(_Message).decode

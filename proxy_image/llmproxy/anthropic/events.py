@@ -1,4 +1,7 @@
-"""The events of a messages stream (Anthropic's) as an upstream sends them: what their mapping reads. Pure."""
+"""A message (Anthropic's) as an upstream sends it, in the events of a stream: what its mapping reads. Pure.
+
+A whole message, in `chat_answer`, adds what it has at once.
+"""
 
 import msgspec
 
@@ -18,7 +21,7 @@ class Delta(msgspec.Struct):
 
 
 class Block(msgspec.Struct):
-    """A content block as it begins."""
+    """A content block; in a stream, as it begins."""
 
     type: str
     id: str = ""
@@ -29,7 +32,7 @@ class Block(msgspec.Struct):
 
 
 class Message(msgspec.Struct):
-    """A message as it begins."""
+    """A message; in a stream, as it begins."""
 
     id: str = ""
     model: str = ""

@@ -82,9 +82,7 @@ class Events:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the data of each event that *data* completes."""
-        if (
-            not self._tail and data.endswith(b"\n\n") and data.find(b"\n\n") == len(data) - 2 and b"\r" not in data
-        ):  # as nearly all parts are
+        if not self._tail and _is_one_event(data):  # as nearly all parts are
             content = _content(data[:-2])
             return [content] if content else []
         scanned = max(0, len(self._tail) - 3)
@@ -103,6 +101,10 @@ class Events:
         tail, self._tail = self._tail, b""
         content = _content(tail)
         return [content] if content else []
+
+
+def _is_one_event(data: bytes) -> bool:
+    return data.endswith(b"\n\n") and data.find(b"\n\n") == len(data) - 2 and b"\r" not in data
 
 
 def _content(event: bytes) -> bytes:

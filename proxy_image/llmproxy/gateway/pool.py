@@ -37,10 +37,6 @@ class Pool:
         self._max = max_connections
         self._sweep: asyncio.TimerHandle | None = None
 
-    async def acquire(self, timeout_s: float) -> Connection:
-        """Return a connection that is open; raise UpstreamFailure if there is none within *timeout_s*."""
-        return self.idle() or await self.connect(timeout_s)
-
     async def connect(self, timeout_s: float) -> Connection:
         """Return a new connection; raise UpstreamFailure if there is none within *timeout_s*."""
         if len(self._all) >= self._max:

@@ -10,7 +10,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -61,10 +61,9 @@ class Traffic:
             self._loop.call_soon_threadsafe(self._ended.set)
             self._thread.join()
 
-    def load(self, name: str, port: int, rate: float, lasts_s: float) -> "Load":
-        """Send to a gateway until stopped."""
-        task = asyncio.run_coroutine_threadsafe(self._send_all(name, port, rate, lasts_s), self._loop)
-        return Load(task.cancel)
+    def load(self, name: str, port: int, rate: float, lasts_s: float) -> Callable[[], object]:
+        """Send to a gateway until what is returned is called."""
+        return asyncio.run_coroutine_threadsafe(self._send_all(name, port, rate, lasts_s), self._loop).cancel
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -132,18 +131,6 @@ class Traffic:
             await asyncio.sleep(0.002)
 
 
-class Load:
-    """What is sent to one gateway."""
-
-    def __init__(self, stop: object) -> None:
-        self._stop = stop
-
-    def stop(self) -> None:
-        """Send no more."""
-        assert callable(self._stop)
-        self._stop()
-
-
 async def _message(reader: asyncio.StreamReader, *, keep_head: bool = False) -> bytes:
     head = await reader.readuntil(b"\r\n\r\n")
     found = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
@@ -159,16 +146,16 @@ class Whole:
         self.process = process
         self._traffic = traffic
         self._told = (rate, lasts_s)
-        self._load: Load | None = None
+        self._stop: Callable[[], object] | None = None
 
     def wait_ready(self) -> None:
         """Wait until it serves, then send."""
-        self._load = self._traffic.load(self.name, Gateway(self.process).port, *self._told)
+        self._stop = self._traffic.load(self.name, Gateway(self.process).port, *self._told)
 
     def end(self) -> int:
         """Send no more, and end it in order."""
-        if self._load is not None:
-            self._load.stop()
+        if self._stop is not None:
+            self._stop()
         return self.process.end()
 
     def modes(self) -> list[tuple[float, str]]:

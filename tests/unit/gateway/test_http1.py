@@ -30,6 +30,16 @@ async def echo(caller: Caller) -> None:
     caller.answer(200, json.dumps(found).encode(), [JSON])
 
 
+def echo_after(go_on: asyncio.Event) -> Handle:
+    """Return what answers so once it may."""
+
+    async def wait(caller: Caller) -> None:
+        await go_on.wait()
+        await echo(caller)
+
+    return wait
+
+
 class Wire:
     """A client on a real socket that sends and reads bytes."""
 
@@ -211,12 +221,7 @@ INVITED = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 async def test_a_body_is_invited_when_its_turn_comes() -> None:
     go_on = asyncio.Event()
-
-    async def wait(caller: Caller) -> None:
-        await go_on.wait()
-        await echo(caller)
-
-    async with serving(wait) as rig:
+    async with serving(echo_after(go_on)) as rig:
         wire = await rig.connect()
         await wire.send(HELLO + EXPECTS % (1, b"C"))  # names and values are the same in capitals
         await settled(lambda: any(not c.is_idle for c in rig.server.connections))
@@ -229,12 +234,7 @@ async def test_a_body_is_invited_when_its_turn_comes() -> None:
 
 async def test_a_body_that_came_or_is_of_an_old_client_is_not_invited() -> None:
     go_on = asyncio.Event()
-
-    async def wait(caller: Caller) -> None:
-        await go_on.wait()
-        await echo(caller)
-
-    async with serving(wait) as rig:
+    async with serving(echo_after(go_on)) as rig:
         wire = await rig.connect()
         await wire.send(HELLO + EXPECTS % (1, b"c") + b"ok" + EXPECTS % (0, b"c") + b"ok")
         await settled(lambda: any(not c.is_idle for c in rig.server.connections))
@@ -449,12 +449,7 @@ async def test_a_caller_that_leaves_ends_its_call_only() -> None:
 
 async def test_at_the_end_calls_finish_and_say_that_the_connection_closes() -> None:
     go_on = asyncio.Event()
-
-    async def wait(caller: Caller) -> None:
-        await go_on.wait()
-        await echo(caller)
-
-    async with serving(wait) as rig:
+    async with serving(echo_after(go_on)) as rig:
         busy, idle = await rig.connect(), await rig.connect()
         await busy.send(HELLO)
         await settled(lambda: any(not c.is_idle for c in rig.server.connections) and len(rig.server.connections) == 2)
