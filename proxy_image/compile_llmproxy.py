@@ -24,9 +24,9 @@ from pathlib import Path
 SOURCES = Path(__file__).parent / "llmproxy"
 COMPILED = Path(__file__).parents[1] / "build" / "compiled"
 GATEWAY = (
-    "anthropic", "answer", "app", "balance", "body", "call", "caller", "exchange", "fallback", "handover", "http1",
-    "keepalive", "metrics", "pairs", "pipeline", "pool", "responses", "retry", "routes", "streaming", "tries",
-    "upstream",
+    "anthropic", "answer", "app", "balance", "body", "call", "caller", "exchange", "fallback", "handover",
+    "http1", "keepalive", "metrics", "pairs", "pipeline", "pool", "responses", "retry", "routes", "streaming",
+    "targets", "tries", "upstream", "usage",
 )  # fmt: skip
 ANTHROPIC = ("chat_stream", "mapped", "messages_stream", "wire")
 LIMITS = ("headers", "history", "kinds", "leases", "limiter", "line", "local", "shared", "window")

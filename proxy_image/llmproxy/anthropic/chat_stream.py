@@ -1,5 +1,7 @@
 """A chat completion's stream from a messages stream (Anthropic's), event by event as it comes. Pure: time is given."""
 
+from typing import Final
+
 import msgspec
 
 from llmproxy.anthropic import outcome
@@ -10,12 +12,12 @@ from llmproxy.anthropic.mapped import MappedStream
 from llmproxy.anthropic.messages_request import JSON_TOOL
 from llmproxy.anthropic.wire import Json, decode, encode, openai_event, text_bytes
 
-DONE = b"data: [DONE]\n\n"
-_BAD_GATEWAY = 502
-_UNFINISHED = b',"logprobs":null,"finish_reason":null}]}\n\n'
+DONE: Final = b"data: [DONE]\n\n"
+_BAD_GATEWAY: Final = 502
+_UNFINISHED: Final = b',"logprobs":null,"finish_reason":null}]}\n\n'
 
 
-_decode = msgspec.json.Decoder(Event).decode
+_decode: Final = msgspec.json.Decoder(Event).decode
 
 
 class ChatStream(MappedStream):

@@ -5,7 +5,7 @@ message_delta with the true usage, message_stop. OpenAI tells the usage last, so
 if its first chunk does, else 0. A delta for a tool call whose block is closed already goes to that block by its index.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -16,13 +16,13 @@ from llmproxy.anthropic.mapped import MappedStream
 from llmproxy.anthropic.messages_answer import message_id, tool_id
 from llmproxy.anthropic.wire import Json, anthropic_event, decode, encode, text_bytes
 
-_decode = msgspec.json.Decoder(Chunk).decode
-_DELTAS = {
+_decode: Final = msgspec.json.Decoder(Chunk).decode
+_DELTAS: Final = {
     "text": b'"text_delta","text":',
     "thinking": b'"thinking_delta","thinking":',
     "tool": b'"input_json_delta","partial_json":',
 }
-_DELTA = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":{"type":%b%b}}\n\n'
+_DELTA: Final = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":{"type":%b%b}}\n\n'
 """Nearly all of a stream are these: only their text is encoded."""
 
 

@@ -6,7 +6,7 @@ else (WHATWG HTML, 9.2.6, without the lone CR that no model server sends).
 
 import re
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -14,13 +14,13 @@ Json = dict[str, Any]
 Fields = Mapping[str, msgspec.Raw]
 """The top level of a body; what is not looked at stays the bytes that came."""
 
-encode = msgspec.json.encode
-decode = msgspec.json.Decoder().decode
-decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+encode: Final = msgspec.json.encode
+decode: Final = msgspec.json.Decoder().decode
+decode_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
-NULL = b"null"
-_EVENT_END = re.compile(rb"\r?\n\r?\n")
-_LINE_ENDS = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
+NULL: Final = b"null"
+_EVENT_END: Final = re.compile(rb"\r?\n\r?\n")
+_LINE_ENDS: Final = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
 
 
 class MappingError(Exception):

@@ -6,11 +6,10 @@ a rollout succeeds.
 
 import time
 from collections.abc import Awaitable
-from typing import cast
+from typing import Final, cast
 
 import msgspec
 
-from llmproxy.contract import Spans
 from llmproxy.gateway.body import Asked
 from llmproxy.gateway.call import MAX_RECORDED, Call, Parts
 from llmproxy.gateway.caller import JSON
@@ -21,14 +20,14 @@ from llmproxy.gateway.streaming import EventTooLargeError
 from llmproxy.gateway.tries import Opened, Trying
 from llmproxy.gateway.upstream import UpstreamFailure
 
-MAX_ANSWER = 256 << 20
+MAX_ANSWER: Final = 256 << 20
 """Bytes of a plain answer; embeddings of many texts are large."""
-SSE: Header = (b"content-type", b"text/event-stream; charset=utf-8")
-_ERRORS = 300
+SSE: Final[Header] = (b"content-type", b"text/event-stream; charset=utf-8")
+_ERRORS: Final = 300
 """Statuses from here on are no answers of a model; what comes with them may end as it likes."""
-_PASSED = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry", b"x-request-id", b"request-id"})
-_LIMIT = b"ratelimit"
-_OURS = 6
+_PASSED: Final = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry", b"x-request-id", b"request-id"})
+_LIMIT: Final = b"ratelimit"
+_OURS: Final = 6
 """Lines that say our own limits of both sorts, requests and tokens."""
 
 
@@ -68,14 +67,11 @@ async def hold(parts: Parts, call: Call) -> None:
     """Hand the call over now, and wait until its spans are stored: at most ackWait."""
     tell(parts, call)
     if _is_held(parts, call):
-        handover, spans = cast("Handover", parts.handover), cast("Spans", parts.document.spans)
-        await handover.stored(call.call_id, spans.holds_s)
+        await cast("Handover", parts.handover).stored(call.call_id, parts.holds_s)
 
 
 def _is_held(parts: Parts, call: Call) -> bool:
-    spans = parts.document.spans
-    told = call.call_id and call.route.rollout_id and parts.handover is not None
-    return bool(told and spans is not None and spans.holds_s)
+    return parts.holds_s > 0 and bool(call.call_id and call.route.rollout_id)
 
 
 def tell(parts: Parts, call: Call) -> None:

@@ -11,6 +11,7 @@ a model that others serve, because an estimate would be taken for the truth.
 
 import time
 from collections.abc import Callable, Iterable
+from typing import Final
 
 import msgspec
 
@@ -27,13 +28,13 @@ from llmproxy.gateway.limits import Limiter
 from llmproxy.gateway.routes import COUNT_TOKENS, MESSAGES
 from llmproxy.gateway.targets import Target
 
-CHAT = "chat.completions"
-OLDER_VERSION = b"2023-06-01"
+CHAT: Final = "chat.completions"
+OLDER_VERSION: Final = b"2023-06-01"
 """What OpenAI clients' calls are sent as: the version that takes `temperature`, `top_p` and `top_k`."""
-_SAMPLING = frozenset({"temperature", "top_p", "top_k"})
-_PASSED = (b"anthropic-version", b"anthropic-beta")
-_ANSWERED = 300
-_decode_int = msgspec.json.Decoder(int).decode
+_SAMPLING: Final = frozenset({"temperature", "top_p", "top_k"})
+_PASSED: Final = (b"anthropic-version", b"anthropic-beta")
+_ANSWERED: Final = 300
+_decode_int: Final = msgspec.json.Decoder(int).decode
 
 
 class AnthropicClient:

@@ -12,16 +12,17 @@ import math
 import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from llmproxy.gateway.targets import Target
 
-FAILURES_TO_EJECT = 5
+FAILURES_TO_EJECT: Final = 5
 """Failures in a row; one or two happen to healthy servers."""
-FIRST_EJECTION_S = 5.0
-MAX_EJECTION_S = 60.0
-OVERLOAD = 1.25
+FIRST_EJECTION_S: Final = 5.0
+MAX_EJECTION_S: Final = 60.0
+OVERLOAD: Final = 1.25
 """How much more than its share of the calls in flight a deployment may have before rollouts pass it by."""
-NEVER_OVERLOADED = 8
+NEVER_OVERLOADED: Final = 8
 """Calls in flight that no deployment is passed by for: servers batch, and moving a rollout costs it its cache."""
 
 
@@ -40,7 +41,7 @@ class Balancer:
 
     def __init__(self, targets: Sequence[Target], clock: Callable[[], float], rand: random.Random) -> None:
         self.targets = tuple(targets)
-        self.health = {t.deployment.id: Health() for t in targets}
+        self.health = {t.id: Health() for t in targets}
         self._clock = clock
         self._rand = rand
 
@@ -52,39 +53,37 @@ class Balancer:
         targets = among or self.targets
         if len(targets) == 1:
             return targets[0]
-        fresh = [t for t in targets if t.deployment.id not in tried] or list(targets)
+        fresh = [t for t in targets if t.id not in tried] or list(targets)
         healthy = [t for t in fresh if self._is_open(t)] or fresh
-        weighed = [t for t in healthy if t.deployment.weight > 0] or healthy
+        weighed = [t for t in healthy if t.weight > 0] or healthy
         if rollout_id:
             return self._bounded(rollout_id, weighed)
-        weights = [t.deployment.weight or 1 for t in weighed]
+        weights = [t.weight or 1 for t in weighed]
         return self._rand.choices(weighed, weights)[0]
 
     def untried(self, tried: Collection[str], among: Sequence[Target] = ()) -> bool:
         """Whether a healthy deployment with a weight, one of *among* if they are said, has not been tried yet."""
-        return any(
-            t.deployment.id not in tried and t.deployment.weight > 0 and self._is_open(t) for t in among or self.targets
-        )
+        return any(t.id not in tried and t.weight > 0 and self._is_open(t) for t in among or self.targets)
 
     def began(self, target: Target) -> None:
         """A try of *target* is on its way; `ended` must follow."""
-        self.health[target.deployment.id].in_flight += 1
+        self.health[target.id].in_flight += 1
 
     def ended(self, target: Target) -> None:
         """The try, or the answer that it led to, is over."""
-        self.health[target.deployment.id].in_flight -= 1
+        self.health[target.id].in_flight -= 1
 
     def _is_open(self, target: Target) -> bool:
         """Whether *target* takes calls: one that comes back from being set aside, only one at a time."""
-        health = self.health[target.deployment.id]
+        health = self.health[target.id]
         return health.aside_until_s <= self._clock() and not (health.ejections and health.in_flight)
 
     def _bounded(self, rollout_id: str, targets: Sequence[Target]) -> Target:
         """Return the first of *targets* in the rollout's order that has room; there is always one."""
-        loads = [self.health[t.deployment.id].in_flight for t in targets]
-        rooms = room([t.deployment.weight or 1 for t in targets], sum(loads))
+        loads = [self.health[t.id].in_flight for t in targets]
+        rooms = room([t.weight or 1 for t in targets], sum(loads))
         open_ = [t for t, load, most in zip(targets, loads, rooms, strict=True) if load < most]
-        return max(open_, key=lambda t: score(rollout_id, t.deployment.id, t.deployment.weight))
+        return max(open_, key=lambda t: score(rollout_id, t.id, t.weight))
 
     def is_aside(self, deployment_id: str) -> bool:
         """Whether a deployment is set aside now."""
@@ -92,7 +91,7 @@ class Balancer:
 
     def report(self, target: Target, *, ok: bool) -> None:
         """Remember how a call to *target* went."""
-        health = self.health[target.deployment.id]
+        health = self.health[target.id]
         if ok:
             if health.failures or health.ejections:
                 health.failures = health.ejections = 0

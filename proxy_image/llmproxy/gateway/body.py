@@ -5,7 +5,7 @@ Top-level values stay the bytes that came (msgspec.Raw): a conversation of 64 KB
 
 import json
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -14,15 +14,15 @@ from llmproxy.gateway.targets import Target
 
 T = TypeVar("T")
 Fields = dict[str, msgspec.Raw]
-_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_str = msgspec.json.Decoder(str).decode
-_decode_bool = msgspec.json.Decoder(bool | None).decode
-_decode_count = msgspec.json.Decoder(int | None).decode
-_encode = msgspec.json.encode
+_decode_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_str: Final = msgspec.json.Decoder(str).decode
+_decode_bool: Final = msgspec.json.Decoder(bool | None).decode
+_decode_count: Final = msgspec.json.Decoder(int | None).decode
+_encode: Final = msgspec.json.encode
 
-TRUE = msgspec.Raw(b"true")
-ONE = msgspec.Raw(b"1")
-OVERRIDES = frozenset(
+TRUE: Final = msgspec.Raw(b"true")
+ONE: Final = msgspec.Raw(b"1")
+OVERRIDES: Final = frozenset(
     (
         *("num_retries", "max_retries", "retry_policy", "retry_strategy", "cooldown_time"),
         *("timeout", "request_timeout", "stream_timeout", "force_timeout"),
@@ -37,8 +37,8 @@ OVERRIDES = frozenset(
 """LiteLLM reads these from a body; retries, times, addresses, keys and fallbacks are the proxy's: they stay here."""
 
 
-_BOUNDS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
-_WITHOUT_TOKEN_IDS = frozenset({"embeddings", "responses"})
+_BOUNDS: Final = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
+_WITHOUT_TOKEN_IDS: Final = frozenset({"embeddings", "responses"})
 """Endpoints where no server knows `return_token_ids`."""
 
 
@@ -92,10 +92,18 @@ def read_fields(body: bytes) -> Fields:
             body.decode()
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise BadRequestError(f"the body must be a JSON object in UTF-8: {exc}") from exc
-    spare = len(body) - len(_encode(fields))
+    spare = len(body) - _least(fields)
     if spare and not (spare == 2 * len(fields) - 1 and _is_spaced(body, fields)):
         _refuse_doubled(body)
     return fields
+
+
+def _least(fields: Fields) -> int:
+    """Return how many bytes an object of *fields* has without a blank, or fewer: a body that has no more is plain."""
+    size = 1
+    for name, value in fields.items():
+        size += len(name) + len(value) + 4
+    return size if fields else 2
 
 
 def upstream_body(
@@ -107,7 +115,7 @@ def upstream_body(
         if asked.max_tokens is None or name not in _BOUNDS:  # one that the client did not say would be another bound
             fields.setdefault(name, value)
     fields["model"] = target.model_json
-    if target.deployment.token_ids and endpoint not in _WITHOUT_TOKEN_IDS:
+    if target.token_ids and endpoint not in _WITHOUT_TOKEN_IDS:
         fields.setdefault("return_token_ids", TRUE)
         # A number in the older completions API, true or false in chat.
         fields.setdefault("logprobs", TRUE if endpoint == "chat.completions" else ONE)
@@ -161,7 +169,13 @@ def _usage_asked(raw: msgspec.Raw) -> bool:
 
 def _is_spaced(body: bytes, fields: Fields) -> bool:
     """Whether the object is written as Python's json does: a blank after each colon and comma, none elsewhere."""
-    return body.startswith(b'{"%b": ' % next(iter(fields)).encode())
+    at = 1
+    for name, value in fields.items():
+        key = b'"%b": ' % name.encode()
+        if not body.startswith(key, at):
+            return False
+        at += len(key) + len(value) + 2
+    return True
 
 
 def _refuse_doubled(body: bytes) -> None:

@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from llmproxy import calls
 from llmproxy.contract import Document
@@ -19,7 +20,7 @@ from llmproxy.gateway.routes import Route
 from llmproxy.gateway.targets import Target
 from llmproxy.gateway.tries import Opened, Trying
 
-MAX_RECORDED = 24 << 20
+MAX_RECORDED: Final = 24 << 20
 """Bytes of an answer that are kept for the span; a longer one is cut there. With the largest body it fits a frame."""
 
 
@@ -42,6 +43,13 @@ class Parts:
     keys: Keys | None = None
     """Without them everybody may call who reaches this."""
     rand: random.Random = field(default_factory=random.Random)
+    holds_s: float = field(init=False)
+    """Seconds that the last byte of a rollout's call waits for its spans at most."""
+
+    def __post_init__(self) -> None:
+        """Read what every call needs."""
+        spans = self.document.spans
+        self.holds_s = 0.0 if spans is None or self.handover is None else spans.holds_s
 
 
 class Call:

@@ -5,12 +5,12 @@ Whoever leaves before the answer's end cancels the call's task, wherever that wa
 
 import asyncio
 from collections.abc import Awaitable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from llmproxy.gateway.errors import CallError, Header
 from llmproxy.gateway.exchange import OPENAI, Dialect
 
-JSON: Header = (b"content-type", b"application/json")
+JSON: Final[Header] = (b"content-type", b"application/json")
 
 
 class Request:

@@ -122,7 +122,7 @@ class UpstreamCollector(Collector):
         )
         for model, balancer in self._balancers.items():
             for target in balancer.targets:
-                ident = target.deployment.id
+                ident = target.id
                 healthy.add_metric([model, ident], not balancer.is_aside(ident))
                 in_flight.add_metric([model, ident], balancer.health[ident].in_flight)
         yield healthy

@@ -6,7 +6,7 @@ ends, so its bytes are forwarded; those with Anthropic's are in `anthropic`. Whi
 pipeline and tries need not know.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -40,14 +40,17 @@ class Dialect(Protocol):
         """Return the description of one model."""
 
 
-class Answer(NamedTuple):
+class Answer:
     """A plain answer as the client gets it."""
 
-    body: bytes
-    tokens: int | None
-    """What the upstream says was used, None if it does not say."""
-    mapped: bool = False
-    """The body is ours, and JSON; else it is the upstream's, of its type."""
+    __slots__ = ("body", "mapped", "tokens")
+
+    def __init__(self, body: bytes, tokens: int | None, *, mapped: bool = False) -> None:
+        self.body = body
+        self.tokens = tokens
+        """What the upstream says was used, None if it does not say."""
+        self.mapped = mapped
+        """The body is ours, and JSON; else it is the upstream's, of its type."""
 
 
 class Stream(Protocol):
@@ -200,4 +203,4 @@ class Guarded:
         return b"".join(self._inner.end())
 
 
-OPENAI = OpenAIClient()
+OPENAI: Final = OpenAIClient()

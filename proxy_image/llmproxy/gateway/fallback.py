@@ -6,7 +6,7 @@ retries ends them here too: a refusal that no other try would heal is passed on,
 has no room, is skipped.
 """
 
-from typing import cast
+from typing import Final, cast
 
 from llmproxy.gateway.body import Asked
 from llmproxy.gateway.call import Call, Parts
@@ -16,7 +16,7 @@ from llmproxy.gateway.retry import is_retried
 from llmproxy.gateway.routes import COUNT_TOKENS, Route
 from llmproxy.gateway.tries import Opened, Trying
 
-_WITHOUT_OUTPUT = frozenset({"embeddings", COUNT_TOKENS})
+_WITHOUT_OUTPUT: Final = frozenset({"embeddings", COUNT_TOKENS})
 
 
 async def open_somewhere(parts: Parts, call: Call, asked: Asked) -> Opened:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any, Final, cast
 from urllib.parse import unquote
 
 import httptools
@@ -30,22 +30,22 @@ from llmproxy.gateway.errors import (
     TooLargeError,
 )
 
-MAX_HEAD = 64 << 10
+MAX_HEAD: Final = 64 << 10
 """Bytes of a request's head, and of what comes without a part of its body: trailers, which nobody reads."""
-MAX_BODY = 32 << 20
+MAX_BODY: Final = 32 << 20
 """Bytes of a request's body: images in base64 are large, gigabytes are an attack."""
-HEAD_S = 30.0
-BODY_S = 120.0
-IDLE_S = 75.0
+HEAD_S: Final = 30.0
+BODY_S: Final = 120.0
+IDLE_S: Final = 75.0
 """Longer than clients keep theirs (5 to 60 s): they close theirs, and no request meets a closed one."""
-WRITE_S = 120.0
+WRITE_S: Final = 120.0
 """How long a client may leave an answer unread, once more of it waits than the kernel and the transport hold."""
-GOODBYE_S = 5.0
+GOODBYE_S: Final = 5.0
 """A connection whose request was refused stays open so long: a client that still sends reads its answer first."""
-LOOK_S = 1.0
-CUT_S = 1.0
+LOOK_S: Final = 1.0
+CUT_S: Final = 1.0
 """How long calls that were cut may take to say so to their callers."""
-_STATUS = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
+_STATUS: Final = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
 log = logging.getLogger("llmproxy.gateway")
 
 Handle = Callable[[Caller], Coroutine[Any, Any, None]]
@@ -57,8 +57,8 @@ class Connection(asyncio.Protocol):
     """One connection of a client."""
 
     __slots__ = (
-        "_body", "_caller", "_chunked", "_expects", "_head", "_headers", "_is_11", "_keep", "_lines", "_parser",
-        "_refused", "_server", "_size", "_task", "_transport", "_url", "_waiting", "_writable", "until",
+        "_body", "_caller", "_chunked", "_expects", "_head", "_headers", "_is_11", "_keep", "_lines",
+        "_parser", "_refused", "_server", "_size", "_task", "_transport", "_url", "_waiting", "_writable", "until",
     )  # fmt: skip
 
     def __init__(self, server: "Server") -> None:

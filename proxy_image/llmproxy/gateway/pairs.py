@@ -1,6 +1,7 @@
 """Which clients and which pairs of client and upstream there are."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from llmproxy.gateway import anthropic
 from llmproxy.gateway.errors import Header, UnknownRouteError
@@ -9,9 +10,9 @@ from llmproxy.gateway.responses import RESPONSES_CLIENT, ResponsesForward, Respo
 from llmproxy.gateway.routes import COUNT_TOKENS, MESSAGES, RESPONSES
 from llmproxy.gateway.targets import Target
 
-_ANTHROPICS = frozenset({MESSAGES, COUNT_TOKENS})
-_OPENAIS = ("chat.completions", "completions", "embeddings")
-EXCHANGES: dict[tuple[str, str], Exchange] = {
+_ANTHROPICS: Final = frozenset({MESSAGES, COUNT_TOKENS})
+_OPENAIS: Final = ("chat.completions", "completions", "embeddings")
+EXCHANGES: Final[dict[tuple[str, str], Exchange]] = {
     **{(endpoint, "openai"): Forward(endpoint) for endpoint in _OPENAIS},
     (RESPONSES, "openai"): ResponsesForward(),
     (RESPONSES, "anthropic"): ResponsesToMessages(),
@@ -21,7 +22,7 @@ EXCHANGES: dict[tuple[str, str], Exchange] = {
     ("chat.completions", "anthropic"): anthropic.ChatToMessages(),
 }
 """By the client's endpoint and the upstream's protocol."""
-_WITHOUT: dict[tuple[str, str], Exchange] = {(RESPONSES, "openai"): ResponsesToChat()}
+_WITHOUT: Final[dict[tuple[str, str], Exchange]] = {(RESPONSES, "openai"): ResponsesToChat()}
 """The same for an upstream that lacks the endpoint itself."""
 
 

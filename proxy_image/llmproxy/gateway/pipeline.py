@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from typing import Final
 
 from llmproxy import calls
 from llmproxy.gateway.answer import forward, hold, tell
@@ -18,7 +19,7 @@ from llmproxy.gateway.pairs import not_served
 from llmproxy.gateway.routes import COUNT_TOKENS, MAX_ID, Route
 
 log = logging.getLogger("llmproxy.gateway")
-CLIENT_CLOSED = 499
+CLIENT_CLOSED: Final = 499
 """The status that nginx gave to a caller that left, in metrics only."""
 
 

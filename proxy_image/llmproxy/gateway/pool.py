@@ -7,12 +7,13 @@ import asyncio
 import ssl
 from collections import deque
 from dataclasses import dataclass
+from typing import Final
 
 from llmproxy.gateway.upstream import MAX_FAR_S, Connection, UpstreamFailure
 
-SWEEP_S = 0.05
+SWEEP_S: Final = 0.05
 """How late a call may expire."""
-MAX_IDLE_S = 45.0
+MAX_IDLE_S: Final = 45.0
 """A kept connection that is older is not used again: servers close theirs after 60 s or more, seldom less."""
 
 

@@ -9,6 +9,7 @@ Nothing is stored here: a mapped call must bring all its turns.
 """
 
 import time
+from typing import Final
 
 import msgspec
 
@@ -25,9 +26,9 @@ from llmproxy.responses.from_chat_stream import ResponseStream, error_event
 from llmproxy.responses.stream import ResponsesStream, answer_tokens
 from llmproxy.responses.to_chat import from_responses
 
-_ANSWERED = 300
-_LIMITS = ("max_completion_tokens", "max_tokens")
-_TRUE = b"true"
+_ANSWERED: Final = 300
+_LIMITS: Final = ("max_completion_tokens", "max_tokens")
+_TRUE: Final = b"true"
 
 
 class ResponsesClient(OpenAIClient):
@@ -172,4 +173,4 @@ def _params(params: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
     return {"max_output_tokens": limit, **made}
 
 
-RESPONSES_CLIENT = ResponsesClient()
+RESPONSES_CLIENT: Final = ResponsesClient()

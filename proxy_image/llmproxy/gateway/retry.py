@@ -7,10 +7,11 @@ back. What counts as worth another try is what OpenAI's and Anthropic's own SDKs
 import random
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from typing import Final
 
 from llmproxy.contract import Retries
 
-RETRIED_STATUS = frozenset({408, 409, 425, 429, *range(500, 600)})
+RETRIED_STATUS: Final = frozenset({408, 409, 425, 429, *range(500, 600)})
 
 
 def is_retried(status: int) -> bool:

@@ -11,13 +11,14 @@ root only.
 
 import re
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
-MESSAGES = "messages"
-COUNT_TOKENS = "count_tokens"
-RESPONSES = "responses"
-ENDPOINTS = {
+MESSAGES: Final = "messages"
+COUNT_TOKENS: Final = "count_tokens"
+RESPONSES: Final = "responses"
+ENDPOINTS: Final = {
     "chat/completions": "chat.completions",
     "completions": "completions",
     "embeddings": "embeddings",
@@ -26,18 +27,18 @@ ENDPOINTS = {
     "messages/count_tokens": COUNT_TOKENS,
 }
 """Calls: the end of their path, and their name."""
-MODELS = "models"
-HEALTH = frozenset({"/health", "/healthz", "/health/liveness", "/health/liveliness", "/health/readiness"})
+MODELS: Final = "models"
+HEALTH: Final = frozenset({"/health", "/healthz", "/health/liveness", "/health/liveliness", "/health/readiness"})
 """Paths that people probe on other proxies; here they never cost a completion."""
-_CALL = re.compile(rf"(?:^|/)({'|'.join(ENDPOINTS)})/?$")
-_NAMED = re.compile(r"(?:^|/)(?:openai/deployments|engines)/(.+)$", re.DOTALL)
+_CALL: Final = re.compile(rf"(?:^|/)({'|'.join(ENDPOINTS)})/?$")
+_NAMED: Final = re.compile(r"(?:^|/)(?:openai/deployments|engines)/(.+)$", re.DOTALL)
 """The model, before the end of a path. Two patterns, for one with both takes seconds for a long path."""
-_MODELS = re.compile(r"(?:^|/)models(?:/(.+?))?/?$", re.DOTALL)
-_ROLLOUT = re.compile(r"/rollout/([^/]+)/attempt/([^/]+)(?=/|$)")
-MAX_ID = 256
+_MODELS: Final = re.compile(r"(?:^|/)models(?:/(.+?))?/?$", re.DOTALL)
+_ROLLOUT: Final = re.compile(r"/rollout/([^/]+)/attempt/([^/]+)(?=/|$)")
+MAX_ID: Final = 256
 """Characters of a rollout or attempt id; agentlightning's own have 15."""
-_MAX_DIGITS = 15
-_MAX_PLAIN = 256
+_MAX_DIGITS: Final = 15
+_MAX_PLAIN: Final = 256
 
 
 class Route(msgspec.Struct, frozen=True, gc=False):
@@ -55,17 +56,25 @@ class Route(msgspec.Struct, frozen=True, gc=False):
     """A rollout is named, and cannot be told: half of its ids, or one that is too long or has a slash."""
 
 
-_plain: dict[str, Route] = {}
+_plain: Final[dict[str, Route]] = {}
 """Paths that have been seen, without their rollout; bounded, since a client chooses them."""
+_rollouts: Final[dict[str, Route]] = {}
+"""Paths with the rollouts of late."""
+_MAX_ROLLOUTS: Final = 4096
+_LONGEST_KEPT: Final = 512
+"""Characters."""
 
 
 def read_route(path: str, headers: Iterable[tuple[bytes, bytes]]) -> Route:
     """Return what *path* and *headers* ask for. Ids that are too long to be true are left out."""
+    found = _rollouts.get(path)
+    if found is not None:
+        return found
     named = "/rollout/" in path
     if named:
         rollout = _ROLLOUT.search(path)
         if rollout is not None:
-            return _with_ids(_without_ids(path[rollout.end() :]), rollout.group(1), rollout.group(2), 0)
+            return _remembered(path, rollout)
     route = _without_ids(path)
     rollout_id = attempt_id = sequence = b""
     for name, value in headers:
@@ -87,6 +96,16 @@ def _without_ids(path: str) -> Route:
         route = Route(*_endpoint(path))
         if route.endpoint and len(_plain) < _MAX_PLAIN:
             _plain[path] = route
+    return route
+
+
+def _remembered(path: str, rollout: re.Match[str]) -> Route:
+    """Return the route of a path that names a *rollout*, for which many calls come, one soon after the other."""
+    route = _with_ids(_without_ids(path[rollout.end() :]), rollout.group(1), rollout.group(2), 0)
+    if len(path) <= _LONGEST_KEPT:
+        if len(_rollouts) >= _MAX_ROLLOUTS:
+            _rollouts.clear()
+        _rollouts[path] = route
     return route
 
 

@@ -7,15 +7,17 @@ and U+0085 are text.
 """
 
 import re
+from typing import Final
 
 import msgspec
 
-from llmproxy.gateway.usage import Chunk, chunk_tokens, read_chunk
+from llmproxy.gateway.usage import chunk_tokens
+from llmproxy.gateway.usage_json import Chunk, read_chunk
 
-_DONE = re.compile(rb"(?:^|\n)data: ?\[DONE\][ \r]*(?:\n|$)")
-_EVENT_END = re.compile(rb"\r?\n\r?\n")
-_LONGEST_END = 4
-MAX_EVENT = 16 << 20
+_DONE: Final = re.compile(rb"(?:^|\n)data: ?\[DONE\][ \r]*(?:\n|$)")
+_EVENT_END: Final = re.compile(rb"\r?\n\r?\n")
+_LONGEST_END: Final = 4
+MAX_EVENT: Final = 16 << 20
 """Bytes of one event. A larger one is no stream of a model."""
 
 

@@ -24,10 +24,24 @@ TRANSLATOR = "translator"
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """How long a call of one deployment may take: its fields, in seconds, as a try needs them."""
+
+    connect_s: float
+    first_byte_s: float | None
+    idle_s: float
+    """0 is any."""
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """One deployment, ready to be called."""
 
-    deployment: contract.Deployment
+    id: str
+    weight: int
+    token_ids: bool
+    times: Times
     provider: str
     protocol: str
     """What its server speaks: `openai` or `anthropic`."""
@@ -107,7 +121,10 @@ def make_target(deployment: contract.Deployment, pools: Pools, run_dir: Path) ->
         pool, host, heads = _native(deployment, _with_path(base, provider.path), pools, provider)
     params = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in deployment.params.items()}
     return Target(
-        deployment=deployment,
+        id=deployment.id,
+        weight=deployment.weight,
+        token_ids=deployment.token_ids,
+        times=_times(deployment),
         provider=provider.name,
         protocol=provider.protocol.value,
         traits=Traits(provider.output_limit, provider.cache_control, provider.reasoning_content),
@@ -118,6 +135,15 @@ def make_target(deployment: contract.Deployment, pools: Pools, run_dir: Path) ->
         heads=heads,
         pool=pool,
         host=host,
+    )
+
+
+def _times(deployment: contract.Deployment) -> Times:
+    return Times(
+        connect_s=min(deployment.connect_timeout_s, deployment.timeout_s),
+        first_byte_s=deployment.first_byte_timeout_s,
+        idle_s=deployment.idle_timeout_s or 0.0,
+        total_s=deployment.timeout_s,
     )
 
 

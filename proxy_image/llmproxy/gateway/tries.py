@@ -9,7 +9,7 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
-from typing import cast
+from typing import Final, cast
 
 from llmproxy import calls
 from llmproxy.contract import Retries
@@ -24,18 +24,18 @@ from llmproxy.gateway.routes import Route
 from llmproxy.gateway.targets import Target
 from llmproxy.gateway.upstream import Connection, UpstreamFailure
 
-_WHAT = {
+_WHAT: Final = {
     "connect": "cannot be reached",
     "closed": "closed the connection",
     "incomplete": "ended before the answer's end",
 }
-_TIMES = {
-    "connect_timeout": ("took no connection", "connect_timeout_s", "timeouts.connect, or see that it runs"),
-    "first_byte_timeout": ("sent no byte of an answer", "first_byte_timeout_s", "timeouts.firstByte or ask for less"),
-    "idle_timeout": ("sent no more of its answer", "idle_timeout_s", "timeouts.idle"),
-    "timeout": ("did not answer", "timeout_s", "timeout or ask for less"),
+_TIMES: Final = {
+    "connect_timeout": ("took no connection", "connect_s", "timeouts.connect, or see that it runs"),
+    "first_byte_timeout": ("sent no byte of an answer", "first_byte_s", "timeouts.firstByte or ask for less"),
+    "idle_timeout": ("sent no more of its answer", "idle_s", "timeouts.idle"),
+    "timeout": ("did not answer", "total_s", "timeout or ask for less"),
 }
-"""What is told of a time that is over: what did not happen, which field says the time, the way out."""
+"""What is told of a time that is over: what did not happen, which of the target's times it is, the way out."""
 
 
 class Opened:
@@ -123,7 +123,7 @@ class Trying:
         """Return the answer to pass on; raise CallError when no try gave one."""
         while True:
             target = self._balancer.pick(self._route.rollout_id, self._tried, self._targets)
-            self._tried.add(target.deployment.id)
+            self._tried.add(target.id)
             started_ns = time.time_ns()
             self._balancer.began(target)
             try:
@@ -131,7 +131,7 @@ class Trying:
             except UpstreamFailure as failure:
                 self._balancer.ended(target)
                 self._remember(target, started_ns, 0, failure.code)
-                self._counts.tries[target.deployment.id, failure.code] += 1
+                self._counts.tries[target.id, failure.code] += 1
                 self._balancer.report(target, ok=False)
                 delay_s = self._next_delay(None)
                 if delay_s is None:
@@ -158,18 +158,11 @@ class Trying:
         self.endpoint = exchange.endpoint
         if lines := exchange.head_lines(self._asked, target):
             head = head[:-2] + lines + b"\r\n"
-        times = target.deployment
-        connect_s = min(times.connect_timeout_s, times.timeout_s)
-        connection = target.pool.idle() or await target.pool.connect(connect_s)
+        times = target.times
+        connection = target.pool.idle() or await target.pool.connect(times.connect_s)
         while True:
             try:
-                connection.send(
-                    head,
-                    body,
-                    times.timeout_s,
-                    first_byte_s=times.first_byte_timeout_s,
-                    idle_s=times.idle_timeout_s or 0.0,
-                )
+                connection.send(head, body, times.total_s, first_byte_s=times.first_byte_s, idle_s=times.idle_s)
                 status, headers = await connection.head()
             except UpstreamFailure as failure:
                 was_stale = connection.is_stale(failure)
@@ -187,7 +180,7 @@ class Trying:
                 return Opened(target, exchange, connection, status, headers, self)
             # The server had closed the kept connection as we took it, so it never saw the request (RFC 9110, 9.2.2):
             # no try was made. A new connection is none that it had closed.
-            connection = await target.pool.connect(connect_s)
+            connection = await target.pool.connect(times.connect_s)
 
     def _next_delay(self, asked_s: float | None) -> float | None:
         tries = len(self.tries) - self._before
@@ -196,7 +189,7 @@ class Trying:
         return wait_before_next(self._retries, tries, asked_s, self._rand)
 
     def _remember(self, target: Target, started_ns: int, status: int, code: str) -> None:
-        self.tries.append(calls.Try(target.deployment.id, started_ns, time.time_ns(), status, code))
+        self.tries.append(calls.Try(target.id, started_ns, time.time_ns(), status, code))
 
     def ended(self, opened: Opened, code: str) -> None:
         """The last try's answer was whole, or it failed with *code*; for `Opened`."""
@@ -208,7 +201,7 @@ class Trying:
 
     def given_up(self, opened: Opened) -> None:
         """The last try had begun well when its caller left; for `Opened`."""
-        self._counts.tries[opened.target.deployment.id, opened.status] += 1
+        self._counts.tries[opened.target.id, opened.status] += 1
 
     def released(self, target: Target) -> None:
         """The answer's connection is free; for `Opened`."""
@@ -222,7 +215,7 @@ class Trying:
         wait = retry_after(self._retries.max_delay_s)
         if failure.code in _TIMES:
             what, field, way_out = _TIMES[failure.code]
-            within_s = getattr(target.deployment, field)
+            within_s = getattr(target.times, field)
             return UpstreamTimeoutError(
                 f"model {model!r}: {target.host} {what} within {within_s:g} s, after {tried}; "
                 f"raise the deployment's {way_out}",

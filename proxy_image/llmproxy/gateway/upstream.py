@@ -7,7 +7,7 @@ end, broken framing, an early close) ends the connection.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import httptools
 
@@ -16,13 +16,13 @@ from llmproxy.gateway.keepalive import notice_dead_peers
 if TYPE_CHECKING:
     from llmproxy.gateway.pool import Pool
 
-HIGH_WATER = 256 << 10
+HIGH_WATER: Final = 256 << 10
 """Bytes read and not taken yet; above it the socket is not read, so that a slow caller slows its upstream."""
-MAX_HEAD = 64 << 10
+MAX_HEAD: Final = 64 << 10
 """Bytes of an answer's head, and of what comes without a part of its body: trailers."""
-STALE_S = 0.05
+STALE_S: Final = 0.05
 """From sending a request to the end of a connection that the server had closed before: so long, and a round trip."""
-MAX_FAR_S = 0.5
+MAX_FAR_S: Final = 0.5
 """No server is farther away: what a connection took longer was something else."""
 Sink = Callable[[bytes], Awaitable[None] | None]
 """Takes a part of a body; returns what to wait for before it takes the next one, if anything."""

@@ -5,6 +5,8 @@ response.completed or response.incomplete, with the whole response. What was tho
 begins, function calls at the end: servers may send pieces of several calls in turn.
 """
 
+from typing import Final
+
 import msgspec
 
 from llmproxy.anthropic import outcome
@@ -14,7 +16,7 @@ from llmproxy.anthropic.wire import Fields, Json, anthropic_event
 from llmproxy.responses.chunk import Choice, Chunk
 from llmproxy.responses.made import Heading, last_status, refusal_part, text_part, usage_of
 
-_decode = msgspec.json.Decoder(Chunk).decode
+_decode: Final = msgspec.json.Decoder(Chunk).decode
 
 
 class _Words:
@@ -209,7 +211,7 @@ class ResponseStream(MappedStream):
         return anthropic_event(kind, event)
 
 
-_NAMES = {"text": "output_text", "refusal": "refusal", "reasoning": "reasoning_text"}
+_NAMES: Final = {"text": "output_text", "refusal": "refusal", "reasoning": "reasoning_text"}
 
 
 def _part(words: _Words) -> Json:

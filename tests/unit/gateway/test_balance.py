@@ -27,7 +27,7 @@ def balancer(*weights: int) -> tuple[Balancer, Clock]:
 
 
 def ids(chosen: Balancer, count: int, rollout: str = "") -> Counter[str]:
-    return Counter(chosen.pick(rollout and f"{rollout}{i}").deployment.id for i in range(count))
+    return Counter(chosen.pick(rollout and f"{rollout}{i}").id for i in range(count))
 
 
 def fail(chosen: Balancer, index: int, times: int) -> None:
@@ -47,33 +47,33 @@ def test_rollouts_are_spread_by_weight() -> None:
 
 def test_a_rollout_stays_where_it_is() -> None:
     chosen, _ = balancer(1, 1, 1)
-    assert len({chosen.pick("ro-1").deployment.id for _ in range(100)}) == 1
+    assert len({chosen.pick("ro-1").id for _ in range(100)}) == 1
 
 
 def test_only_the_rollouts_of_one_that_leaves_move() -> None:
     three, _ = balancer(1, 1, 1)
     two, _ = balancer(1, 1)
-    before = {f"ro-{i}": three.pick(f"ro-{i}").deployment.id for i in range(500)}
-    moved = [r for r, ident in before.items() if two.pick(r).deployment.id != ident]
+    before = {f"ro-{i}": three.pick(f"ro-{i}").id for i in range(500)}
+    moved = [r for r, ident in before.items() if two.pick(r).id != ident]
     assert {before[r] for r in moved} == {"m/2"}
 
 
 def test_weight_zero_is_used_only_when_no_other_is_left() -> None:
     chosen, _ = balancer(1, 0)
     assert ids(chosen, 200) == {"m/0": 200}
-    assert chosen.pick("", {"m/0"}).deployment.id == "m/1"
+    assert chosen.pick("", {"m/0"}).id == "m/1"
     fail(chosen, 0, FAILURES_TO_EJECT)
     assert ids(chosen, 50) == {"m/1": 50}
 
 
 def test_a_retry_goes_elsewhere_and_back_only_when_all_were_tried() -> None:
     chosen, _ = balancer(1, 1)
-    first = chosen.pick("ro-1").deployment.id
-    second = chosen.pick("ro-1", {first}).deployment.id
+    first = chosen.pick("ro-1").id
+    second = chosen.pick("ro-1", {first}).id
     assert second != first
     assert chosen.untried({first})
     assert not chosen.untried({first, second})
-    assert chosen.pick("ro-1", {first, second}).deployment.id == first
+    assert chosen.pick("ro-1", {first, second}).id == first
 
 
 def test_failures_in_a_row_set_aside_and_a_success_in_between_does_not() -> None:
@@ -139,8 +139,8 @@ def test_no_rollout_overloads_a_deployment(weights: list[int], rollouts: list[in
     for there, rollout in enumerate(rollouts):
         picked = chosen.pick(f"ro-{rollout}")
         chosen.began(picked)
-        load = chosen.health[picked.deployment.id].in_flight
-        fair = (there + 1) * picked.deployment.weight / sum(weights)
+        load = chosen.health[picked.id].in_flight
+        fair = (there + 1) * picked.weight / sum(weights)
         assert load <= max(NEVER_OVERLOADED, OVERLOAD * fair + 1)
 
 
@@ -171,12 +171,12 @@ def test_whatever_happens_a_call_has_somewhere_to_go_and_goes_where_it_is_health
             clock.now += seconds
         elif what == "pick":
             picked = chosen.pick(f"ro-{index}")
-            whole = [t for t in chosen.targets if not chosen.is_aside(t.deployment.id)]
+            whole = [t for t in chosen.targets if not chosen.is_aside(t.id)]
             assert picked in (whole or chosen.targets)
         else:
             chosen.report(chosen.targets[index], ok=what == "ok")
     clock.now += MAX_EJECTION_S
-    assert not any(chosen.is_aside(t.deployment.id) for t in chosen.targets), "nobody is away for more than a minute"
+    assert not any(chosen.is_aside(t.id) for t in chosen.targets), "nobody is away for more than a minute"
 
 
 @pytest.mark.parametrize("count", [2, 16])
@@ -184,5 +184,5 @@ def test_only_the_rollouts_of_one_that_leaves_move_however_many_there_are(count:
     whole, _ = balancer(*[1] * count)
     left, _ = balancer(*[1] * (count - 1))
     for i in range(200):
-        before = whole.pick(f"ro-{i}").deployment.id
-        assert before in {left.pick(f"ro-{i}").deployment.id, f"m/{count - 1}"}
+        before = whole.pick(f"ro-{i}").id
+        assert before in {left.pick(f"ro-{i}").id, f"m/{count - 1}"}

@@ -153,6 +153,13 @@ def test_overrides_of_retries_addresses_and_keys_never_leave() -> None:
     assert got == {"model": "there", "messages": MESSAGES}
 
 
+def test_no_layout_makes_room_for_a_doubled_field() -> None:
+    # As many bytes more as Python's blanks would take, and a blank where Python puts the first.
+    with pytest.raises(BadRequestError) as refused:
+        read_body(b'{"model": "m","c":3,"d":4,"b":2,"b":3}')
+    assert refused.value.param == "b"
+
+
 def test_nor_is_a_doubled_one_taken() -> None:
     with pytest.raises(BadRequestError):
         read_body(b'{"model": "m", "timeout": 1, "timeout": 2}')

@@ -93,3 +93,11 @@ def test_half_of_the_ids_is_none(missing: int) -> None:
 @pytest.mark.parametrize("sequence", [b"x", b"-1", b"1.5", b"9" * 40, b"", "²".encode()])
 def test_a_sequence_id_that_is_no_number_is_left_to_the_store(sequence: bytes) -> None:
     assert read_route("/v1/chat/completions", [*IDS[:2], (b"x-sequence-id", sequence)]).sequence_id == 0
+
+
+def test_a_path_is_read_the_same_however_many_others_came_before() -> None:
+    paths = [f"/rollout/ro-{n}/attempt/at-{n}/v1/chat/completions" for n in range(5000)]
+    for again in range(2):
+        read_route("/rollout/ro-0/attempt/at-0/v1/chat/completions" + "/" * (1 + again) * 300, IDS)
+        for n, path in enumerate(paths):
+            assert read_route(path, IDS) == Route("chat.completions", "", f"ro-{n}", f"at-{n}", 0)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Final
 
 from llmproxy.gateway.limits.local import Book, Plan
 from llmproxy.gateway.limits.window import Window
@@ -19,14 +20,14 @@ from llmproxy.gateway.limits.window import Window
 Header = tuple[bytes, bytes]
 
 _Names = tuple[bytes, bytes, bytes]
-_REQUESTS = (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests")
-_TOKENS = (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens")
-_ANTHROPIC_REQUESTS = (
+_REQUESTS: Final = (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests")
+_TOKENS: Final = (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens")
+_ANTHROPIC_REQUESTS: Final = (
     b"anthropic-ratelimit-requests-limit",
     b"anthropic-ratelimit-requests-remaining",
     b"anthropic-ratelimit-requests-reset",
 )
-_ANTHROPIC_TOKENS = (
+_ANTHROPIC_TOKENS: Final = (
     b"anthropic-ratelimit-tokens-limit",
     b"anthropic-ratelimit-tokens-remaining",
     b"anthropic-ratelimit-tokens-reset",

@@ -8,12 +8,13 @@ bucket in which they would look youngest.
 
 from collections.abc import Mapping, Sequence
 from math import ceil
+from typing import Final
 
 from llmproxy.gateway.limits.local import Book
 from llmproxy.gateway.limits.messages import Counts, History
 from llmproxy.gateway.limits.window import AHEAD, SPAN, Window
 
-MAX_FOREIGN = 16
+MAX_FOREIGN: Final = 16
 """Lineages that are remembered after they were merged; calls of older ones cannot be settled any more."""
 
 

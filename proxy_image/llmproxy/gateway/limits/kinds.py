@@ -4,19 +4,19 @@ Every number that the limits rest on stands in this module or in `window`.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 KindName = Literal["rpm", "rps", "tpm", "maxParallel"]
 Scope = Literal["proxy", "model"]
 
-MINUTE_S = 60.0
-SECOND_S = 1.0
-MAX_WAITING = 10_000
+MINUTE_S: Final = 60.0
+SECOND_S: Final = 1.0
+MAX_WAITING: Final = 10_000
 """Requests that may wait for their turn in one pod; one more is refused at once."""
-PARALLEL_RETRY_S = 1.0
+PARALLEL_RETRY_S: Final = 1.0
 """Said to a request over maxParallel: nobody knows when a call ends."""
 
-_WHAT = {
+_WHAT: Final = {
     "rpm": "{limit} requests in any 60 s",
     "rps": "{limit} requests in any second",
     "tpm": "{limit} tokens in any 60 s",

@@ -9,6 +9,7 @@ holds another cannot use.
 
 from collections import deque
 from math import ceil
+from typing import Final
 
 from llmproxy.gateway.limits.kinds import MINUTE_S, SECOND_S, Denial
 from llmproxy.gateway.limits.limiter import Grant
@@ -17,25 +18,25 @@ from llmproxy.gateway.limits.local import Blocked, Plan
 from llmproxy.gateway.limits.store import Ask, Part
 from llmproxy.gateway.limits.window import AHEAD, BUCKETS
 
-USED_LATER = 2
+USED_LATER: Final = 2
 """Buckets in which a lease may still be used after its own: take.lua's guard counts on it."""
-MAX_AT_ONCE = 500
+MAX_AT_ONCE: Final = 500
 """Waiting requests in one ask."""
-MIN_LIMIT = 100
-AT_MOST = 0.02
-USE = 0.8
+MIN_LIMIT: Final = 100
+AT_MOST: Final = 0.02
+USE: Final = 0.8
 """Of a lease's time: so much of what comes is asked for ahead."""
-REFILL = 0.25
+REFILL: Final = 0.25
 """Ask again when no more than this part of that is left, or
 what comes while REFILL_ANSWERS are awaited, if that is less."""
-REFILL_ANSWERS = 4
-SLOW_LEASE_S = 0.02
+REFILL_ANSWERS: Final = 4
+SLOW_LEASE_S: Final = 0.02
 """The longest lease that is asked for when answers are slow: it leaves its window later by what it is longer."""
-ROOMY = 0.95
+ROOMY: Final = 0.95
 """Up to this part of a limit, over all pods and with what they have leased, nobody is near it."""
-CALM_S = 2.0
+CALM_S: Final = 2.0
 """So long nobody must have been, for long leases: under backlog that comes in bursts a window is empty now and then."""
-OBSERVE_S = 0.03
+OBSERVE_S: Final = 0.03
 """The rate is taken over so long at least, or over a lease's time if that is shorter."""
 
 

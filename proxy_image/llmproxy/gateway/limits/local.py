@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil
 from secrets import token_hex
+from typing import Final
 
 import msgspec
 
@@ -15,7 +16,7 @@ from llmproxy.contract import Document, Limits
 from llmproxy.gateway.limits.kinds import MINUTE_S, PARALLEL_RETRY_S, SECOND_S, Denial, KindName, denial
 from llmproxy.gateway.limits.window import AHEAD, EPSILON_S, NEVER, RING, Ticker, Window
 
-LEASE_S = 1.0
+LEASE_S: Final = 1.0
 """The longest that an admission for another pod may lie before it is used."""
 
 

@@ -14,6 +14,7 @@ shares `shares`, the store's side `take.lua`. docs/limits.md has the bounds.
 """
 
 import asyncio
+from typing import Final
 
 from llmproxy.gateway.limits.kinds import MAX_WAITING, PARALLEL_RETRY_S, Denial
 from llmproxy.gateway.limits.leases import Lease, Pool, later
@@ -23,12 +24,12 @@ from llmproxy.gateway.limits.local import Blocked, Charge, Plan, Slots
 from llmproxy.gateway.limits.session import LINEAGE, Session, Terms
 from llmproxy.gateway.limits.store import Ask, Channel, Part, Told
 
-KNOWN_S = 0.05
+KNOWN_S: Final = 0.05
 """For so long at most, what the store denied is denied without asking: others may give back."""
-SLOTS_KNOWN_S = 0.01
-GIVE_BACK_S = 0.01
+SLOTS_KNOWN_S: Final = 0.01
+GIVE_BACK_S: Final = 0.01
 """What is given back is told within this,"""
-ROOMY_S = 0.1
+ROOMY_S: Final = 0.1
 """or within this while nobody is near the limit."""
 Handle = tuple[Pool, float]
 """Who asked, and how long a lease is good."""

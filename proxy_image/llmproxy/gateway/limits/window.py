@@ -10,17 +10,19 @@ An admission for another pod may be used a little later than it was granted. It 
 the future, counts from now on, and leaves as late as if it were used at the last permitted moment.
 """
 
+from typing import Final
+
 from llmproxy.gateway.limits.kinds import KindName
 
-BUCKETS = 256
-GUARD = 3
-AHEAD = 8
-SPAN = BUCKETS + GUARD
+BUCKETS: Final = 256
+GUARD: Final = 3
+AHEAD: Final = 8
+SPAN: Final = BUCKETS + GUARD
 """Buckets before the current one that count."""
-RING = SPAN + 1 + AHEAD
-NEVER = -(1 << 60)
+RING: Final = SPAN + 1 + AHEAD
+NEVER: Final = -(1 << 60)
 """A bucket number that is never reached."""
-EPSILON_S = 1e-6
+EPSILON_S: Final = 1e-6
 """Added to waiting times: a clock that stands just before an edge must not send a request round again."""
 
 
