@@ -21,13 +21,13 @@ from llmproxy.gateway.memory import trim
 
 log = logging.getLogger("llmproxy.handover")
 
-MAX_KEPT_BYTES: Final = 64 << 20
+MAX_KEPT_BYTES = 64 << 20
 RECONNECT_S: Final = 0.2
-FLUSH_S: Final = 0.002
+FLUSH_S = 0.002
 """How long a message may wait for others that go with it."""
 OVERHEAD: Final = 128
 """Bytes that keeping a call takes besides its own."""
-TRIM_BYTES: Final = 8 << 20
+TRIM_BYTES = 8 << 20
 """A backlog above it leaves holes in the heap: they are given back to the system when it is gone."""
 
 

@@ -30,20 +30,20 @@ from llmproxy.gateway.errors import (
     TooLargeError,
 )
 
-MAX_HEAD: Final = 64 << 10
+MAX_HEAD = 64 << 10
 """Bytes of a request's head, and of what comes without a part of its body: trailers, which nobody reads."""
-MAX_BODY: Final = 32 << 20
+MAX_BODY = 32 << 20
 """Bytes of a request's body: images in base64 are large, gigabytes are an attack."""
-HEAD_S: Final = 30.0
-BODY_S: Final = 120.0
-IDLE_S: Final = 75.0
+HEAD_S = 30.0
+BODY_S = 120.0
+IDLE_S = 75.0
 """Longer than clients keep theirs (5 to 60 s): they close theirs, and no request meets a closed one."""
-WRITE_S: Final = 120.0
+WRITE_S = 120.0
 """How long a client may leave an answer unread, once more of it waits than the kernel and the transport hold."""
-GOODBYE_S: Final = 5.0
+GOODBYE_S = 5.0
 """A connection whose request was refused stays open so long: a client that still sends reads its answer first."""
-LOOK_S: Final = 1.0
-CUT_S: Final = 1.0
+LOOK_S = 1.0
+CUT_S = 1.0
 """How long calls that were cut may take to say so to their callers."""
 _STATUS: Final = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
 log = logging.getLogger("llmproxy.gateway")

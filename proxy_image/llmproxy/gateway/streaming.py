@@ -17,7 +17,7 @@ from llmproxy.gateway.usage_json import Chunk, read_chunk
 _DONE: Final = re.compile(rb"(?:^|\n)data: ?\[DONE\][ \r]*(?:\n|$)")
 _EVENT_END: Final = re.compile(rb"\r?\n\r?\n")
 _LONGEST_END: Final = 4
-MAX_EVENT: Final = 16 << 20
+MAX_EVENT = 16 << 20
 """Bytes of one event. A larger one is no stream of a model."""
 
 

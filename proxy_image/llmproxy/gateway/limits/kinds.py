@@ -11,7 +11,7 @@ Scope = Literal["proxy", "model"]
 
 MINUTE_S: Final = 60.0
 SECOND_S: Final = 1.0
-MAX_WAITING: Final = 10_000
+MAX_WAITING = 10_000
 """Requests that may wait for their turn in one pod; one more is refused at once."""
 PARALLEL_RETRY_S: Final = 1.0
 """Said to a request over maxParallel: nobody knows when a call ends."""
