@@ -54,7 +54,7 @@ async def forward(parts: Parts, call: Call, opened: Opened) -> None:
     if opened.status >= _ERRORS:
         call.error = f"http_{opened.status}"
     if call.call_id:
-        if _is_held(parts, call):
+        if _is_held(parts, call) or _finds_no_room(parts):
             await hold(parts, call)
         else:
             tell(parts, call)
@@ -64,10 +64,16 @@ async def forward(parts: Parts, call: Call, opened: Opened) -> None:
 
 
 async def hold(parts: Parts, call: Call) -> None:
-    """Hand the call over now, and wait until its spans are stored: at most ackWait."""
+    """Hand the call over as soon as there is room, and wait until its spans are stored: at most ackWait."""
+    if call.call_id and _finds_no_room(parts):
+        await cast("Handover", parts.handover).room()
     tell(parts, call)
     if _is_held(parts, call):
         await cast("Handover", parts.handover).stored(call.call_id, parts.holds_s)
+
+
+def _finds_no_room(parts: Parts) -> bool:
+    return parts.handover is not None and parts.handover.is_full
 
 
 def _is_held(parts: Parts, call: Call) -> bool:

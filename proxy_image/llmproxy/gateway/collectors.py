@@ -101,6 +101,7 @@ class HandoverCollector(Collector):
             ("llmproxy_handover_durable", "Calls that the shipper has on disk", h.durable),
             ("llmproxy_handover_dropped", "Calls that found no room while the shipper was away", h.dropped),
             ("llmproxy_handover_refused", "Calls that the shipper had no room for", h.refused),
+            ("llmproxy_handover_waited", "Answers that waited for room at the shipper", h.waited),
             ("llmproxy_handover_unstored", "Answers that did not wait for the store to the end", h.released_unstored),
         ):
             yield CounterMetricFamily(name, text, value=value)

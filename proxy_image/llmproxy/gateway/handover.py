@@ -1,7 +1,8 @@
 """Tells the shipper of calls, over its unix socket, without ever making a request wait for it.
 
-A call is kept here until the shipper has it on disk, and sent again when the connection was lost in between. What is
-kept is bounded in bytes; above that the newest call is dropped and counted: a dead shipper must not eat the gateway.
+A call is kept here until the shipper has it on disk, and sent again when the connection was lost in between. Calls
+that end faster than a shipper takes them wait for it, so that none is lost and memory stays. A shipper that takes none
+is not waited for: what is kept is bounded in bytes, and above that the newest call is dropped and counted.
 A call is encoded once, when it has ended, and kept as these bytes. Messages go together, after FLUSH_S or at once when
 a caller waits: a write for each would wake the shipper, on another core, for each.
 """
@@ -22,6 +23,10 @@ from llmproxy.gateway.memory import trim
 log = logging.getLogger("llmproxy.handover")
 
 MAX_KEPT_BYTES = 64 << 20
+ROOM_BYTES = 8 << 20
+"""Kept bytes above which the ends of calls wait for room."""
+ROOM_S = 1.0
+"""How long they wait at most, and how long the shipper may have taken nothing for them to wait at all."""
 RECONNECT_S: Final = 0.2
 FLUSH_S = 0.002
 """How long a message may wait for others that go with it."""
@@ -44,6 +49,9 @@ class Handover(asyncio.Protocol):
         """Calls in flight: a new connection is told of them again, for one that was lost may not have been."""
         self._unacked: dict[int, bytes] = {}
         self._stored: dict[int, asyncio.Future[bool]] = {}
+        self._for_room: set[asyncio.Future[bool]] = set()
+        self._heard_s = 0.0
+        """When the shipper took something last, or came, by the loop's clock."""
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._kept_bytes = 0
@@ -55,7 +63,7 @@ class Handover(asyncio.Protocol):
         self._next_id = 1
         self._closed = asyncio.Event()
         self._task = self._loop.create_task(self._keep_connected())
-        self.told = self.durable = self.dropped = self.refused = self.released_unstored = 0
+        self.told = self.durable = self.dropped = self.refused = self.released_unstored = self.waited = 0
 
     @property
     def connected(self) -> bool:
@@ -66,6 +74,11 @@ class Handover(asyncio.Protocol):
     def backlog(self) -> int:
         """Calls that the shipper has not yet on disk."""
         return len(self._unacked)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a call that ends should wait for `room` first."""
+        return self._kept_bytes > ROOM_BYTES
 
     def new_id(self) -> int:
         """Return an id for a call, unique in this process."""
@@ -93,6 +106,20 @@ class Handover(asyncio.Protocol):
         self._unacked[call.call_id] = message
         self.told += 1
         self._tell(message)
+
+    async def room(self) -> None:
+        """Wait until the shipper has taken most of what is kept, at most ROOM_S; not at all while it takes nothing."""
+        if self._transport is None or self._loop.time() - self._heard_s > ROOM_S:
+            return
+        self.waited += 1
+        future: asyncio.Future[bool] = self._loop.create_future()
+        self._for_room.add(future)
+        timer = self._loop.call_later(ROOM_S, _let_go, future)
+        try:
+            await future
+        finally:
+            timer.cancel()
+            self._for_room.discard(future)
 
     async def stored(self, call_id: int, timeout_s: float) -> None:
         """Wait until the call's spans are in the store, at most *timeout_s*; at once without a shipper."""
@@ -148,6 +175,7 @@ class Handover(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._buffer.clear()
         self._writable = True
+        self._heard_s = self._loop.time()
         self._transport.write(calls.frame([calls.Hello(calls.PROTOCOL, self._gateway)]))
         self._queue = deque((*self._begun.values(), *self._unacked.values()))
         self._queued_bytes = sum(map(len, self._queue))
@@ -156,7 +184,7 @@ class Handover(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Let every waiting caller go; the calls stay and are sent again."""
         self._transport = None
-        for future in self._stored.values():
+        for future in (*self._stored.values(), *self._for_room):
             _let_go(future)
         if not self._closed.is_set():
             log.warning(
@@ -253,10 +281,14 @@ class Handover(asyncio.Protocol):
     def _forget(self, call_ids: list[int]) -> int:
         """Keep these calls no longer; return how many were kept."""
         before = len(self._unacked)
+        self._heard_s = self._loop.time()
         for call_id in call_ids:
             kept = self._unacked.pop(call_id, None)
             if kept is not None:
                 self._kept_bytes -= len(kept) + OVERHEAD
+        if self._for_room and not self.is_full:
+            for future in self._for_room:
+                _let_go(future)
         if not self._unacked and self._most_kept_bytes > TRIM_BYTES:
             self._most_kept_bytes = 0
             trim()

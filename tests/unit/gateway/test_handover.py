@@ -290,3 +290,58 @@ async def test_confirmations_in_parts_are_understood(shipper: Shipper, ours: Han
         shipper.write(bytes([byte]))
         await asyncio.sleep(0)
     await until(lambda: ours.backlog == 0)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handover, "ROOM_BYTES", 2000)
+
+
+@pytest.mark.usefixtures("small")
+async def test_who_ends_faster_than_the_shipper_takes_waits_for_room(shipper: Shipper, ours: Handover) -> None:
+    await until(lambda: ours.connected)
+    ours.ended(a_call(1))
+    assert not ours.is_full
+    ours.ended(a_call(2, b"x" * 3000))
+    assert ours.is_full
+    waiting = [asyncio.ensure_future(ours.room()) for _ in range(3)]
+    await until(lambda: shipper.calls() == [1, 2])
+    shipper.say(calls.Durable([1]))
+    await until(lambda: ours.durable == 1)
+    assert not any(waiter.done() for waiter in waiting)
+    shipper.say(calls.Durable([2]))
+    await asyncio.wait_for(asyncio.gather(*waiting), 0.5)
+    assert ours.waited == 3
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("why", ["it says nothing more", "it is gone", "it was silent before"])
+async def test_a_shipper_that_takes_nothing_is_not_waited_for_long(
+    shipper: Shipper, ours: Handover, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await until(lambda: ours.connected)
+    ours.ended(a_call(1, b"x" * 3000))
+    if why != "it is gone":
+        monkeypatch.setattr(handover, "ROOM_S", 0.05)
+    if why == "it was silent before":
+        await asyncio.sleep(0.1)
+    waiting = asyncio.ensure_future(ours.room())
+    await asyncio.sleep(0)
+    assert waiting.done() == (why == "it was silent before")
+    if why == "it is gone":
+        await shipper.stop()
+    await asyncio.wait_for(waiting, 0.5)
+
+
+@pytest.mark.usefixtures("small")
+async def test_a_caller_that_leaves_waits_for_room_no_longer(shipper: Shipper, ours: Handover) -> None:
+    await until(lambda: ours.connected)
+    ours.ended(a_call(1, b"x" * 3000))
+    waiting = asyncio.ensure_future(ours.room())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await until(lambda: shipper.calls() == [1])
+    shipper.say(calls.Durable([1]))
+    await until(lambda: ours.durable == 1)
