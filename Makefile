@@ -40,7 +40,7 @@ lock: ## Write requirements/*.txt anew from pyproject.toml
 
 crds: venv ## Write crds/, the chart's copy and docs/api.md anew from the API models
 	@$(BIN)/python -m llmproxy_api.crd --write
-	@$(BIN)/python -m llmproxy_api.reference --write
+	@$(BIN)/python -m llmproxy_api.docs --write
 
 check: venv ## Format, lint, types and layers
 	@$(SAY) "ruff format" $(BIN)/ruff format --check .

@@ -23,14 +23,62 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent / "llmproxy"
 COMPILED = Path(__file__).parents[1] / "build" / "compiled"
-GATEWAY = (
-    "anthropic", "answer", "app", "balance", "body", "call", "caller", "exchange", "fallback", "handover",
-    "http1", "keepalive", "metrics", "pairs", "pipeline", "pool", "responses", "retry", "routes", "streaming",
-    "targets", "tries", "upstream", "usage",
-)  # fmt: skip
-ANTHROPIC = ("chat_stream", "mapped", "messages_stream", "wire")
-LIMITS = ("headers", "history", "kinds", "leases", "limiter", "line", "local", "shared", "window")
-FOLDERS = {"anthropic": ANTHROPIC, "responses": ("from_chat_stream",), "gateway": GATEWAY, "gateway/limits": LIMITS}
+FOLDERS = {
+    "gateway": ("metrics",),
+    "gateway/adapters": (
+        "anthropic",
+        "base",
+        "registry",
+        "request_body",
+        "responses",
+    ),
+    "gateway/http": (
+        "client",
+        "exchange",
+        "keepalive",
+        "pool",
+        "routing",
+        "server",
+    ),
+    "gateway/limits": (
+        "headers",
+        "limiter",
+    ),
+    "gateway/limits/local": (
+        "counters",
+        "kinds",
+        "queue",
+        "transfer",
+        "window",
+    ),
+    "gateway/limits/store": (
+        "lease_limiter",
+        "leases",
+    ),
+    "gateway/requests": (
+        "app",
+        "attempts",
+        "context",
+        "fallback",
+        "handler",
+        "response",
+        "retry_policy",
+    ),
+    "gateway/shipping": ("shipper_client",),
+    "gateway/upstreams": (
+        "balancer",
+        "deployments",
+    ),
+    "protocols": (
+        "passthrough",
+        "sse",
+        "translated_stream",
+        "usage",
+    ),
+    "protocols/anthropic_to_openai": ("stream",),
+    "protocols/openai_to_anthropic": ("stream",),
+    "protocols/responses_to_openai": ("stream",),
+}
 MODULES = tuple(f"{folder}/{name}.py" for folder, names in FOLDERS.items() for name in names)
 """All that are compiled. Not errors, whose attributes of classes are read; not types that JSON is decoded into."""
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import procs
-from llmproxy import calls
+from llmproxy import shipping_protocol
 from llmproxy.contract import Deployment, Document, Model, Proxy, Spans
-from llmproxy.gateway.handover import Handover
+from llmproxy.gateway.shipping.shipper_client import Handover
 
 STORE = str(procs.ROOT / "tests/fakes/store.py")
 Json = dict[str, Any]
@@ -42,7 +42,7 @@ def chat_response(ident: str, text: str = "hello", *, size: int = 0) -> bytes:
     ).encode()
 
 
-def a_call(call_id: int, rollout: str, attempt: str = "at-1", **more: Any) -> calls.Call:
+def a_call(call_id: int, rollout: str, attempt: str = "at-1", **more: Any) -> shipping_protocol.Call:
     """Return an answered chat call."""
     now = time.time_ns()
     fields: Json = {
@@ -62,9 +62,9 @@ def a_call(call_id: int, rollout: str, attempt: str = "at-1", **more: Any) -> ca
         "streamed": False,
         "request": chat_request(),
         "response": chat_response(f"chatcmpl-{rollout}-{call_id}"),
-        "tries": [calls.Try("phi/0", now - 5_000_000, now, 200, "")],
+        "tries": [shipping_protocol.Try("phi/0", now - 5_000_000, now, 200, "")],
     }
-    return calls.Call(**{**fields, **more})
+    return shipping_protocol.Call(**{**fields, **more})
 
 
 class StoreDouble:
@@ -239,7 +239,7 @@ class Gateway:
 
     def __init__(self, run_dir: Path) -> None:
         self.handover = Handover(run_dir / "shipper.sock")
-        self.sent: dict[int, calls.Call] = {}
+        self.sent: dict[int, shipping_protocol.Call] = {}
 
     async def connected(self) -> None:
         await until(lambda: self.handover.connected)
@@ -249,7 +249,7 @@ class Gateway:
         handover = self.handover
         call_id = handover.new_id()
         attempt = more.pop("attempt", "at-1")
-        handover.arrived(calls.Arrival(call_id, rollout, attempt, time.time_ns()))
+        handover.arrived(shipping_protocol.Arrival(call_id, rollout, attempt, time.time_ns()))
         if pause_s:
             await asyncio.sleep(pause_s)
         call = a_call(call_id, rollout, attempt, **more)

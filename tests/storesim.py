@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 from llmproxy import contract
 from llmproxy.gateway.limits import Denial, Grant, Limiter
-from llmproxy.gateway.limits.shared import Shared
-from llmproxy.gateway.limits.store import SCRIPT, Owner
+from llmproxy.gateway.limits.store.lease_limiter import Shared
+from llmproxy.gateway.limits.store.protocol import SCRIPT, Owner
 from redisd import Client
 from windows import Clock, VirtualLoop
 

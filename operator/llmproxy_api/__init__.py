@@ -4,7 +4,7 @@ Pure: nothing here speaks to a cluster, reads a clock or an environment. `parse`
 server gives by the CRD, because both come from the same models and rules.
 """
 
-from llmproxy_api.check import Problem, SpecError, parse
 from llmproxy_api.models import API_VERSION, GROUP, KIND, PLURAL, VERSION, LLMProxy, Spec
+from llmproxy_api.validation import Problem, SpecError, parse
 
 __all__ = ["API_VERSION", "GROUP", "KIND", "PLURAL", "VERSION", "LLMProxy", "Problem", "Spec", "SpecError", "parse"]

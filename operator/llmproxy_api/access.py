@@ -4,8 +4,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field
 
-from llmproxy_api.parts import Part, UniqueItems, whole
-from llmproxy_api.pods import Labels, unreserved_keys, well_formed_keys
+from llmproxy_api.base import Part, UniqueItems, whole
+from llmproxy_api.pod import Labels, unreserved_keys, well_formed_keys
 from llmproxy_api.rules import Rule, optional_matches
 
 EVERYWHERE = "*"

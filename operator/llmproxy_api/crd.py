@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
+from llmproxy_api.base import Part
 from llmproxy_api.models import GROUP, KIND, PLURAL, VERSION, LLMProxy, Spec
-from llmproxy_api.parts import Part
 from llmproxy_api.status import UNSEEN, Status
 
 Schema = dict[str, Any]

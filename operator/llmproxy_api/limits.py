@@ -2,10 +2,10 @@
 
 from typing import ClassVar, Literal
 
+from llmproxy_api.base import Limit, Part
 from llmproxy_api.durations import Duration
-from llmproxy_api.parts import Limit, Part
-from llmproxy_api.references import SecretSource
 from llmproxy_api.rules import Rule, longer_than_zero
+from llmproxy_api.secret_refs import SecretSource
 
 KINDS = ("rpm", "rps", "tpm", "maxParallel")
 

@@ -11,14 +11,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from llmproxy_api.access import Access, Monitoring
+from llmproxy_api.base import ListMap, Part, Tries, UniqueItems
 from llmproxy_api.deployments import TRANSLATED, Deployment, provider_in
 from llmproxy_api.durations import Duration, seconds
 from llmproxy_api.limits import ModelRateLimits, RateLimits, any_of
-from llmproxy_api.parts import ListMap, Part, Tries, UniqueItems
-from llmproxy_api.pods import Pod
+from llmproxy_api.pod import Pod
 from llmproxy_api.resources import Resources
 from llmproxy_api.rules import Rule
-from llmproxy_api.scale import Autoscaling, DisruptionBudget, Replicas
+from llmproxy_api.scaling import Autoscaling, DisruptionBudget, Replicas
 from llmproxy_api.spans import Spans
 
 GROUP = "llmproxy.dev"

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from llmproxy_api import quantities
-from llmproxy_api.parts import Part
+from llmproxy_api.base import Part
 from llmproxy_api.quantities import Quantity
 from llmproxy_api.rules import Rule
 

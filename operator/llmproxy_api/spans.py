@@ -6,13 +6,13 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from llmproxy_api import quantities
+from llmproxy_api.base import ListMap, Part
 from llmproxy_api.deployments import URL
 from llmproxy_api.durations import Duration, seconds
-from llmproxy_api.parts import ListMap, Part
 from llmproxy_api.quantities import Quantity
-from llmproxy_api.references import SecretSource
 from llmproxy_api.resources import Resources
 from llmproxy_api.rules import Rule, optional_matches
+from llmproxy_api.secret_refs import SecretSource
 
 DEFAULT_ACK_WAIT = "50ms"
 DEFAULT_SPOOL_SIZE = "1Gi"

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from llmproxy_api.parts import ListMap, Part
+from llmproxy_api.base import ListMap, Part
 
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Name = Annotated[str, Field(max_length=64)]

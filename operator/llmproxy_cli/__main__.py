@@ -10,13 +10,14 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from llmproxy_cli import converted, manifests
-from llmproxy_cli import local as running
-from llmproxy_cli import top as watching
-from llmproxy_cli.looks import LookError
+from llmproxy_cli import convert as converted
+from llmproxy_cli import manifests
+from llmproxy_cli.local import runner as running
+from llmproxy_cli.local.pod import PodError
 from llmproxy_cli.manifests import FileError, SecretRef
-from llmproxy_cli.pod import PodError
-from llmproxy_cli.rendered import IMAGE, render_text
+from llmproxy_cli.render import IMAGE, render_text
+from llmproxy_cli.top import view as watching
+from llmproxy_cli.top.sources import LookError
 from llmproxy_operator.render.inputs import DEFAULT_STORE_IMAGE
 
 

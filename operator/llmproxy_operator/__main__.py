@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"llmproxy-operator: {exc}; see --help", file=sys.stderr)  # noqa: T201 - a person waits
         return 2
     logs.configure(settings.log_level)
-    from llmproxy_operator.process import run  # noqa: PLC0415 - kopf and the client: not for --help
+    from llmproxy_operator.manager import run  # noqa: PLC0415 - kopf and the client: not for --help
 
     return asyncio.run(run(settings))
 

@@ -14,17 +14,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llmproxy_api import API_VERSION, KIND, LLMProxy, SpecError, parse
-from llmproxy_operator import children, names
-from llmproxy_operator import status as reporting
-from llmproxy_operator.announce import Announcer
-from llmproxy_operator.children import Child, Standing, standing
+from llmproxy_operator import conditions as reporting
+from llmproxy_operator import names, ownership
 from llmproxy_operator.cluster import Cluster
-from llmproxy_operator.credentials import Credentials, SecretWatch, decoded, read
+from llmproxy_operator.conditions import Trouble, View
 from llmproxy_operator.diff import differences
 from llmproxy_operator.errors import ConflictError, RefusedError
+from llmproxy_operator.event_recorder import Announcer
 from llmproxy_operator.manifest import Manifest, Ref, owner_uid, ref
+from llmproxy_operator.ownership import Child, Standing, standing
 from llmproxy_operator.policy import Policy
-from llmproxy_operator.queue import Key
 from llmproxy_operator.render import (
     Inputs,
     client_secret,
@@ -39,8 +38,9 @@ from llmproxy_operator.render import (
     stale_configs,
     store,
 )
-from llmproxy_operator.rollout import Rollout, floor_of, rollout
-from llmproxy_operator.status import Trouble, View
+from llmproxy_operator.rollout_status import Rollout, floor_of, rollout
+from llmproxy_operator.secret_watch import Credentials, SecretWatch, decoded, read
+from llmproxy_operator.workqueue import Key
 
 log = logging.getLogger(__name__)
 
@@ -261,7 +261,7 @@ class Reconciler:
 
     async def _make(self, wanted: Manifest) -> Manifest:
         applied = await self._cluster.apply(wanted, force=False)
-        if not applied.created and children.made_by_others(applied.live):
+        if not applied.created and ownership.made_by_others(applied.live):
             # Somebody made it since we looked, and our fields are in it now: take them out again.
             metadata = {key: wanted["metadata"][key] for key in ("name", "namespace")}
             await self._cluster.apply({**_head(wanted), "metadata": metadata}, force=False)
@@ -275,7 +275,7 @@ class Reconciler:
             return
         # Nothing is deleted because of what was so a moment ago.
         for item in await self._left(proxy, wanted, deployment, fresh=True):
-            if children.is_store(item) and not complete:
+            if ownership.is_store(item) and not complete:
                 continue  # the pods before count in it until they are told to end
             await self._cluster.delete(ref(item), uid=item["metadata"]["uid"])
             log.info("object_deleted", extra={"object": str(ref(item))})
@@ -291,10 +291,10 @@ class Reconciler:
             *(self._cluster.list(*kind, *place, fresh=fresh) for kind in TIDIED),
         )
         ours = [item for item in maps if standing(item, proxy) is Standing.OURS]
-        keep = [item["metadata"]["name"] for item in wanted if children.is_document(item)]
+        keep = [item["metadata"]["name"] for item in wanted if ownership.is_document(item)]
         stale = set(stale_configs(ours, [*sets, deployment], keep=keep))
         gone = [item for item in ours if item["metadata"]["name"] in stale]
-        return gone + list(children.unwanted([*maps, *itertools.chain(*others)], proxy, wanted))
+        return gone + list(ownership.unwanted([*maps, *itertools.chain(*others)], proxy, wanted))
 
     async def _present(self, raw: Manifest) -> Rollout:
         """Observe the Deployment that is there, if it is ours, while nothing can be changed.

@@ -4,7 +4,7 @@ On a laptop it runs gateway and shipper as processes; in a cluster it owns an LL
 """
 
 from llmproxy_agl.errors import ProxyError
-from llmproxy_agl.installing import install
+from llmproxy_agl.patch_agent_lightning import install
 from llmproxy_agl.proxy import LLMProxy
 
 __all__ = ["LLMProxy", "ProxyError", "install"]

@@ -16,12 +16,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmproxy_agl import kube
+from llmproxy_agl import kube_client
 from llmproxy_agl.errors import ProxyError
-from llmproxy_agl.kube import APPLY, MERGE, Access, KubeError
-from llmproxy_agl.pausing import Pods
-from llmproxy_agl.saying import log, once, progress
-from llmproxy_agl.wanted import Wanted
+from llmproxy_agl.kube_client import APPLY, MERGE, Access, KubeError
+from llmproxy_agl.manifest import Wanted
+from llmproxy_agl.notices import log, once, progress
+from llmproxy_agl.pause import Pods
 from llmproxy_api import API_VERSION, GROUP, PLURAL, VERSION
 
 READY_S = 240.0
@@ -62,7 +62,7 @@ class ClusterBackend:
     in_cluster = True
 
     def __init__(self, name: str, reach: Reach, *, keep: bool, fresh: bool, ready_timeout_s: float) -> None:
-        if not reach.endpoint and reach.kubeconfig is not None and not kube.in_pod():
+        if not reach.endpoint and reach.kubeconfig is not None and not kube_client.in_pod():
             place = _BY_KUBECTL.format(reach.namespace or "NAMESPACE", name)
             raise ValueError(
                 "endpoint= is needed outside of the cluster, where its Services have no names: say how trainer and "
@@ -86,7 +86,9 @@ class ClusterBackend:
         """Where the object is."""
         if self._namespace is None:
             path = self._reach.kubeconfig
-            self._namespace = kube.of_kubeconfig(path, self._reach.context).namespace if path else kube.pod_namespace()
+            self._namespace = (
+                kube_client.of_kubeconfig(path, self._reach.context).namespace if path else kube_client.pod_namespace()
+            )
         return self._namespace
 
     @property
@@ -146,7 +148,7 @@ class ClusterBackend:
 
     def control(self) -> Pods:
         """Return the control ports of all pods, with those that start or end."""
-        if self._reach.kubeconfig is not None and not kube.in_pod():
+        if self._reach.kubeconfig is not None and not kube_client.in_pod():
             raise ProxyError(
                 f"LLMProxy {self._full_name}: its pods are paused one by one, and from outside of the cluster they are "
                 "not reached: pause from a pod of the namespace (docs/control.md)"
@@ -172,13 +174,15 @@ class ClusterBackend:
         """Return how to get there, read anew every few seconds: tokens are replaced, and certificates take a while."""
         reach, (made_s, access) = self._reach, self._last_access
         if access is None or time.monotonic() - made_s > _ACCESS_S:
-            access = kube.of_kubeconfig(reach.kubeconfig, reach.context) if reach.kubeconfig else kube.of_pod()
+            access = (
+                kube_client.of_kubeconfig(reach.kubeconfig, reach.context) if reach.kubeconfig else kube_client.of_pod()
+            )
             self._last_access = time.monotonic(), access
         return access
 
     def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
         try:
-            return kube.call(self._access(), method, path, body, **more)
+            return kube_client.call(self._access(), method, path, body, **more)
         except KubeError as exc:
             where = f"LLMProxy {self._full_name}"
             if exc.status == _FORBIDDEN:
@@ -242,7 +246,7 @@ class ClusterBackend:
     def _owners(self) -> list[dict[str, Any]]:
         """Return the trainer's Pod, or the Job that runs it if its next pod is to find this proxy again."""
         pod = os.environ.get("POD_NAME") or os.environ.get("HOSTNAME", "")
-        if not kube.in_pod() or not pod or kube.pod_namespace() != self.namespace:
+        if not kube_client.in_pod() or not pod or kube_client.pod_namespace() != self.namespace:
             return []
         try:
             live = self._request("GET", self._path("pods", pod))

@@ -1,4 +1,4 @@
-"""The proxy as processes on this machine, in a process tree of its own: `python -m llmproxy_cli.embedded`.
+"""The proxy as processes on this machine, in a process tree of its own: `python -m llmproxy_cli.local.embedded`.
 
 All state is in a folder that is found by the proxy's name, so that a copy in another process (a fork, a pickle) sees
 and does the same: a lock says whether it runs, a file what is in force. An edit of the manifest there is a roll.
@@ -23,9 +23,9 @@ from typing import Any
 import yaml
 
 from llmproxy_agl.errors import ProxyError
-from llmproxy_agl.pausing import Pods
-from llmproxy_agl.saying import log
-from llmproxy_agl.wanted import Wanted
+from llmproxy_agl.manifest import Wanted
+from llmproxy_agl.notices import log
+from llmproxy_agl.pause import Pods
 
 READY_S = 180.0
 STOP_S = 360.0
@@ -136,7 +136,7 @@ class LocalBackend:
                 f"{sys.executable}: has no {', '.join(missing)}, which the proxy runs on: "
                 "pip install 'llmproxy[agl,proxy]'"
             )
-        command = [sys.executable, "-m", "llmproxy_cli.embedded", "--file", str(self.folder / "proxy.yaml")]
+        command = [sys.executable, "-m", "llmproxy_cli.local.embedded", "--file", str(self.folder / "proxy.yaml")]
         command += ["--host", self._host, "--port", str(self._port), "--run-dir", str(self.folder / "run")]
         command += ["--state", str(self.folder / "state.json"), "--parent", str(os.getpid())]
         with (self.folder / "log").open("wb") as out:

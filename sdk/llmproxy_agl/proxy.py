@@ -18,12 +18,14 @@ from typing import Any, Literal, Protocol
 import agentlightning
 from agentlightning.utils.server_launcher import PythonServerLauncherArgs
 
-from llmproxy_agl import pausing, saying, stores, tracers
+from llmproxy_agl import notices, tracer_check
+from llmproxy_agl import pause as pausing
+from llmproxy_agl import store_url as stores
 from llmproxy_agl.cluster import AT_EXIT_S, READY_S, ClusterBackend, Reach
-from llmproxy_agl.kube import in_pod
+from llmproxy_agl.kube_client import in_pod
 from llmproxy_agl.local import LocalBackend
-from llmproxy_agl.saying import log
-from llmproxy_agl.wanted import Place, Wanted, known_callbacks, wanted
+from llmproxy_agl.manifest import Place, Wanted, known_callbacks, wanted
+from llmproxy_agl.notices import log
 
 Mode = Literal["auto", "local", "cluster"]
 _MIDDLEWARES = ["rollout_attempt", "stream_conversion"]
@@ -192,7 +194,7 @@ class LLMProxy(agentlightning.LLMProxy):  # type: ignore[misc] # upstream has no
         No call is dropped, and none is admitted under the limits before once this has returned.
         """
         if _port is not None and _port != self.server_launcher_args.port:
-            saying.once(
+            notices.once(
                 f"LLMProxy: restart(_port={_port}) is ignored: the endpoint is constant, {self._backend.endpoint}"
             )
         await self._off_loop(self._start)
@@ -253,8 +255,8 @@ class LLMProxy(agentlightning.LLMProxy):  # type: ignore[misc] # upstream has no
             spec=self._spec,
             environment=os.environ,
         )
-        for remark in filter(None, (*made.remarks, tracers.trouble())):
-            saying.once(f"LLMProxy: {remark}")
+        for remark in filter(None, (*made.remarks, tracer_check.trouble())):
+            notices.once(f"LLMProxy: {remark}")
         try:
             backend.put(made, cancelled)
         finally:
@@ -321,9 +323,9 @@ def _say_what_has_no_meaning(
     args: PythonServerLauncherArgs, middlewares: Sequence[Any], callbacks: Sequence[Any] | None
 ) -> None:
     if middlewares != _MIDDLEWARES:
-        saying.once("LLMProxy: middlewares have no meaning here: rollouts are routed and streams are real without any")
+        notices.once("LLMProxy: middlewares have no meaning here: rollouts are routed and streams are real without any")
     if args.launch_mode != "mp" or args.n_workers != 1:
-        saying.once("LLMProxy: launch_mode and num_workers have no meaning here: the proxy is a process of its own")
+        notices.once("LLMProxy: launch_mode and num_workers have no meaning here: the proxy is a process of its own")
     unknown = [c for c in callbacks or () if not known_callbacks([c])]
     if unknown:
-        saying.once(f"LLMProxy: callbacks {unknown} have no meaning here: no code of yours runs in the proxy")
+        notices.once(f"LLMProxy: callbacks {unknown} have no meaning here: no code of yours runs in the proxy")

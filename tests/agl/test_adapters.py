@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agl.road import Road, agentlightning
-from llmproxy import calls
+from llmproxy import shipping_protocol
 from llmproxy.echo import shapes, tokens
 from llmproxy.echo.asked import Answer, ToolCall
 
@@ -245,7 +245,10 @@ async def test_an_anthropic_call_is_one_result_as_if_it_had_been_a_chat(road: Ro
 async def test_failures_and_embeddings_are_there_and_give_no_result(road: Road) -> None:
     ids = await road.rollout()
     now = 10**18
-    tries = [calls.Try("phi/0", now, now + 10**9, 503, "http_503"), calls.Try("phi/1", now, now + 1, 0, "connect")]
+    tries = [
+        shipping_protocol.Try("phi/0", now, now + 10**9, 503, "http_503"),
+        shipping_protocol.Try("phi/1", now, now + 1, 0, "connect"),
+    ]
     await road.call(ids, status=502, error="upstream_connect", response=b'{"error": {"message": "no"}}', tries=tries)
     partial = exchange("chatcmpl-5", text("half"), {"messages": [{"role": "user", "content": "q"}]}, streamed=True)
     await road.call(ids, error="client_closed", **partial)

@@ -21,10 +21,13 @@ from litellm.llms.anthropic.chat.handler import ModelResponseIterator  # noqa: E
 from litellm.llms.anthropic.chat.transformation import AnthropicConfig  # noqa: E402
 from litellm.llms.anthropic.pass_through.adapters import streaming_iterator, transformation  # noqa: E402
 
-from llmproxy.anthropic import chat_answer, chat_request, messages_answer, messages_request  # noqa: E402
-from llmproxy.anthropic.chat_stream import ChatStream  # noqa: E402
-from llmproxy.anthropic.messages_stream import MessagesStream  # noqa: E402
-from llmproxy.anthropic.wire import decode_fields, encode  # noqa: E402
+from llmproxy.protocols.anthropic_to_openai import request as request_to_openai  # noqa: E402
+from llmproxy.protocols.anthropic_to_openai import response as response_from_openai  # noqa: E402
+from llmproxy.protocols.anthropic_to_openai.stream import MessagesStream  # noqa: E402
+from llmproxy.protocols.openai_to_anthropic import request as request_to_anthropic  # noqa: E402
+from llmproxy.protocols.openai_to_anthropic import response as response_from_anthropic  # noqa: E402
+from llmproxy.protocols.openai_to_anthropic.stream import ChatStream  # noqa: E402
+from llmproxy.protocols.sse import decode_fields, encode  # noqa: E402
 
 pytestmark = [pytest.mark.agl, pytest.mark.filterwarnings("ignore")]
 
@@ -124,7 +127,7 @@ MESSAGES = [
 @pytest.mark.parametrize("case", MESSAGES, ids=lambda c: c.name)
 def test_messages_request_to_chat(case: Case) -> None:
     body = {"model": "gpt-4o", "max_tokens": 100, **case.body}
-    ours = json.loads(encode(chat_request.from_messages(decode_fields(encode(body)), chat_request.Traits())))
+    ours = json.loads(encode(request_to_openai.from_messages(decode_fields(encode(body)), request_to_openai.Traits())))
     adapter = transformation.LiteLLMAnthropicMessagesAdapter()
     theirs, _ = adapter.translate_anthropic_to_openai(copy.deepcopy(body), custom_llm_provider="openai")
     _compare(case, _chat_form(ours), _chat_form(json.loads(json.dumps(theirs))))
@@ -172,7 +175,7 @@ CHATS = [
 @pytest.mark.parametrize("case", CHATS, ids=lambda c: c.name)
 def test_chat_request_to_messages(case: Case) -> None:
     body = {"model": MODEL, "max_tokens": 100, **case.body}
-    ours = json.loads(encode(messages_request.from_chat(decode_fields(encode(body)), MODEL)))
+    ours = json.loads(encode(request_to_anthropic.from_chat(decode_fields(encode(body)), MODEL)))
     config = AnthropicConfig()
     given = copy.deepcopy(body)
     messages = given.pop("messages")
@@ -201,7 +204,7 @@ def test_completion_to_message(case: Case) -> None:
     choice = {"index": 0, **case.body, "message": {"role": "assistant", **case.body["message"]}}
     body = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
     body["usage"] = USAGE
-    ours = json.loads(messages_answer.from_chat(encode(body))[0])
+    ours = json.loads(response_from_openai.from_chat(encode(body))[0])
     adapter = transformation.LiteLLMAnthropicMessagesAdapter()
     theirs = adapter.translate_openai_response_to_anthropic(litellm.ModelResponse(**copy.deepcopy(body)))
     _compare(case, _message_form(ours), _message_form(json.loads(json.dumps(theirs, default=dict))))
@@ -223,7 +226,7 @@ ANSWERS = [
 def test_message_to_completion(case: Case) -> None:
     body = {"id": "msg_1", "type": "message", "role": "assistant", "model": MODEL, **case.body}
     body["usage"] = {"input_tokens": 7, "cache_read_input_tokens": 2, "output_tokens": 4}
-    ours = json.loads(chat_answer.from_message(encode(body), 1)[0])
+    ours = json.loads(response_from_anthropic.from_message(encode(body), 1)[0])
     theirs = AnthropicConfig().transform_parsed_response(
         completion_response=copy.deepcopy(body),
         raw_response=_Raw(),

@@ -4,8 +4,8 @@ import pytest
 from opentelemetry.semconv._incubating.attributes import error_attributes, gen_ai_attributes
 
 import spanrig
-from llmproxy.shipper import genai
-from llmproxy.shipper.records import Record
+from llmproxy.shipper.spans import otel_genai
+from llmproxy.shipper.spool.records import Record
 
 GIVEN_UP = {
     "gen_ai.completion",
@@ -32,12 +32,12 @@ def test_every_name_is_opentelemetrys() -> None:
     known = {value for name, value in vars(gen_ai_attributes).items() if name.startswith("GEN_AI_")}
     call = spanrig.a_call(1, "ro", request=REQUEST, response=RESPONSE)
     failed = spanrig.a_call(1, "ro", status=500, error="http_500", route="embeddings")
-    used = {name for made in (call, failed) for name in genai.span_of(Record("gw", 1, made), "Full").attributes}
+    used = {name for made in (call, failed) for name in otel_genai.span_of(Record("gw", 1, made), "Full").attributes}
     ours = {name for name in used if name.startswith("gen_ai.")}
     assert len(ours) > 20
     assert ours <= known - GIVEN_UP
     assert error_attributes.ERROR_TYPE in used
     providers = {item.value for item in gen_ai_attributes.GenAiProviderNameValues}
-    assert set(genai._PROVIDERS.values()) <= providers
+    assert set(otel_genai._PROVIDERS.values()) <= providers
     operations = {item.value for item in gen_ai_attributes.GenAiOperationNameValues}
-    assert {*genai._OPERATIONS.values(), "chat"} <= operations
+    assert {*otel_genai._OPERATIONS.values(), "chat"} <= operations

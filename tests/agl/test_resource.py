@@ -11,7 +11,7 @@ import procs
 import spanrig
 from agl.road import AglStore, agentlightning
 from llmproxy.contract import Resource
-from llmproxy.shipper import registration
+from llmproxy.shipper.delivery import registration
 from spanrig import until
 
 pytestmark = [pytest.mark.agl, pytest.mark.filterwarnings("default")]

@@ -12,9 +12,10 @@ from typing import Any
 
 from e2e.proxies import an_llmproxy
 from llmproxy_api import API_VERSION, KIND, LLMProxy, parse
+from llmproxy_operator import conditions as reporting
 from llmproxy_operator import names
-from llmproxy_operator import status as reporting
 from llmproxy_operator.cluster import ApiServer
+from llmproxy_operator.conditions import View
 from llmproxy_operator.errors import UnavailableError
 from llmproxy_operator.manifest import Manifest
 from llmproxy_operator.render import (
@@ -27,8 +28,7 @@ from llmproxy_operator.render import (
     secret_digest,
     store,
 )
-from llmproxy_operator.rollout import Rollout
-from llmproxy_operator.status import View
+from llmproxy_operator.rollout_status import Rollout
 
 
 async def write_all(api: ApiServer, namespace: str, count: int, *, image: str, at_once: int) -> float:

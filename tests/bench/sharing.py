@@ -18,9 +18,9 @@ from collections.abc import Callable
 import uvloop
 
 from llmproxy.gateway.limits import Denial, Grant, Limiter
-from llmproxy.gateway.limits.resp import Address, Redis
-from llmproxy.gateway.limits.shared import Shared
-from llmproxy.gateway.limits.store import SCRIPT
+from llmproxy.gateway.limits.store.lease_limiter import Shared
+from llmproxy.gateway.limits.store.protocol import SCRIPT
+from llmproxy.gateway.limits.store.redis_client import Address, Redis
 from redisd import Server, redis_server
 from windows import document
 

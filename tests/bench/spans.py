@@ -35,10 +35,10 @@ import otlprig
 import procs
 import spanrig
 from cluster.errors import ClusterError
-from llmproxy import calls
-from llmproxy.gateway.handover import Handover
-from llmproxy.shipper.records import Record
-from llmproxy.shipper.spans import Encoder
+from llmproxy import shipping_protocol
+from llmproxy.gateway.shipping.shipper_client import Handover
+from llmproxy.shipper.spans.agent_lightning import Encoder
+from llmproxy.shipper.spool.records import Record
 
 WINDOW = 4000
 """Calls that are sent and not acknowledged, at most."""
@@ -112,7 +112,7 @@ class Driver(asyncio.Protocol):
         self._request = spanrig.chat_request(text)
         self._response = self.response or spanrig.chat_response("chatcmpl-1", text)
         numbers = range(1, self.total + 1)
-        self._batch = max(1, min(BATCH, calls.BATCH_BYTES // len(self._response)))  # as a gateway cuts them
+        self._batch = max(1, min(BATCH, shipping_protocol.BATCH_BYTES // len(self._response)))  # as a gateway cuts them
         starts = range(0, self.total, self._batch)
         self._frames: Iterator[bytes] = (self._frame(numbers[start : start + self._batch]) for start in starts)
         if self.total * len(self._response) < PREPARED_BYTES:  # so that what is measured is not this program
@@ -120,20 +120,22 @@ class Driver(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        self.transport.write(calls.frame([calls.Hello(calls.PROTOCOL, f"bench{os.getpid()}")]))
+        self.transport.write(
+            shipping_protocol.frame([shipping_protocol.Hello(shipping_protocol.PROTOCOL, f"bench{os.getpid()}")])
+        )
         self._more()
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
         while len(self.buffer) >= 4:
-            (length,) = calls.HEADER.unpack_from(self.buffer)
+            (length,) = shipping_protocol.HEADER.unpack_from(self.buffer)
             if len(self.buffer) < 4 + length:
                 break
-            for message in calls.decode_to_gateway(bytes(self.buffer[4 : 4 + length])):
-                if isinstance(message, calls.Stored):
+            for message in shipping_protocol.decode_to_gateway(bytes(self.buffer[4 : 4 + length])):
+                if isinstance(message, shipping_protocol.Stored):
                     self.stored += len(message.call_ids)
                 else:
-                    self.refused += len(message.call_ids) * isinstance(message, calls.Refused)
+                    self.refused += len(message.call_ids) * isinstance(message, shipping_protocol.Refused)
                     self.confirmed += len(message.call_ids)
             del self.buffer[: 4 + length]
         if self.confirmed >= self.total:
@@ -149,15 +151,15 @@ class Driver(asyncio.Protocol):
             self.sent = min(self.total, self.sent + self._batch)
 
     def _frame(self, numbers: range) -> bytes:
-        batch: list[calls.Arrival | calls.Call] = []
+        batch: list[shipping_protocol.Arrival | shipping_protocol.Call] = []
         for number in numbers:
             rollout = f"ro-{number % 500}"
             if self.arrivals:
-                batch.append(calls.Arrival(number, rollout, "at-1", time.time_ns()))
+                batch.append(shipping_protocol.Arrival(number, rollout, "at-1", time.time_ns()))
             known = 0 if self.arrivals else number
             same: dict[str, Any] = {"request": self._request, "response": self._response, "sequence_id": known}
             batch.append(spanrig.a_call(number, rollout, **same))
-        return calls.frame(batch)
+        return shipping_protocol.frame(batch)
 
 
 def cpu_s(pid: int) -> float:
@@ -243,8 +245,8 @@ async def hand_over(folder: Path, total: int) -> dict[str, Any]:
         used, began = time.process_time(), time.perf_counter()
         for start in range(0, total, 50):
             for call_id in range(start, start + 50):
-                handover.arrived(calls.Arrival(call_id, "ro-1", "at-1", 1))
-                handover.ended(calls.Call(call_id, *values))
+                handover.arrived(shipping_protocol.Arrival(call_id, "ro-1", "at-1", 1))
+                handover.ended(shipping_protocol.Call(call_id, *values))
             await asyncio.sleep(0)
             while handover.backlog > 2000:  # noqa: ASYNC110 - the gateway waits for nobody, this rig must
                 await asyncio.sleep(0.01)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmproxy import calls
-from llmproxy.shipper import sockets
+from llmproxy import shipping_protocol
+from llmproxy.shipper.intake import sockets
 
 MARK = re.compile(rb"<call-\d+>")
 """What a caller puts into its question, so that its call is known on the wire."""
@@ -57,8 +57,10 @@ class Tap:
             return
         wire = Wire(self._heard)
         ways = [
-            asyncio.ensure_future(pass_on(reader, to_shipper, Frames(calls.decode_to_shipper, wire.told))),
-            asyncio.ensure_future(pass_on(from_shipper, writer, Frames(calls.decode_to_gateway, wire.said))),
+            asyncio.ensure_future(pass_on(reader, to_shipper, Frames(shipping_protocol.decode_to_shipper, wire.told))),
+            asyncio.ensure_future(
+                pass_on(from_shipper, writer, Frames(shipping_protocol.decode_to_gateway, wire.said))
+            ),
         ]
         await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         for way in ways:
@@ -76,22 +78,22 @@ class Wire:
         self._gateway = ""
 
     def told(self, message: Any) -> None:
-        if isinstance(message, calls.Hello):
+        if isinstance(message, shipping_protocol.Hello):
             self._gateway = message.gateway
             return
         name = f"{self._gateway}/{message.call_id}"
-        if isinstance(message, calls.Arrival) and name not in self._heard.rollout:
+        if isinstance(message, shipping_protocol.Arrival) and name not in self._heard.rollout:
             self._heard.order[message.rollout_id, self._gateway].append(name)
         self._heard.rollout[name] = message.rollout_id
-        if isinstance(message, calls.Arrival):
+        if isinstance(message, shipping_protocol.Arrival):
             return
         found = MARK.search(message.request)
         if found is not None:
             self._heard.named[found.group()] = name
 
     def said(self, message: Any) -> None:
-        if not isinstance(message, calls.Stored):
-            kept = self._heard.durable if isinstance(message, calls.Durable) else self._heard.refused
+        if not isinstance(message, shipping_protocol.Stored):
+            kept = self._heard.durable if isinstance(message, shipping_protocol.Durable) else self._heard.refused
             kept.update(f"{self._gateway}/{call_id}" for call_id in message.call_ids)
 
 
@@ -105,11 +107,11 @@ class Frames:
 
     def feed(self, data: bytes) -> None:
         self._buffer += data
-        while len(self._buffer) >= calls.HEADER.size:
-            end = calls.HEADER.size + calls.HEADER.unpack_from(self._buffer)[0]
+        while len(self._buffer) >= shipping_protocol.HEADER.size:
+            end = shipping_protocol.HEADER.size + shipping_protocol.HEADER.unpack_from(self._buffer)[0]
             if len(self._buffer) < end:
                 return
-            for message in self._decode(bytes(self._buffer[calls.HEADER.size : end])):
+            for message in self._decode(bytes(self._buffer[shipping_protocol.HEADER.size : end])):
                 self._heard(message)
             del self._buffer[:end]
 

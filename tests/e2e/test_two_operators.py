@@ -10,7 +10,7 @@ import pytest
 
 from e2e.kube import Kube, Object, eventually
 from e2e.proxies import an_llmproxy, running, wait_rolled
-from llmproxy_operator.leader import Terms
+from llmproxy_operator.leader_election import Terms
 
 # Nobody else's proxies can wait meanwhile.
 pytestmark = [pytest.mark.e2e, pytest.mark.alone, pytest.mark.timeout(600)]

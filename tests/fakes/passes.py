@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fakes.cluster import FakeCluster
-from llmproxy_operator.announce import Announcer
-from llmproxy_operator.credentials import SecretWatch
+from llmproxy_operator.conditions import condition
+from llmproxy_operator.event_recorder import Announcer
 from llmproxy_operator.manifest import Ref
 from llmproxy_operator.policy import Policy
-from llmproxy_operator.queue import Key
 from llmproxy_operator.reconcile import Reconciler, Surroundings
 from llmproxy_operator.render import Inputs
-from llmproxy_operator.status import condition
+from llmproxy_operator.secret_watch import SecretWatch
+from llmproxy_operator.workqueue import Key
 
 Manifest = dict[str, Any]
 KEY = Key("n", "p")

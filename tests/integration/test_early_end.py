@@ -29,7 +29,7 @@ def test_a_program_that_starts_ends_when_it_is_told_to(program: str) -> None:
     with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
-            told = next((line for line in process.stderr if line.split("|")[-1].strip() == "llmproxy.early"), None)
+            told = next((line for line in process.stderr if line.split("|")[-1].strip() == "llmproxy.sigterm"), None)
             assert told, "it was never imported"
             process.send_signal(signal.SIGTERM)
             after = process.stderr.read()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import compile_llmproxy
-from llmproxy.gateway import http1
+from llmproxy.gateway.http import server
 
 
 def test_everything_in_the_list_is_there_once() -> None:
@@ -39,9 +39,9 @@ def test_without_a_compiler_it_says_so_and(tmp_path: Path, *, copies: bool) -> N
     done = subprocess.run(command, env={**os.environ, "CC": "no-such-cc"}, capture_output=True, text=True, check=False)
     assert done.stderr == "the gateway stays pure Python: there is no C compiler (no-such-cc)\n"
     assert done.returncode == 0
-    assert (out / "llmproxy/gateway/http1.py").exists() is copies
+    assert (out / "llmproxy/gateway/http/server.py").exists() is copies
 
 
 def test_what_runs_is_what_the_path_says() -> None:
     compiled = str(compile_llmproxy.COMPILED) in os.environ.get("PYTHONPATH", "")
-    assert (Path(http1.__file__).suffix == ".so") is compiled
+    assert (Path(server.__file__).suffix == ".so") is compiled

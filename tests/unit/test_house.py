@@ -35,7 +35,9 @@ def loaded_by(module: str) -> set[str]:
             id="contract needs pydantic alone",
         ),
         pytest.param(
-            "llmproxy.gateway.pipeline", {"litellm", "kopf", "kubernetes", "aiohttp", "fastapi"}, id="the request path"
+            "llmproxy.gateway.requests.handler",
+            {"litellm", "kopf", "kubernetes", "aiohttp", "fastapi"},
+            id="the request path",
         ),
         pytest.param(
             "llmproxy_operator.reconcile", {"litellm", "fastapi", "uvicorn", "httptools"}, id="a reconcile pass"
@@ -67,7 +69,7 @@ def test_every_module_opens_with_what_it_is_for() -> None:
     assert bare == []
 
 
-def test_no_module_has_more_than_four_hundred_lines() -> None:
+def test_no_module_has_more_than_six_hundred_lines() -> None:
     sources = [p for p in tracked_files() if p.suffix == ".py" and p.exists() and "tests" not in p.parts]
-    long = {str(p.relative_to(ROOT)): n for p in sources if (n := len(p.read_text().splitlines())) > 400}
+    long = {str(p.relative_to(ROOT)): n for p in sources if (n := len(p.read_text().splitlines())) > 600}
     assert long == {}

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from llmproxy import contract, providers
 from llmproxy_api import LLMProxy, Problem, SpecError, deployments, limits, models, quantities
 from llmproxy_api.durations import seconds
-from llmproxy_api.references import SecretSource
-from llmproxy_api.scale import MAX_REPLICAS
+from llmproxy_api.scaling import MAX_REPLICAS
+from llmproxy_api.secret_refs import SecretSource
 from llmproxy_api.spans import DEFAULT_ACK_WAIT, DEFAULT_SPOOL_SIZE, Otlp, Spans
 from llmproxy_operator import names
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from llmproxy_api.pods import Pod
+from llmproxy_api.pod import Pod
 
 USER = 65532
 """Numeric, so that the node can see that it is not root; the group too, for the sockets and the spool."""

@@ -8,7 +8,7 @@ there with its first write.
 from collections.abc import Mapping
 from typing import Any
 
-from llmproxy_api import LLMProxy, scale
+from llmproxy_api import LLMProxy, scaling
 from llmproxy_operator import names
 from llmproxy_operator.manifest import Manifest, owned
 
@@ -21,7 +21,7 @@ def autoscaler(proxy: LLMProxy) -> Manifest | None:
     wanted, name = proxy.spec.autoscaling, proxy.metadata.name
     if wanted is None:
         return None
-    target = wanted.target_cpu_utilization or scale.DEFAULT_TARGET_CPU
+    target = wanted.target_cpu_utilization or scaling.DEFAULT_TARGET_CPU
     labels = names.labels(name, names.SCALE)
     return {
         **owned(proxy, "autoscaling/v2", "HorizontalPodAutoscaler", names.autoscaler(name), labels),
@@ -100,9 +100,9 @@ def handed_over(proxy: LLMProxy, live: Manifest) -> Manifest | None:
     }
 
 
-def min_replicas(wanted: scale.Autoscaling) -> int:
+def min_replicas(wanted: scaling.Autoscaling) -> int:
     """Return how many pods there are at least."""
-    return wanted.min_replicas or scale.DEFAULT_MIN_REPLICAS
+    return wanted.min_replicas or scaling.DEFAULT_MIN_REPLICAS
 
 
 def _ours(live: Mapping[str, Any]) -> bool:

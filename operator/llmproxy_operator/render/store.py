@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmproxy_api import LLMProxy
-from llmproxy_api.pods import Pod
+from llmproxy_api.pod import Pod
 from llmproxy_operator import names
 from llmproxy_operator.manifest import Manifest, owned
 from llmproxy_operator.render.inputs import Inputs

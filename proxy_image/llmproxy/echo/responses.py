@@ -9,7 +9,7 @@ from typing import Any
 from llmproxy.echo import tokens
 from llmproxy.echo.asked import Answer, BadBodyError
 from llmproxy.echo.shapes import Head, Json, call_id
-from llmproxy.responses import as_chat as chat
+from llmproxy.protocols.normalize import responses as chat
 
 _REPEATED = ("instructions", "max_output_tokens", "metadata", "previous_response_id", "reasoning", "temperature")
 _DEFAULTS: Json = {

@@ -3,7 +3,7 @@
 Keys of upstreams, PEER_TOKEN (what the pods of a proxy trust each other by) and POD_UID come in the environment.
 """
 
-import llmproxy.early  # noqa: F401 - takes SIGTERM from here on
+import llmproxy.sigterm  # noqa: F401 - takes SIGTERM from here on
 
 # isort: split
 
@@ -18,8 +18,8 @@ from pathlib import Path
 import uvloop
 
 from llmproxy import contract, logs
+from llmproxy.gateway.admin.uvicorn_server import listen
 from llmproxy.gateway.process import Gateway, Setting
-from llmproxy.gateway.server import listen
 
 log = logging.getLogger("llmproxy.gateway")
 

@@ -24,26 +24,27 @@ from pathlib import Path
 from prometheus_client.registry import Collector
 
 from llmproxy.contract import ContractError, Document, Model
-from llmproxy.gateway import http1
-from llmproxy.gateway.admin import Readiness, make_admin
-from llmproxy.gateway.app import App
-from llmproxy.gateway.balance import Balancer
-from llmproxy.gateway.beside import shipper_metrics, wait_for_translator
-from llmproxy.gateway.call import Parts
-from llmproxy.gateway.collectors import HandoverCollector, LimitsCollector, PauseCollector, UpstreamCollector
-from llmproxy.gateway.control import make_control
-from llmproxy.gateway.handover import Handover
-from llmproxy.gateway.keys import Keys
-from llmproxy.gateway.limits import Limiter, peer
-from llmproxy.gateway.limits.shared import Shared
+from llmproxy.gateway.adapters.registry import serving
+from llmproxy.gateway.admin.api import Readiness, make_admin
+from llmproxy.gateway.admin.collectors import HandoverCollector, LimitsCollector, PauseCollector, UpstreamCollector
+from llmproxy.gateway.admin.control_api import make_control
+from llmproxy.gateway.admin.uvicorn_server import BACKLOG, AdminServer
+from llmproxy.gateway.api_keys import Keys
+from llmproxy.gateway.http import server as http1
+from llmproxy.gateway.http.routing import ENDPOINTS
+from llmproxy.gateway.limits import Limiter
+from llmproxy.gateway.limits.peers import election
 from llmproxy.gateway.limits.snapshot import Snapshot
+from llmproxy.gateway.limits.store.lease_limiter import Shared
+from llmproxy.gateway.limits.store.sharing import share_limits
 from llmproxy.gateway.metrics import Counts, Exporter
-from llmproxy.gateway.pairs import serving
-from llmproxy.gateway.pause import Pause
-from llmproxy.gateway.routes import ENDPOINTS
-from llmproxy.gateway.server import BACKLOG, AdminServer
-from llmproxy.gateway.sharing import share_limits
-from llmproxy.gateway.targets import TRANSLATOR, TRANSLATOR_SOCKET, Pools, make_target
+from llmproxy.gateway.requests.app import App
+from llmproxy.gateway.requests.context import Parts
+from llmproxy.gateway.requests.pause import Pause
+from llmproxy.gateway.shipping.shipper_client import Handover
+from llmproxy.gateway.shipping.sidecars import shipper_metrics, wait_for_translator
+from llmproxy.gateway.upstreams.balancer import Balancer
+from llmproxy.gateway.upstreams.deployments import TRANSLATOR, TRANSLATOR_SOCKET, Pools, make_target
 
 SHIPPER_SOCKET = "shipper.sock"
 SNAPSHOT = "limits.snapshot"
@@ -120,7 +121,7 @@ class Gateway:
         self._control = self._make_control()
         self._shared = _shared(setting, self._limiter)
         self._snapshot = None if self._shared else Snapshot(self._limiter, setting.run_dir / SNAPSHOT)
-        self._peers: peer.Peers | None = None
+        self._peers: election.Peers | None = None
         self._serving = False
         self._draining = False
         self._ended = asyncio.Event()
@@ -180,7 +181,7 @@ class Gateway:
             return
         self._snapshot.restore()
         if setting.peer_token:
-            self._peers = await peer.serve(
+            self._peers = await election.serve(
                 self._limiter, setting.peer_host, setting.peer_port, setting.peer_token, setting.pod
             )
             await self._peers.take_over(setting.peers)

@@ -1,6 +1,6 @@
 """`python -m llmproxy.shipper`: flags, the contract document, signals; `inspect` and `replay` are in `offline`."""
 
-import llmproxy.early  # noqa: F401 - takes SIGTERM from here on
+import llmproxy.sigterm  # noqa: F401 - takes SIGTERM from here on
 
 # isort: split
 
@@ -16,9 +16,10 @@ from pathlib import Path
 import uvloop
 
 from llmproxy import contract, logs
-from llmproxy.shipper import folders, offline
+from llmproxy.shipper import spool_cli
 from llmproxy.shipper.app import Shipper
-from llmproxy.shipper.collector import read_headers
+from llmproxy.shipper.delivery.otlp_collector import read_headers
+from llmproxy.shipper.spool import layout
 
 FLUSH_S = 12.0
 """What the operator leaves a shipper at the end of a pod, less a margin."""
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run; return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["inspect"] or argv[:1] == ["replay"]:
-        return offline.main(argv)
+        return spool_cli.main(argv)
     flags = _parser().parse_args(argv)
     logs.to_stderr()
     try:
@@ -52,10 +53,10 @@ def main(argv: list[str] | None = None) -> int:
     gc.freeze()
     gc.set_threshold(GC_AFTER)
     try:
-        held = folders.lock(flags.spool_dir)
+        held = layout.lock(flags.spool_dir)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(Shipper(document, document.spans, flags.spool_dir, headers), flags))
-    except (folders.InUseError, OSError) as exc:
+    except (layout.InUseError, OSError) as exc:
         log.critical("cannot_start", extra={"reason": str(exc)})
         return 1
     del held

@@ -7,8 +7,8 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from llmproxy.shipper import sockets
-from llmproxy.shipper.counts import Exporter
+from llmproxy.shipper.intake import sockets
+from llmproxy.shipper.metrics import Exporter
 
 SOCKET = "shipper-admin.sock"
 

@@ -8,21 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from llmproxy import contract
-from llmproxy.shipper import folders, intake, records
 from llmproxy.shipper.admin import SOCKET as ADMIN_SOCKET
 from llmproxy.shipper.admin import Admin
-from llmproxy.shipper.collector import Collector
-from llmproxy.shipper.counts import DESTINATION, INTAKE, Counts, Exporter
-from llmproxy.shipper.destination import Destination, Home
-from llmproxy.shipper.gate import Gate
-from llmproxy.shipper.genai import GenAiEncoder
-from llmproxy.shipper.intake import Intake
-from llmproxy.shipper.journal import Journal
-from llmproxy.shipper.makers import PlainMaker, UnitMaker
-from llmproxy.shipper.registration import Registration
-from llmproxy.shipper.sequence import Sequencer
-from llmproxy.shipper.spans import Encoder
-from llmproxy.shipper.store import Store
+from llmproxy.shipper.delivery.builders import PlainMaker, UnitMaker
+from llmproxy.shipper.delivery.circuit_breaker import Gate
+from llmproxy.shipper.delivery.destination import Destination, Home
+from llmproxy.shipper.delivery.journal import Journal
+from llmproxy.shipper.delivery.lightning_store import Store
+from llmproxy.shipper.delivery.otlp_collector import Collector
+from llmproxy.shipper.delivery.registration import Registration
+from llmproxy.shipper.delivery.sequencer import Sequencer
+from llmproxy.shipper.intake import server
+from llmproxy.shipper.intake.server import Intake
+from llmproxy.shipper.metrics import DESTINATION, INTAKE, Counts, Exporter
+from llmproxy.shipper.spans.agent_lightning import Encoder
+from llmproxy.shipper.spans.otel_genai import GenAiEncoder
+from llmproxy.shipper.spool import layout, records
 
 log = logging.getLogger("llmproxy.shipper")
 
@@ -36,7 +37,7 @@ class Shipper:
         self, document: contract.Document, spans: contract.Spans, spool_dir: Path, headers: Mapping[str, str]
     ) -> None:
         """*headers* are those of requests to a collector, by name."""
-        where = folders.Folders(spool_dir)
+        where = layout.Folders(spool_dir)
         self.counts = counts = Counts()
         self._store = Store(spans.store) if spans.store is not None else None
         self._collector: Collector | None = None
@@ -74,7 +75,7 @@ class Shipper:
             for there in self._destinations:
                 there.start()
             await self._admin.listen(run_dir / ADMIN_SOCKET)
-            await self._intake.listen(run_dir / intake.SOCKET)
+            await self._intake.listen(run_dir / server.SOCKET)
             runs = [self._intake.run(), *self._more, *(run for there in self._destinations for run in there.runs())]
             tasks = [asyncio.ensure_future(run) for run in runs]
             spooled = sum(there.spool.size for there in self._destinations)
@@ -119,10 +120,10 @@ class Shipper:
             await there.stop()
         self._journal.close()
         await self._admin.close()
-        for name in (intake.SOCKET, ADMIN_SOCKET):
+        for name in (server.SOCKET, ADMIN_SOCKET):
             (run_dir / name).unlink(missing_ok=True)
 
-    def _to_store(self, store: Store, encoder: Encoder, where: folders.Folders, max_bytes: int) -> Destination:
+    def _to_store(self, store: Store, encoder: Encoder, where: layout.Folders, max_bytes: int) -> Destination:
         """Return the way to the store: what comes of a call there is told to gateways, and its ids are needed."""
         gate = Gate()
         maker = UnitMaker(self._sequencer, gate, encoder, self.counts)
@@ -138,7 +139,7 @@ class Shipper:
 
 
 def _to_collector(
-    collector: Collector, encoder: GenAiEncoder, where: folders.Folders, max_bytes: int, counts: Counts
+    collector: Collector, encoder: GenAiEncoder, where: layout.Folders, max_bytes: int, counts: Counts
 ) -> Destination:
     """Return the way to a collector: it gets every call, and nobody waits for it."""
     home = Home("otlp", where, max_bytes)

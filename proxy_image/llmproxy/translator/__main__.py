@@ -1,6 +1,6 @@
 """`python -m llmproxy.translator --config FILE --run-dir DIR`: reads the contract document and serves on a socket."""
 
-import llmproxy.early  # noqa: F401 - takes SIGTERM from here on
+import llmproxy.sigterm  # noqa: F401 - takes SIGTERM from here on
 
 # isort: split
 

@@ -18,7 +18,7 @@ import pytest
 
 from agl.sdk.sides import models
 from fakes.apiserver import READY, ApiServer, serving, stalled
-from llmproxy_agl import LLMProxy, ProxyError, kube
+from llmproxy_agl import LLMProxy, ProxyError, kube_client
 
 pytestmark = [pytest.mark.agl, pytest.mark.timeout(60), pytest.mark.filterwarnings("default")]
 STORE = "http://lightning-store:4747"
@@ -77,11 +77,11 @@ def in_a_pod(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
     account.mkdir()
     (account / "token").write_text(rig.cluster.token)
     (account / "namespace").write_text("train")
-    access = kube.of_kubeconfig(str(rig.kubeconfig), None)
-    monkeypatch.setattr(kube, "ACCOUNT", account)
+    access = kube_client.of_kubeconfig(str(rig.kubeconfig), None)
+    monkeypatch.setattr(kube_client, "ACCOUNT", account)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("HOSTNAME", "trainer-abc")
-    monkeypatch.setattr(kube, "of_pod", lambda: access)  # its TLS is the real cluster's to prove
+    monkeypatch.setattr(kube_client, "of_pod", lambda: access)  # its TLS is the real cluster's to prove
     job = {"apiVersion": "batch/v1", "kind": "Job", "name": "trainer", "uid": "job-1", "controller": True}
     rig.cluster.put("pods", "trainer-abc", {"metadata": {"ownerReferences": [job]}})
     return rig

@@ -22,8 +22,9 @@ import pytest
 import llmproxy_agl
 import procs
 from agl.sdk.sides import a_proxy, ask, chat, models, processes_with
-from llmproxy_agl import LLMProxy, ProxyError, pausing, saying
-from llmproxy_agl.installing import install
+from llmproxy_agl import LLMProxy, ProxyError, notices
+from llmproxy_agl import pause as pausing
+from llmproxy_agl.patch_agent_lightning import install
 
 pytestmark = [pytest.mark.agl, pytest.mark.timeout(180), pytest.mark.filterwarnings("default")]
 UPSTREAM = agentlightning.llm_proxy.LLMProxy
@@ -67,7 +68,7 @@ def test_the_constructor_starts_nothing_and_knows_the_endpoint() -> None:
 
 
 def test_what_has_no_meaning_is_said_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saying, "_said", set())
+    monkeypatch.setattr(notices, "_said", set())
     with caplog.at_level(logging.WARNING, "llmproxy_agl"):
         for _ in range(2):
             LLMProxy(launch_mode="thread", num_workers=4, middlewares=["message_inspection"], callbacks=[object])

@@ -4,7 +4,7 @@ import agentlightning as agl
 import pytest
 
 from llmproxy_agl.errors import ProxyError
-from llmproxy_agl.stores import address
+from llmproxy_agl.store_url import address
 
 pytestmark = [pytest.mark.agl, pytest.mark.filterwarnings("default")]
 REAL = "http://lightning-store:4747"

@@ -8,37 +8,37 @@ from importlib import metadata
 import pytest
 
 import procs
-from llmproxy_agl import saying, tracers
+from llmproxy_agl import notices, tracer_check
 
 pytestmark = pytest.mark.agl
 
 
 def test_what_is_installed_is_well() -> None:
-    assert tracers.trouble() == ""  # as the extra `agl` asks for it
+    assert tracer_check.trouble() == ""  # as the extra `agl` asks for it
 
 
 @pytest.mark.parametrize("version", ["1.45.0", "1.46.2", "2.0.0"])
 def test_a_newer_exporter_is_told_of_with_the_way_out(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metadata, "version", lambda name: version if name == tracers.EXPORTER else "")
+    monkeypatch.setattr(metadata, "version", lambda name: version if name == tracer_check.EXPORTER else "")
 
-    assert f"{tracers.EXPORTER} {version} does not send" in tracers.trouble()
-    assert f"pip install '{tracers.EXPORTER}<1.45'" in tracers.trouble()
+    assert f"{tracer_check.EXPORTER} {version} does not send" in tracer_check.trouble()
+    assert f"pip install '{tracer_check.EXPORTER}<1.45'" in tracer_check.trouble()
 
 
 @pytest.mark.parametrize("version", ["1.35.0", "1.44.0", "1.44.1.dev0"])
 def test_an_older_one_is_not(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "version", lambda name: version)
 
-    assert tracers.trouble() == ""
+    assert tracer_check.trouble() == ""
 
 
 def test_the_extra_asks_for_one_that_works() -> None:
     text = (procs.ROOT / "pyproject.toml").read_text()
 
-    assert f'"{tracers.EXPORTER}>=1.38,<{".".join(map(str, tracers.TOO_NEW))}"' in text
+    assert f'"{tracer_check.EXPORTER}>=1.38,<{".".join(map(str, tracer_check.TOO_NEW))}"' in text
 
 
-PROGRESS = "from llmproxy_agl import saying; import logging, sys; exec(sys.argv[1]); saying.progress('waits')"
+PROGRESS = "from llmproxy_agl import notices; import logging, sys; exec(sys.argv[1]); notices.progress('waits')"
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,9 @@ def test_a_wait_is_seen_whether_or_not_logging_is_set_up(before: str, printed: s
 
 
 def test_a_remark_is_said_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saying, "_said", set())
+    monkeypatch.setattr(notices, "_said", set())
     with caplog.at_level(logging.WARNING, "llmproxy_agl"):
-        saying.once("a")
-        saying.once("a")
+        notices.once("a")
+        notices.once("a")
 
     assert caplog.messages == ["a"]

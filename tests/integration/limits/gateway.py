@@ -17,12 +17,13 @@ from typing import TextIO
 import uvloop
 
 from llmproxy import contract
-from llmproxy.gateway.limits import Denial, Grant, Limiter, peer
+from llmproxy.gateway.limits import Denial, Grant, Limiter
 from llmproxy.gateway.limits.limiter import Away
-from llmproxy.gateway.limits.resp import Address, Redis
-from llmproxy.gateway.limits.shared import Shared
+from llmproxy.gateway.limits.peers import election
 from llmproxy.gateway.limits.snapshot import Snapshot
-from llmproxy.gateway.limits.store import SCRIPT
+from llmproxy.gateway.limits.store.lease_limiter import Shared
+from llmproxy.gateway.limits.store.protocol import SCRIPT
+from llmproxy.gateway.limits.store.redis_client import Address, Redis
 
 
 class Watched(Limiter):
@@ -57,7 +58,7 @@ async def main() -> None:
     if args.store:
         await share(limiter, args)
         return
-    peers = await peer.serve(limiter, "127.0.0.1", args.port, args.token, args.id)
+    peers = await election.serve(limiter, "127.0.0.1", args.port, args.token, args.id)
     snapshot = Snapshot(limiter, args.snapshot) if args.snapshot else None
     if snapshot is not None:
         snapshot.restore()
@@ -122,7 +123,7 @@ async def stalls(record: TextIO) -> None:
             record.write(json.dumps({"stalled": before, "until": now}) + "\n")
 
 
-async def report(limiter: Limiter, peers: peer.Peers) -> None:
+async def report(limiter: Limiter, peers: election.Peers) -> None:
     """Print who leads whenever that changes."""
     last = ""
     while True:

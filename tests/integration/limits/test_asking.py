@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from llmproxy.gateway.limits import Denial, Grant, Limiter, peer
-from llmproxy.gateway.limits.peer import Peers
+from llmproxy.gateway.limits import Denial, Grant, Limiter
+from llmproxy.gateway.limits.peers import election
+from llmproxy.gateway.limits.peers.election import Peers
 from windows import document
 
 TOKEN = "secret"
@@ -20,14 +21,14 @@ async def pair(
 ) -> AsyncIterator[tuple[Limiter, Peers, Limiter, Peers]]:
     """Two pods; the first has admitted *used* requests of 10 tokens when the second takes over."""
     first = Limiter(document(old, queue_s=queue_s))
-    first_peers = await peer.serve(first, "127.0.0.1", 0, TOKEN, "old")
+    first_peers = await election.serve(first, "127.0.0.1", 0, TOKEN, "old")
     await first_peers.take_over([])
     for _ in range(used):
         grant = first.admit("m", 10)
         assert isinstance(grant, Grant)
         grant.release()
     second = Limiter(document(new or old, queue_s=queue_s))
-    second_peers = await peer.serve(second, "127.0.0.1", 0, TOKEN, "new")
+    second_peers = await election.serve(second, "127.0.0.1", 0, TOKEN, "new")
     await second_peers.take_over([f"127.0.0.1:{first_peers.port}"])
     await until(lambda: first.mode == "successor")
     try:
@@ -85,12 +86,12 @@ async def test_what_was_used_is_settled_where_it_was_charged() -> None:
 
 async def test_a_call_from_before_the_hand_over_is_settled_after_it() -> None:
     first = Limiter(document({"tpm": 1000, "max_parallel": 1}))
-    old_peers = await peer.serve(first, "127.0.0.1", 0, TOKEN, "old")
+    old_peers = await election.serve(first, "127.0.0.1", 0, TOKEN, "old")
     await old_peers.take_over([])
     before = first.admit("m", 700)
     assert isinstance(before, Grant)
     second = Limiter(document({"tpm": 1000, "max_parallel": 1}))
-    new_peers = await peer.serve(second, "127.0.0.1", 0, TOKEN, "new")
+    new_peers = await election.serve(second, "127.0.0.1", 0, TOKEN, "new")
     await new_peers.take_over([f"127.0.0.1:{old_peers.port}"])
 
     over = second.admit("m", 1)
@@ -182,12 +183,12 @@ async def test_a_caller_that_leaves_while_the_grant_is_on_its_way_leaves_nothing
 
 async def test_those_who_wait_when_the_counters_are_handed_over_go_on_waiting_at_the_new_pod() -> None:
     first = Limiter(document({"rps": 2}, queue_s=20))
-    old_peers = await peer.serve(first, "127.0.0.1", 0, TOKEN, "old")
+    old_peers = await election.serve(first, "127.0.0.1", 0, TOKEN, "old")
     await old_peers.take_over([])
     waiting = [asyncio.ensure_future(decided(first.admit("m", 0))) for _ in range(6)]
     await asyncio.sleep(0.1)
     second = Limiter(document({"rps": 2}, queue_s=20))
-    new_peers = await peer.serve(second, "127.0.0.1", 0, TOKEN, "new")
+    new_peers = await election.serve(second, "127.0.0.1", 0, TOKEN, "new")
 
     await new_peers.take_over([f"127.0.0.1:{old_peers.port}"])
     await until(lambda: second.waiting > 0)
@@ -240,12 +241,12 @@ async def test_the_old_pod_tells_its_callers_the_limits_of_the_new_one() -> None
 
 async def test_without_a_token_nobody_listens() -> None:
     with pytest.raises(ValueError, match="set PEER_TOKEN"):
-        await peer.serve(Limiter(document()), "127.0.0.1", 0, "", "pod")
+        await election.serve(Limiter(document()), "127.0.0.1", 0, "", "pod")
 
 
 async def test_an_address_where_nobody_is_costs_little_and_admission_begins() -> None:
     limiter = Limiter(document({"rpm": 1}))
-    peers = await peer.serve(limiter, "127.0.0.1", 0, TOKEN, "pod")
+    peers = await election.serve(limiter, "127.0.0.1", 0, TOKEN, "pod")
     before = time.monotonic()
 
     await peers.take_over(["127.0.0.1:1", "there-is-no-such-name.invalid", f"127.0.0.1:{peers.port}"])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from integration.limits.pods import Pod, Pods
-from llmproxy.gateway.limits.answerer import PUSH_S
+from llmproxy.gateway.limits.peers.leader import PUSH_S
 from procs import free_port
 from windows import worst_window
 

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmproxy.gateway.limits import Denial, Grant
-from llmproxy.gateway.limits.leases import USED_LATER
-from llmproxy.gateway.limits.session import ANSWER_S
-from llmproxy.gateway.limits.shares import share, stranger_share
-from llmproxy.gateway.limits.window import BUCKETS
+from llmproxy.gateway.limits.local.window import BUCKETS
+from llmproxy.gateway.limits.store.leases import USED_LATER
+from llmproxy.gateway.limits.store.session import ANSWER_S
+from llmproxy.gateway.limits.store.shares import share, stranger_share
 from redisd import Server, redis_server
 from storesim import Pods, Store, virtual_loop
 from windows import Clock, document, rate, worst_window

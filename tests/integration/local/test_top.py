@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from integration.local.conftest import PYTHON, Local, local, manifest
-from llmproxy_cli.metrics import READ
+from llmproxy_cli.top.metrics import READ
 from procs import Process
 
 pytestmark = pytest.mark.timeout(180)

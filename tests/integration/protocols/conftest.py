@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from integration.protocols.users import USERS, User
-from llmproxy import calls, contract
+from llmproxy import contract, shipping_protocol
 from procs import FAKES, Process, free_port, running
 
 KEY = "sk-ant-of-the-deployment"
@@ -26,7 +26,7 @@ class Recorder:
     """The shipper's end of the socket: acknowledges every call and keeps it."""
 
     def __init__(self, path: Path) -> None:
-        self.calls: list[calls.Call] = []
+        self.calls: list[shipping_protocol.Call] = []
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
@@ -38,7 +38,7 @@ class Recorder:
         self._listener.close()
         self._thread.join(10)
 
-    def last(self) -> calls.Call:
+    def last(self) -> shipping_protocol.Call:
         """Return the newest call; waits for one."""
         deadline = time.monotonic() + 10
         while not self.calls and time.monotonic() < deadline:
@@ -54,15 +54,19 @@ class Recorder:
         data = b""
         while part := connection.recv(1 << 20):
             data += part
-            while len(data) >= calls.HEADER.size:
-                (length,) = calls.HEADER.unpack_from(data)
-                end = calls.HEADER.size + length
+            while len(data) >= shipping_protocol.HEADER.size:
+                (length,) = shipping_protocol.HEADER.unpack_from(data)
+                end = shipping_protocol.HEADER.size + length
                 if len(data) < end:
                     break
-                ended = [m for m in calls.decode_to_shipper(data[calls.HEADER.size : end]) if isinstance(m, calls.Call)]
+                ended = [
+                    m
+                    for m in shipping_protocol.decode_to_shipper(data[shipping_protocol.HEADER.size : end])
+                    if isinstance(m, shipping_protocol.Call)
+                ]
                 data = data[end:]
                 if ended:
-                    connection.sendall(calls.frame([calls.Durable([c.call_id for c in ended])]))
+                    connection.sendall(shipping_protocol.frame([shipping_protocol.Durable([c.call_id for c in ended])]))
                     self.calls.extend(ended)
 
 

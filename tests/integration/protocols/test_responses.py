@@ -10,8 +10,8 @@ import pytest
 from integration.protocols.conftest import Rig
 from integration.protocols.matrix import covers
 from integration.protocols.users import TOOL_SCHEMA
-from llmproxy.shipper.records import Record
-from llmproxy.shipper.spans import spans_of
+from llmproxy.shipper.spans.agent_lightning import spans_of
+from llmproxy.shipper.spool.records import Record
 
 Json = dict[str, Any]
 BREAKERS = "a\u2028b\u2029c\u0085d ä€😀 e\u0301 end"

@@ -9,8 +9,8 @@ from pydantic import BaseModel
 
 from integration.protocols.conftest import Rig
 from integration.protocols.users import TOOL_SCHEMA
-from llmproxy.shipper.records import Record
-from llmproxy.shipper.spans import spans_of
+from llmproxy.shipper.spans.agent_lightning import spans_of
+from llmproxy.shipper.spool.records import Record
 
 BREAKERS = "a\u2028b\u2029c\u0085d ä€😀 e\u0301 end"
 TOOL: Any = {"type": "function", "name": "weather", "description": "Says it.", "parameters": TOOL_SCHEMA}

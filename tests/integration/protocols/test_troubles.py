@@ -11,8 +11,8 @@ import pytest
 from integration.protocols.conftest import Rig
 from integration.protocols.matrix import CLIENTS, covers
 from integration.protocols.users import Question
-from llmproxy.shipper.records import Record
-from llmproxy.shipper.spans import spans_of
+from llmproxy.shipper.spans.agent_lightning import spans_of
+from llmproxy.shipper.spool.records import Record
 
 RATE_LIMIT: Any = (openai.RateLimitError, anthropic.RateLimitError)
 STATUS: Any = (openai.APIStatusError, anthropic.APIStatusError)

@@ -14,10 +14,10 @@ import pytest
 
 import procs
 import spanrig
-from llmproxy import calls
-from llmproxy.shipper import offline
-from llmproxy.shipper.segments import Segments
-from llmproxy.shipper.spool import load_cursor
+from llmproxy import shipping_protocol
+from llmproxy.shipper import spool_cli
+from llmproxy.shipper.spool.segments import Segments
+from llmproxy.shipper.spool.spool import load_cursor
 from spanrig import Gateway, ShipperProcess, StoreDouble, until
 
 
@@ -168,7 +168,7 @@ async def test_a_person_may_look_while_it_runs(folder: Path, capsys: pytest.Capt
 
 
 def look_often(spool: Path, times: int) -> set[int]:
-    return {offline.main(["inspect", str(spool)]) for _ in range(times)}
+    return {spool_cli.main(["inspect", str(spool)]) for _ in range(times)}
 
 
 async def test_a_segment_that_is_removed_under_the_eyes_of_inspect_is_none(
@@ -187,8 +187,8 @@ async def test_a_segment_that_is_removed_under_the_eyes_of_inspect_is_none(
             path.unlink()
         return real(where)
 
-    monkeypatch.setattr(offline, "load_cursor", delivered_meanwhile)
-    assert offline.main(["inspect", str(folder / "spool")]) == 0
+    monkeypatch.setattr(spool_cli, "load_cursor", delivered_meanwhile)
+    assert spool_cli.main(["inspect", str(folder / "spool")]) == 0
     assert capsys.readouterr().out.startswith("0 waiting, 0 parked, 0 dead;")
 
 
@@ -404,7 +404,7 @@ async def test_a_clients_own_sequence_id_is_used_and_the_store_asked_for_none(fo
 async def test_a_call_whose_gateway_died_is_an_error_without_an_end(folder: Path) -> None:
     with spanrig.store_double() as store, spanrig.shipper(folder, store) as process:
         async with spanrig.gateway(folder) as gateway:
-            gateway.handover.arrived(calls.Arrival(9, "ro", "at-1", time.time_ns()))
+            gateway.handover.arrived(shipping_protocol.Arrival(9, "ro", "at-1", time.time_ns()))
             await until(lambda: process.metrics()["begun_calls"] == 1)
             await asyncio.sleep(0.2)
         await end(process)
@@ -422,8 +422,8 @@ async def test_a_call_whose_gateway_died_is_an_error_without_an_end(folder: Path
     [
         b"\xff\xff\xff\xff",
         b"\x03\x00\x00\x00abc",
-        calls.frame([calls.Arrival(1, "ro", "at", 1)]),
-        calls.frame([calls.Hello(calls.PROTOCOL + 1, "gw")]),
+        shipping_protocol.frame([shipping_protocol.Arrival(1, "ro", "at", 1)]),
+        shipping_protocol.frame([shipping_protocol.Hello(shipping_protocol.PROTOCOL + 1, "gw")]),
     ],
     ids=["a frame too large", "no msgpack", "no hello", "another protocol"],
 )

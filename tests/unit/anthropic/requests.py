@@ -5,9 +5,10 @@ from typing import Any
 
 import msgspec
 
-from llmproxy.anthropic import chat_request, messages_request
-from llmproxy.anthropic.chat_request import Traits
-from llmproxy.anthropic.wire import decode_fields
+from llmproxy.protocols.anthropic_to_openai import request as chat_request
+from llmproxy.protocols.anthropic_to_openai.request import Traits
+from llmproxy.protocols.openai_to_anthropic import request as messages_request
+from llmproxy.protocols.sse import decode_fields
 
 PLAIN = Traits()
 

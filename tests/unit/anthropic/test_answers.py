@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 
-from llmproxy.anthropic import as_chat, chat_answer, errors, messages_answer
-from llmproxy.anthropic.completion import AnswerError
-from llmproxy.anthropic.messages_request import JSON_TOOL
+from llmproxy.protocols import errors
+from llmproxy.protocols.anthropic_to_openai import response as response_from_openai
+from llmproxy.protocols.normalize import anthropic as as_chat
+from llmproxy.protocols.openai_schemas import AnswerError
+from llmproxy.protocols.openai_to_anthropic import response as response_from_anthropic
+from llmproxy.protocols.openai_to_anthropic.request import JSON_TOOL
 
 ODD = "a\u0085b\u2028c\u2029d 🦊 e\u0301 \x00"
 
@@ -19,7 +22,7 @@ def message(
     body: dict[str, Any] = {"id": "chatcmpl-abc", "object": "chat.completion", "model": "m", "choices": [one]}
     if usage:
         body["usage"] = usage
-    made: dict[str, Any] = json.loads(messages_answer.from_chat(json.dumps(body).encode())[0])
+    made: dict[str, Any] = json.loads(response_from_openai.from_chat(json.dumps(body).encode())[0])
     return made
 
 
@@ -32,7 +35,7 @@ def completion(content: list[dict[str, Any]], stop: str = "end_turn", **more: An
         "content": content,
     }
     body |= {"stop_reason": stop, "stop_sequence": None, "usage": {"input_tokens": 3, "output_tokens": 4}, **more}
-    made: dict[str, Any] = json.loads(chat_answer.from_message(json.dumps(body).encode(), 12)[0])
+    made: dict[str, Any] = json.loads(response_from_anthropic.from_message(json.dumps(body).encode(), 12)[0])
     return made
 
 
@@ -104,9 +107,9 @@ def test_calls_and_reasoning() -> None:
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"choices":[]}', b'{"object":"x"}', b"<html>"])
 def test_what_is_no_answer_is_said(body: bytes) -> None:
     with pytest.raises(AnswerError):
-        messages_answer.from_chat(body)
+        response_from_openai.from_chat(body)
     with pytest.raises(AnswerError):
-        chat_answer.from_message(body, 0)
+        response_from_anthropic.from_message(body, 0)
 
 
 def test_a_message_becomes_a_completion() -> None:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from llmproxy.anthropic.chat_request import Traits
-from llmproxy.anthropic.wire import MappingError
+from llmproxy.protocols.anthropic_to_openai.request import Traits
+from llmproxy.protocols.sse import MappingError
 from unit.anthropic.requests import text, to_chat, user
 
 PNG = "iVBORw0KGgo="

@@ -7,9 +7,9 @@ import msgspec
 import pytest
 
 import spanrig
-from llmproxy.shipper.otlp import Span
-from llmproxy.shipper.records import Record
-from llmproxy.shipper.spans import spans_of
+from llmproxy.shipper.spans.agent_lightning import spans_of
+from llmproxy.shipper.spans.otlp import Span
+from llmproxy.shipper.spool.records import Record
 
 ASKED = {
     "model": "claude-opus-5",

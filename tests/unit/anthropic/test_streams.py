@@ -12,11 +12,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from llmproxy.anthropic.chat_stream import ChatStream
-from llmproxy.anthropic.messages_request import JSON_TOOL
-from llmproxy.anthropic.messages_stream import MessagesStream
-from llmproxy.anthropic.native_stream import NativeStream
-from llmproxy.anthropic.wire import Events
+from llmproxy.protocols.anthropic_to_openai.stream import MessagesStream
+from llmproxy.protocols.native_stream import NativeStream
+from llmproxy.protocols.openai_to_anthropic.request import JSON_TOOL
+from llmproxy.protocols.openai_to_anthropic.stream import ChatStream
+from llmproxy.protocols.sse import Events
 
 ODD = ["a\u0085b", "\u2028", "\u2029", "🦊", "e", "\u0301", "\x00", "\n\n", "\r\n", "data: [DONE]", " ", "ÿ\u200d🏽"]
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10, "prompt_tokens_details": {"cached_tokens": 2}}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmproxy_api import crd, reference
+from llmproxy_api import crd, docs
 
 ROOT = Path(__file__).parents[3]
 
@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[3]
     [
         pytest.param(crd.FILE, crd.crd_yaml(), id="crds"),
         pytest.param(crd.CHART_FILE, crd.chart_yaml(), id="the chart"),
-        pytest.param(reference.FILE, reference.markdown(), id="the reference"),
-        pytest.param(reference.PROVIDERS_FILE, reference.providers_markdown(), id="the providers"),
+        pytest.param(docs.FILE, docs.markdown(), id="the reference"),
+        pytest.param(docs.PROVIDERS_FILE, docs.providers_markdown(), id="the providers"),
     ],
 )
 def test_a_file_that_is_made_from_the_models_is_current(file: Path, made: str) -> None:
@@ -66,7 +66,7 @@ def test_the_reference_has_every_field() -> None:
 
     schema = crd.crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
     wanted = names(schema["spec"]) | names(schema["status"])
-    told = set(re.findall(r"^\| `(\w+)`", reference.markdown(), re.MULTILINE))
+    told = set(re.findall(r"^\| `(\w+)`", docs.markdown(), re.MULTILINE))
 
     assert len(wanted) > 50
     assert told == wanted

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llmproxy_cli.children import Child
-from llmproxy_cli.watch import Watch
+from llmproxy_cli.local.child_process import Child
+from llmproxy_cli.local.file_watcher import Watch
 
 Lines = list[tuple[str, str]]
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner, Result
 
 from llmproxy_api import parse
 from llmproxy_cli.__main__ import app
-from llmproxy_cli.converted import line_of
+from llmproxy_cli.convert import line_of
 
 CONFIG = """\
 model_list:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llmproxy_cli.local import _undelivered
+from llmproxy_cli.local.runner import _undelivered
 
 
 @pytest.mark.parametrize(

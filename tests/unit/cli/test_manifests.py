@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from llmproxy_cli import manifests, plan
+from llmproxy_cli import manifests
+from llmproxy_cli.local import plan
 from llmproxy_cli.manifests import Bundle, FileError
 
 PROXY = """\

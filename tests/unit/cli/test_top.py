@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from llmproxy_cli import looks, metrics, runs, top
 from llmproxy_cli.__main__ import app
-from llmproxy_cli.metrics import Backlog, History, Look, Pod, Row, Use
+from llmproxy_cli.local import registry
+from llmproxy_cli.top import metrics, sources, view
+from llmproxy_cli.top.metrics import Backlog, History, Look, Pod, Row, Use
 
 
 def a_pod(
@@ -132,7 +133,7 @@ llmproxy_shipper_oldest_seconds 7.5
     row = row_of([a_pod(more=more)])
 
     assert row.backlog == Backlog(calls=12, waiting_bytes=2048, oldest_s=7.5)
-    assert top.behind(row.backlog) == "12 calls 2KiB 7.5s"
+    assert view.behind(row.backlog) == "12 calls 2KiB 7.5s"
     assert row_of([a_pod()]).backlog is None
 
 
@@ -146,9 +147,9 @@ def printed(*seen: list[Pod]) -> list[str]:
     history = History(1)
     for at, pods in enumerate(seen):
         history.add(Look(2.0 * at, tuple(pods)))
-    console = Console(width=top.PIPE_WIDTH, highlight=False)
+    console = Console(width=view.PIPE_WIDTH, highlight=False)
     with console.capture() as captured:
-        console.print(top.table(history.rows(), limits_apart=False))
+        console.print(view.table(history.rows(), limits_apart=False))
     return captured.get().splitlines()
 
 
@@ -167,17 +168,17 @@ def test_no_pod_is_said() -> None:
     ("value", "text"), [(None, "-"), (0.0, "0"), (0.05, "0.05"), (9.999, "10.00"), (1234.5, "1234")]
 )
 def test_rates_are_short(value: float | None, text: str) -> None:
-    assert top.rate(value) == text
+    assert view.rate(value) == text
 
 
 @pytest.mark.parametrize(("value", "text"), [(None, "-"), (0.0123, "12ms"), (2.345, "2.3s"), (65.0, "65s")])
 def test_durations_are_short(value: float | None, text: str) -> None:
-    assert top.seconds(value) == text
+    assert view.seconds(value) == text
 
 
 @pytest.mark.parametrize(("value", "text"), [(1023, "1023B"), (1 << 20, "1MiB"), (3 << 30, "3.0GiB")])
 def test_sizes_are_short(value: int, text: str) -> None:
-    assert top.size(value) == text
+    assert view.size(value) == text
 
 
 def test_pods_that_do_not_run_are_not_asked() -> None:
@@ -187,14 +188,14 @@ def test_pods_that_do_not_run_are_not_asked() -> None:
     mine = {"llmproxy.dev/name": "p"}
     pods = [raw("a", "Running", mine), raw("b", "Pending", mine), raw("c", "Running", {})]
 
-    assert looks.running(pods) == [(("n", "p"), "a")]
+    assert sources.running(pods) == [(("n", "p"), "a")]
 
 
 def test_a_missing_right_is_named_with_the_way_out() -> None:
     body = json.dumps({"kind": "Status", "message": 'pods "p-1" is forbidden: User "a" cannot get pods/proxy'})
 
-    assert "cannot get pods/proxy; it needs list on pods and get on pods/proxy" in looks.refusal(403, body)
-    assert looks.refusal(503, "upstream\nconnect error") == "503 upstream connect error"
+    assert "cannot get pods/proxy; it needs list on pods and get on pods/proxy" in sources.refusal(403, body)
+    assert sources.refusal(503, "upstream\nconnect error") == "503 upstream connect error"
 
 
 @pytest.fixture
@@ -204,37 +205,37 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_run_is_found_until_it_ends(state: Path) -> None:
-    run = runs.Run(os.getpid(), "n", "p", "http://127.0.0.1:4000", ("http://127.0.0.1:1",))
+    run = registry.Run(os.getpid(), "n", "p", "http://127.0.0.1:4000", ("http://127.0.0.1:1",))
 
-    runs.tell(run)
-    assert runs.alive() == [run]
+    registry.tell(run)
+    assert registry.alive() == [run]
     assert (state.stat().st_mode & 0o777) == 0o700
 
-    runs.forget(run.pid)
-    assert runs.alive() == []
+    registry.forget(run.pid)
+    assert registry.alive() == []
     assert list(state.iterdir()) == []
 
 
 def test_what_a_killed_run_left_is_not_shown_and_removed_by_the_next(state: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    runs.tell(runs.Run(ended.pid, "n", "old", "http://127.0.0.1:1", ()))
+    registry.tell(registry.Run(ended.pid, "n", "old", "http://127.0.0.1:1", ()))
     (state / "0.json").write_text("{half")
 
-    assert runs.alive() == []
+    assert registry.alive() == []
 
-    runs.tell(runs.Run(os.getpid(), "n", "new", "http://127.0.0.1:2", ()))
+    registry.tell(registry.Run(os.getpid(), "n", "new", "http://127.0.0.1:2", ()))
     assert [path.name for path in state.iterdir()] == [f"{os.getpid()}.json"]
 
 
 def test_a_run_is_preferred_unless_a_flag_names_a_cluster(state: Path) -> None:
-    assert not top.Options().is_local
-    runs.tell(runs.Run(os.getpid(), "n", "p", "http://127.0.0.1:2", ()))
+    assert not view.Options().is_local
+    registry.tell(registry.Run(os.getpid(), "n", "p", "http://127.0.0.1:2", ()))
 
-    assert top.Options().is_local
-    assert not top.Options(namespace="n").is_local
-    assert not top.Options(everywhere=True).is_local
-    assert top.Options(namespace="n", local=True).is_local
+    assert view.Options().is_local
+    assert not view.Options(namespace="n").is_local
+    assert not view.Options(everywhere=True).is_local
+    assert view.Options(namespace="n", local=True).is_local
 
 
 @pytest.mark.parametrize(

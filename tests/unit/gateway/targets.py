@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llmproxy import contract
-from llmproxy.gateway.targets import Pools, Target, make_target
+from llmproxy.gateway.upstreams.deployments import Pools, Target, make_target
 
 
 def target(ident: str = "m/0", **fields: Any) -> Target:

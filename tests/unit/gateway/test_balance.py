@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmproxy.gateway.balance import (
+from llmproxy.gateway.upstreams.balancer import (
     FAILURES_TO_EJECT,
     FIRST_EJECTION_S,
     MAX_EJECTION_S,

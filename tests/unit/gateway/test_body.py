@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmproxy.gateway.body import OVERRIDES, read_body, upstream_body
+from llmproxy.gateway.adapters.request_body import OVERRIDES, read_body, upstream_body
 from llmproxy.gateway.errors import BadRequestError
 from unit.gateway.targets import target
 

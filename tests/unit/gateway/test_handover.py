@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from llmproxy import calls
-from llmproxy.gateway import handover
-from llmproxy.gateway.handover import Handover
+from llmproxy import shipping_protocol
+from llmproxy.gateway.shipping import shipper_client
+from llmproxy.gateway.shipping.shipper_client import Handover
 
 
 class Shipper:
@@ -16,7 +16,7 @@ class Shipper:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.heard: list[calls.ToShipper] = []
+        self.heard: list[shipping_protocol.ToShipper] = []
         self.frames = 0
         self._server: asyncio.Server | None = None
         self._writers: list[asyncio.StreamWriter] = []
@@ -33,29 +33,29 @@ class Shipper:
         self._writers.clear()
         await self._server.wait_closed()
 
-    def say(self, *messages: calls.ToGateway) -> None:
-        self.write(calls.frame(messages))
+    def say(self, *messages: shipping_protocol.ToGateway) -> None:
+        self.write(shipping_protocol.frame(messages))
 
     def write(self, data: bytes) -> None:
         self._writers[-1].write(data)
 
     def calls(self) -> list[int]:
-        return [m.call_id for m in self.heard if isinstance(m, calls.Call)]
+        return [m.call_id for m in self.heard if isinstance(m, shipping_protocol.Call)]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.append(writer)
         try:
             while True:
-                (length,) = calls.HEADER.unpack(await reader.readexactly(calls.HEADER.size))
-                assert length <= calls.MAX_FRAME
-                self.heard += calls.decode_to_shipper(await reader.readexactly(length))
+                (length,) = shipping_protocol.HEADER.unpack(await reader.readexactly(shipping_protocol.HEADER.size))
+                assert length <= shipping_protocol.MAX_FRAME
+                self.heard += shipping_protocol.decode_to_shipper(await reader.readexactly(length))
                 self.frames += 1
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 
 
-def a_call(ident: int, response: bytes = b"{}") -> calls.Call:
-    return calls.Call(
+def a_call(ident: int, response: bytes = b"{}") -> shipping_protocol.Call:
+    return shipping_protocol.Call(
         call_id=ident, rollout_id="ro", attempt_id="at", sequence_id=0, route="chat.completions", model="m",
         provider="p", upstream_model="u", started_ns=1, first_byte_ns=2, ended_ns=3, status=200, error="",
         streamed=False, request=b"{}", response=response, tries=[],
@@ -91,13 +91,13 @@ async def ours(shipper: Shipper, socket_path: Path) -> AsyncIterator[Handover]:
 
 async def test_it_says_who_it_is_and_tells_of_both_ends_of_a_call(shipper: Shipper, ours: Handover) -> None:
     ident = ours.new_id()
-    ours.arrived(calls.Arrival(ident, "ro", "at", 1))
+    ours.arrived(shipping_protocol.Arrival(ident, "ro", "at", 1))
     ours.ended(a_call(ident))
     await until(lambda: len(shipper.heard) == 3)
     hello, arrival, call = shipper.heard
-    assert isinstance(hello, calls.Hello)
-    assert hello.protocol == calls.PROTOCOL
-    assert arrival == calls.Arrival(ident, "ro", "at", 1)
+    assert isinstance(hello, shipping_protocol.Hello)
+    assert hello.protocol == shipping_protocol.PROTOCOL
+    assert arrival == shipping_protocol.Arrival(ident, "ro", "at", 1)
     assert call == a_call(ident)
 
 
@@ -105,7 +105,7 @@ async def test_a_call_is_forgotten_when_it_is_durable(shipper: Shipper, ours: Ha
     ours.ended(a_call(7))
     assert ours.backlog == 1
     await until(lambda: shipper.calls() == [7])
-    shipper.say(calls.Durable([7]))
+    shipper.say(shipping_protocol.Durable([7]))
     await until(lambda: ours.backlog == 0)
     assert (ours.durable, ours._kept_bytes) == (1, 0)
 
@@ -113,7 +113,7 @@ async def test_a_call_is_forgotten_when_it_is_durable(shipper: Shipper, ours: Ha
 async def test_a_refused_call_is_forgotten_and_counted(shipper: Shipper, ours: Handover) -> None:
     ours.ended(a_call(7))
     await until(lambda: shipper.calls() == [7])
-    shipper.say(calls.Refused([7], "full"))
+    shipper.say(shipping_protocol.Refused([7], "full"))
     await until(lambda: ours.backlog == 0)
     assert (ours.refused, ours.durable) == (1, 0)
 
@@ -122,7 +122,7 @@ async def test_what_is_not_confirmed_is_told_again_on_a_new_connection(shipper: 
     for ident in (1, 2, 3):
         ours.ended(a_call(ident))
     await until(lambda: len(shipper.calls()) == 3)
-    shipper.say(calls.Durable([2]))
+    shipper.say(shipping_protocol.Durable([2]))
     await until(lambda: ours.backlog == 2)
     await shipper.stop()
     await until(lambda: not ours.connected)
@@ -130,31 +130,31 @@ async def test_what_is_not_confirmed_is_told_again_on_a_new_connection(shipper: 
     shipper.heard.clear()
     await shipper.start()
     await until(lambda: shipper.calls() == [1, 3, 4])
-    assert len([m for m in shipper.heard if isinstance(m, calls.Hello)]) == 1
+    assert len([m for m in shipper.heard if isinstance(m, shipping_protocol.Hello)]) == 1
 
 
 async def test_a_new_connection_is_told_of_calls_in_flight_and_of_no_other(shipper: Shipper, ours: Handover) -> None:
     """So that a call which arrived while the shipper was away has its sequence id before it ends."""
-    ours.arrived(calls.Arrival(1, "ro", "at", 1))
-    ours.arrived(calls.Arrival(2, "ro", "at", 2))
+    ours.arrived(shipping_protocol.Arrival(1, "ro", "at", 1))
+    ours.arrived(shipping_protocol.Arrival(2, "ro", "at", 2))
     await until(lambda: len(shipper.heard) == 3)
     await shipper.stop()
     await until(lambda: not ours.connected)
-    ours.arrived(calls.Arrival(3, "ro", "at", 3))
-    ours.arrived(calls.Arrival(4, "ro", "at", 4))
+    ours.arrived(shipping_protocol.Arrival(3, "ro", "at", 3))
+    ours.arrived(shipping_protocol.Arrival(4, "ro", "at", 4))
     for ident in (1, 4):
         ours.ended(a_call(ident))
     shipper.heard.clear()
     await shipper.start()
     await until(lambda: shipper.calls() == [1, 4])
-    assert [m.call_id for m in shipper.heard if isinstance(m, calls.Arrival)] == [2, 3]
+    assert [m.call_id for m in shipper.heard if isinstance(m, shipping_protocol.Arrival)] == [2, 3]
     for ident in (2, 3):
         ours.ended(a_call(ident))
     assert ours._begun == {}
 
 
 async def test_what_finds_no_room_is_dropped_and_counted(ours: Handover, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handover, "MAX_KEPT_BYTES", 3000)
+    monkeypatch.setattr(shipper_client, "MAX_KEPT_BYTES", 3000)
     for ident in range(5):
         ours.ended(a_call(ident, b"x" * 1000))
     assert (ours.told, ours.dropped, ours.backlog) == (2, 3, 2)
@@ -164,10 +164,10 @@ async def test_a_caller_waits_until_its_call_is_stored(shipper: Shipper, ours: H
     ours.ended(a_call(7))
     waiting = asyncio.ensure_future(ours.stored(7, 30))
     await until(lambda: shipper.calls() == [7])
-    shipper.say(calls.Durable([7]))
+    shipper.say(shipping_protocol.Durable([7]))
     await until(lambda: ours.backlog == 0)
     assert not waiting.done()
-    shipper.say(calls.Stored([7]))
+    shipper.say(shipping_protocol.Stored([7]))
     await asyncio.wait_for(waiting, 10)
     assert ours.released_unstored == 0
 
@@ -176,22 +176,22 @@ async def test_messages_go_together_and_at_once_when_a_caller_waits(
     shipper: Shipper, ours: Handover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await until(lambda: shipper.frames == 1)  # hello
-    monkeypatch.setattr(handover, "FLUSH_S", 60)
-    ours.arrived(calls.Arrival(7, "ro", "at", 1))
+    monkeypatch.setattr(shipper_client, "FLUSH_S", 60)
+    ours.arrived(shipping_protocol.Arrival(7, "ro", "at", 1))
     ours.ended(a_call(7))
     ours.ended(a_call(8))
     waiting = asyncio.ensure_future(ours.stored(8, 30))
     await until(lambda: shipper.calls() == [7, 8])
     assert shipper.frames == 2
-    shipper.say(calls.Stored([8]))
+    shipper.say(shipping_protocol.Stored([8]))
     await asyncio.wait_for(waiting, 10)
 
 
 async def test_a_backlog_of_the_size_of_a_batch_goes_at_once(
     shipper: Shipper, ours: Handover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handover, "FLUSH_S", 60)
-    ours.ended(a_call(7, b"x" * calls.BATCH_BYTES))
+    monkeypatch.setattr(shipper_client, "FLUSH_S", 60)
+    ours.ended(a_call(7, b"x" * shipping_protocol.BATCH_BYTES))
     ours.ended(a_call(8))
     await until(lambda: shipper.calls() == [7, 8])
 
@@ -199,7 +199,7 @@ async def test_a_backlog_of_the_size_of_a_batch_goes_at_once(
 async def test_the_end_tells_what_was_not_told_yet(
     shipper: Shipper, ours: Handover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handover, "FLUSH_S", 60)
+    monkeypatch.setattr(shipper_client, "FLUSH_S", 60)
     ours.ended(a_call(7))
     await ours.close(0)
     await until(lambda: shipper.calls() == [7])
@@ -209,17 +209,17 @@ async def test_memory_of_a_large_backlog_is_given_back_once_it_is_durable(
     shipper: Shipper, ours: Handover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trims: list[int] = []
-    monkeypatch.setattr(handover, "trim", lambda: trims.append(ours.backlog))
-    monkeypatch.setattr(handover, "TRIM_BYTES", 3000)
+    monkeypatch.setattr(shipper_client, "trim", lambda: trims.append(ours.backlog))
+    monkeypatch.setattr(shipper_client, "TRIM_BYTES", 3000)
     for ident in range(3):
         ours.ended(a_call(ident, b"x" * 1000))
     await until(lambda: len(shipper.calls()) == 3)
-    shipper.say(calls.Durable([0, 1]))
-    shipper.say(calls.Durable([2]))
+    shipper.say(shipping_protocol.Durable([0, 1]))
+    shipper.say(shipping_protocol.Durable([2]))
     await until(lambda: ours.backlog == 0)
     ours.ended(a_call(4))
     await until(lambda: 4 in shipper.calls())
-    shipper.say(calls.Durable([4]))
+    shipper.say(shipping_protocol.Durable([4]))
     await until(lambda: ours.backlog == 0)
     assert trims == [0]
 
@@ -230,7 +230,7 @@ async def test_nobody_waits_longer_than_that(shipper: Shipper, ours: Handover, w
     waiting = asyncio.ensure_future(ours.stored(7, 0.05 if why == "time" else 30))
     await until(lambda: shipper.calls() == [7])
     if why == "refused":
-        shipper.say(calls.Refused([7], "full"))
+        shipper.say(shipping_protocol.Refused([7], "full"))
     elif why == "connection":
         await shipper.stop()
     await asyncio.wait_for(waiting, 10)
@@ -253,7 +253,7 @@ async def test_its_end_waits_until_everything_is_durable(shipper: Shipper, ours:
     ending = asyncio.ensure_future(ours.close(30))
     await until(lambda: shipper.calls() == [7])
     assert not ending.done()
-    shipper.say(calls.Durable([7]))
+    shipper.say(shipping_protocol.Durable([7]))
     await asyncio.wait_for(ending, 10)
 
 
@@ -267,9 +267,9 @@ async def test_a_large_backlog_goes_in_batches(shipper: Shipper, ours: Handover)
 @pytest.mark.parametrize(
     "nonsense",
     [
-        calls.HEADER.pack(calls.MAX_FRAME + 1),
-        calls.HEADER.pack(3) + b"abc",
-        calls.HEADER.pack(1) + b"\x01",
+        shipping_protocol.HEADER.pack(shipping_protocol.MAX_FRAME + 1),
+        shipping_protocol.HEADER.pack(3) + b"abc",
+        shipping_protocol.HEADER.pack(1) + b"\x01",
     ],
     ids=["too long", "no msgpack", "no list"],
 )
@@ -286,7 +286,9 @@ async def test_a_shipper_that_speaks_nonsense_is_left_and_met_again(
 async def test_confirmations_in_parts_are_understood(shipper: Shipper, ours: Handover) -> None:
     ours.ended(a_call(7))
     await until(lambda: shipper.calls() == [7])
-    for byte in calls.frame([calls.Durable([7])]) + calls.frame([calls.Stored([7])]):
+    for byte in shipping_protocol.frame([shipping_protocol.Durable([7])]) + shipping_protocol.frame(
+        [shipping_protocol.Stored([7])]
+    ):
         shipper.write(bytes([byte]))
         await asyncio.sleep(0)
     await until(lambda: ours.backlog == 0)
@@ -294,7 +296,7 @@ async def test_confirmations_in_parts_are_understood(shipper: Shipper, ours: Han
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handover, "ROOM_BYTES", 2000)
+    monkeypatch.setattr(shipper_client, "ROOM_BYTES", 2000)
 
 
 @pytest.mark.usefixtures("small")
@@ -306,10 +308,10 @@ async def test_who_ends_faster_than_the_shipper_takes_waits_for_room(shipper: Sh
     assert ours.is_full
     waiting = [asyncio.ensure_future(ours.room()) for _ in range(3)]
     await until(lambda: shipper.calls() == [1, 2])
-    shipper.say(calls.Durable([1]))
+    shipper.say(shipping_protocol.Durable([1]))
     await until(lambda: ours.durable == 1)
     assert not any(waiter.done() for waiter in waiting)
-    shipper.say(calls.Durable([2]))
+    shipper.say(shipping_protocol.Durable([2]))
     await asyncio.wait_for(asyncio.gather(*waiting), 0.5)
     assert ours.waited == 3
 
@@ -322,7 +324,7 @@ async def test_a_shipper_that_takes_nothing_is_not_waited_for_long(
     await until(lambda: ours.connected)
     ours.ended(a_call(1, b"x" * 3000))
     if why != "it is gone":
-        monkeypatch.setattr(handover, "ROOM_S", 0.05)
+        monkeypatch.setattr(shipper_client, "ROOM_S", 0.05)
     if why == "it was silent before":
         await asyncio.sleep(0.1)
     waiting = asyncio.ensure_future(ours.room())
@@ -343,5 +345,5 @@ async def test_a_caller_that_leaves_waits_for_room_no_longer(shipper: Shipper, o
     with pytest.raises(asyncio.CancelledError):
         await waiting
     await until(lambda: shipper.calls() == [1])
-    shipper.say(calls.Durable([1]))
+    shipper.say(shipping_protocol.Durable([1]))
     await until(lambda: ours.durable == 1)

@@ -12,9 +12,9 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmproxy.gateway import http1
-from llmproxy.gateway.caller import JSON, Caller
 from llmproxy.gateway.errors import BadRequestError, CallError, Header, error_body
+from llmproxy.gateway.http import server as http1
+from llmproxy.gateway.http.exchange import JSON, Caller
 
 Handle = Callable[[Caller], Awaitable[None]]
 HELLO = b"POST /v1/x?key=1 HTTP/1.1\r\nHost: h\r\nX-A: b\r\nContent-Length: 5\r\n\r\nhello"

@@ -6,12 +6,18 @@ from pathlib import Path
 from prometheus_client.core import Metric
 
 from llmproxy import contract
-from llmproxy.gateway.collectors import HandoverCollector, LimitsCollector, PauseCollector, UpstreamCollector, _store
-from llmproxy.gateway.handover import Handover
+from llmproxy.gateway.admin.collectors import (
+    HandoverCollector,
+    LimitsCollector,
+    PauseCollector,
+    UpstreamCollector,
+    _store,
+)
 from llmproxy.gateway.limits import Limiter
-from llmproxy.gateway.limits.store import Told
+from llmproxy.gateway.limits.store.protocol import Told
 from llmproxy.gateway.metrics import Counts, Exporter
-from llmproxy.gateway.pause import Pause
+from llmproxy.gateway.requests.pause import Pause
+from llmproxy.gateway.shipping.shipper_client import Handover
 from procs import ROOT
 
 PAGE = ROOT / "docs/metrics.md"

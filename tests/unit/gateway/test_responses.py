@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from llmproxy.gateway.adapters.responses import RESPONSES_CLIENT, ResponsesForward
 from llmproxy.gateway.errors import BadRequestError
-from llmproxy.gateway.responses import RESPONSES_CLIENT, ResponsesForward
 from unit.gateway.targets import target
 
 

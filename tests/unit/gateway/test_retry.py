@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmproxy.contract import Retries
-from llmproxy.gateway.retry import backoff_s, is_retried, read_retry_after, wait_before_next
+from llmproxy.gateway.requests.retry_policy import backoff_s, is_retried, read_retry_after, wait_before_next
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 RETRIES = Retries(max=2, initial_delay_s=0.5, max_delay_s=8)

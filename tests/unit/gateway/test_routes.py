@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from llmproxy.gateway.routes import MAX_ID, Route, read_route
+from llmproxy.gateway.http.routing import MAX_ID, Route, read_route
 
 IDS = [(b"x-rollout-id", b"ro-h"), (b"x-attempt-id", b"at-h"), (b"x-sequence-id", b"7")]
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmproxy.gateway import streaming
-from llmproxy.gateway.streaming import EventTooLargeError, Relay
-from llmproxy.gateway.usage import answer_tokens
+from llmproxy.protocols import passthrough
+from llmproxy.protocols.passthrough import EventTooLargeError, Relay
+from llmproxy.protocols.usage import answer_tokens
 
 ODD = "\u0085 \u2028 \u2029 \U0001f468\u200d\U0001f469\u200d\U0001f467 e\u0301 \x1c\x1d\x0b\x0c end"
 """What Python's `splitlines` breaks at and bytes of several units: a stream must carry all of it."""
@@ -179,7 +179,7 @@ def test_a_usage_chunk_whose_event_is_not_ended_is_hidden_all_the_same() -> None
 
 
 def test_an_event_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "MAX_EVENT", 1000)
+    monkeypatch.setattr(passthrough, "MAX_EVENT", 1000)
     relay = Relay(hide_usage=True)
     relay.feed(b"data: " + b"x" * 900)
     with pytest.raises(EventTooLargeError):

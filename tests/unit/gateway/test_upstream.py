@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmproxy.gateway.pool import Address, Pool
-from llmproxy.gateway.upstream import HIGH_WATER, MAX_HEAD, STALE_S, Connection, UpstreamFailure
+from llmproxy.gateway.http.client import HIGH_WATER, MAX_HEAD, STALE_S, Connection, UpstreamFailure
+from llmproxy.gateway.http.pool import Address, Pool
 
 Write = Callable[[bytes], None]
 SIZED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\nhello world"

@@ -4,9 +4,9 @@ from typing import Any
 
 from llmproxy_api import LLMProxy, parse
 from llmproxy_api.status import UNSEEN
-from llmproxy_operator import status as reporting
-from llmproxy_operator.rollout import Failure, Rollout
-from llmproxy_operator.status import Trouble, View
+from llmproxy_operator import conditions as reporting
+from llmproxy_operator.conditions import Trouble, View
+from llmproxy_operator.rollout_status import Failure, Rollout
 
 NOW = "2026-01-01T00:00:00Z"
 DONE = Rollout(1, 1, 1, 1, 1, current=True)

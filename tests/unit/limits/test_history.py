@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmproxy.gateway.limits import history
-from llmproxy.gateway.limits.local import Book, Charge
+from llmproxy.gateway.limits.local import transfer
+from llmproxy.gateway.limits.local.counters import Book, Charge
 from windows import Clock, document, worst_window
 
 
@@ -43,10 +43,10 @@ def test_over_any_number_of_hand_overs_no_window_holds_more_than_the_limit(
     used_at: list[tuple[float, int]] = []
     for what, time_s, number in steps:
         if what == "hand_over":
-            told = history.tell(pod.book)
+            told = transfer.tell(pod.book)
             world.now += time_s  # in transit: nobody admits
             pod = Pod(world, number, limits)
-            history.adopt(pod.book, told)
+            transfer.adopt(pod.book, told)
             continue
         world.now += time_s
         if what == "ask":
@@ -81,10 +81,10 @@ def test_what_two_pods_admitted_apart_is_counted_fully_once_they_are_joined(
         if pod.book.take(pod.plan, 0):
             used_at.append((world.now, 1))
     apart = len(used_at)
-    told = history.tell(second.book)
+    told = transfer.tell(second.book)
     world.now += transit
 
-    history.merge(first.book, told)
+    transfer.merge(first.book, told)
     joined_at = world.now
     for gap in later:
         world.now += gap
@@ -105,9 +105,9 @@ def test_a_charge_is_settled_at_the_third_pod() -> None:
     lineage, charge = first.book.lineage, Charge(first.book.minute.number, first.book.second.number, 800)
     second, third = Pod(world, 77.0, limits), Pod(world, -300.0, limits)
     world.now += 0.3
-    history.adopt(second.book, history.tell(first.book))
+    transfer.adopt(second.book, transfer.tell(first.book))
     world.now += 0.3
-    history.adopt(third.book, history.tell(second.book))
+    transfer.adopt(third.book, transfer.tell(second.book))
 
     here = third.book.translated(lineage, charge)
     third.book.settle(third.plan, here, 100)
@@ -123,7 +123,7 @@ def test_a_charge_of_a_pod_that_was_joined_is_settled_where_it_was_put() -> None
     world.now += 33.3
     assert second.book.take(second.plan, 600)
     charge = Charge(second.book.minute.number, second.book.second.number, 600)
-    history.merge(first.book, history.tell(second.book))
+    transfer.merge(first.book, transfer.tell(second.book))
 
     first.book.settle(first.plan, first.book.translated(second.book.lineage, charge), 50)
 
@@ -147,7 +147,7 @@ def test_a_charge_under_another_limit_gives_back_no_more_than_it_took(old: dict[
     assert before.book.take(before.plan, 500)
     charge = Charge(before.book.minute.number, before.book.second.number, 500)
     after = Pod(world, 1.0, new)
-    history.adopt(after.book, history.tell(before.book))
+    transfer.adopt(after.book, transfer.tell(before.book))
     taken = after.used("tpm")
     assert after.book.take(after.plan, 300)
 
@@ -159,12 +159,12 @@ def test_a_charge_under_another_limit_gives_back_no_more_than_it_took(old: dict[
 def test_a_copy_is_kept_true_by_what_is_told_of_the_last_buckets() -> None:
     world = Clock()
     leader, other = Pod(world, 0.0, {"rpm": 50, "rps": 5}), Pod(world, 9.0, {"rpm": 50, "rps": 5})
-    history.follow(other.book, history.tell(leader.book), whole=True)
+    transfer.follow(other.book, transfer.tell(leader.book), whole=True)
     for _ in range(200):
         world.now += 0.05
         since = {window: window.at for window in leader.book.windows()}
         leader.book.take(leader.plan, 0)
-        history.follow(other.book, history.tell(leader.book, since), whole=False)
+        transfer.follow(other.book, transfer.tell(leader.book, since), whole=False)
 
         assert other.used("rps") == leader.used("rps")
         assert other.used("rpm") == leader.used("rpm")
@@ -175,11 +175,11 @@ def test_the_difference_is_what_came_after() -> None:
     pod = Pod(world, 0.0, {"rpm": 50})
     for _ in range(3):
         pod.book.take(pod.plan, 0)
-    before = history.tell(pod.book)
+    before = transfer.tell(pod.book)
     world.now += 7
     for _ in range(4):
         pod.book.take(pod.plan, 0)
 
-    after = history.difference(history.tell(pod.book), before)
+    after = transfer.difference(transfer.tell(pod.book), before)
 
     assert sum(sum(counts.amounts) for counts in after.windows) == 4

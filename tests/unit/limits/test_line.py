@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llmproxy.gateway.limits import Denial, Grant, Limiter, kinds
+from llmproxy.gateway.limits import Denial, Grant, Limiter
+from llmproxy.gateway.limits.local import kinds
 from windows import Clock, VirtualLoop, document, rate, worst_window
 
 
@@ -199,7 +200,7 @@ def test_a_settlement_wakes_who_waits_for_tokens() -> None:
 
 def test_the_line_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(clock: Clock) -> None:
-        monkeypatch.setattr("llmproxy.gateway.limits.line.MAX_WAITING", 3)
+        monkeypatch.setattr("llmproxy.gateway.limits.local.queue.MAX_WAITING", 3)
         limiter = Limiter(document({"rpm": 1}, queue_s=30), clock=clock)
         limiter.admit("m", 0)
         waiting = [ask(limiter) for _ in range(3)]

@@ -5,8 +5,8 @@ import asyncio
 import uvloop
 
 from llmproxy.gateway.limits import Limiter
-from llmproxy.gateway.limits.shared import Shared
-from llmproxy.gateway.limits.store import Owner
+from llmproxy.gateway.limits.store.lease_limiter import Shared
+from llmproxy.gateway.limits.store.protocol import Owner
 from windows import document
 
 

@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 
 from fakes.cluster import FakeCluster
-from llmproxy_operator import informer, names
-from llmproxy_operator.cache import Cache
-from llmproxy_operator.cached import CachedCluster
+from llmproxy_operator import names
 from llmproxy_operator.cluster import Change, Listed
 from llmproxy_operator.errors import RefusedError, UnavailableError
-from llmproxy_operator.informer import Informer
 from llmproxy_operator.manifest import Ref, ref
-from llmproxy_operator.queue import Key
+from llmproxy_operator.watch import informer
+from llmproxy_operator.watch.cache import Cache
+from llmproxy_operator.watch.cached_cluster import CachedCluster
+from llmproxy_operator.watch.informer import Informer
+from llmproxy_operator.workqueue import Key
 
 Manifest = dict[str, Any]
 KEY = Key("n", "p")

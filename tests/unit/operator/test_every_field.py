@@ -14,11 +14,11 @@ import pytest
 from crds.every_field import AUTOSCALED, BASE, Object
 from llmproxy_api import LLMProxy, parse
 from llmproxy_api.crd import crd
-from llmproxy_api.params import DENIED
+from llmproxy_api.model_params import DENIED
+from llmproxy_operator.conditions import View, status
 from llmproxy_operator.policy import Policy
 from llmproxy_operator.render import Inputs, digested, peers_secret, render, revision
-from llmproxy_operator.rollout import Rollout
-from llmproxy_operator.status import View, status
+from llmproxy_operator.rollout_status import Rollout
 
 Path = tuple[str | int, ...]
 

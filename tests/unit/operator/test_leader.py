@@ -10,7 +10,7 @@ import pytest
 
 from fakes.cluster import FakeCluster
 from llmproxy_operator.errors import LeaseLostError, UnavailableError
-from llmproxy_operator.leader import Election, Terms
+from llmproxy_operator.leader_election import Election, Terms
 from llmproxy_operator.manifest import Ref
 
 LEASE = Ref("coordination.k8s.io/v1", "Lease", "n", "operator")

@@ -8,9 +8,9 @@ from fakes.cluster import FakeCluster
 from fakes.passes import PROXY, Operator, a_proxy, serve
 from llmproxy_api import parse
 from llmproxy_operator import names
+from llmproxy_operator.conditions import condition
 from llmproxy_operator.render.containers import amounts
 from llmproxy_operator.render.network import network_policy
-from llmproxy_operator.status import condition
 
 Manifest = dict[str, Any]
 ANYWHERE: list[Manifest] = [{"namespaceSelector": {}}]

@@ -12,16 +12,16 @@ import pytest
 from fakes.cluster import FakeCluster
 from llmproxy_api import LLMProxy, parse
 from llmproxy_operator.__main__ import main
-from llmproxy_operator.announce import Announcer
-from llmproxy_operator.children import Standing, standing
-from llmproxy_operator.doorbell import Doorbell
 from llmproxy_operator.errors import RefusedError
+from llmproxy_operator.event_recorder import Announcer
 from llmproxy_operator.health import Health, serve
 from llmproxy_operator.logs import JsonLines
 from llmproxy_operator.manifest import Ref
 from llmproxy_operator.metrics import Metrics
-from llmproxy_operator.queue import Key
-from llmproxy_operator.scrub import scrub
+from llmproxy_operator.ownership import Standing, standing
+from llmproxy_operator.redact import scrub
+from llmproxy_operator.watch.event_filter import Doorbell
+from llmproxy_operator.workqueue import Key
 
 Manifest = dict[str, Any]
 KEY = Key("n", "p")

@@ -7,8 +7,8 @@ import pytest
 from fakes.cluster import FakeCluster
 from fakes.passes import PROXY, Operator, a_proxy, a_secret, serve
 from llmproxy_operator import names
+from llmproxy_operator.conditions import condition
 from llmproxy_operator.manifest import Ref
-from llmproxy_operator.status import condition
 
 Manifest = dict[str, Any]
 

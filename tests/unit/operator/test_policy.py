@@ -7,9 +7,9 @@ import pytest
 from fakes.cluster import FakeCluster
 from fakes.passes import PROXY, Operator, a_proxy, serve
 from llmproxy_api import parse
+from llmproxy_operator.conditions import condition
 from llmproxy_operator.policy import Policy
 from llmproxy_operator.settings import from_environment
-from llmproxy_operator.status import condition
 
 OWN = "registry.example:5000/team/llmproxy:0.1.0"
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from llmproxy_operator.errors import UnavailableError
-from llmproxy_operator.queue import Key, KeyedQueue, Timing
+from llmproxy_operator.workqueue import Key, KeyedQueue, Timing
 
 QUICK = Timing(first_backoff_s=0.01, max_backoff_s=0.05, gap_s=0.0, resync_s=1000.0, pass_s=5.0)
 A, B = Key("n", "a"), Key("n", "b")

@@ -9,9 +9,9 @@ import pytest
 from fakes.cluster import FakeCluster
 from fakes.passes import KEY, PROXY, Operator, a_proxy, a_secret, serve
 from llmproxy_operator import names
+from llmproxy_operator.conditions import condition
 from llmproxy_operator.errors import RefusedError, UnavailableError
 from llmproxy_operator.manifest import Ref
-from llmproxy_operator.status import condition
 
 Manifest = dict[str, Any]
 CHILDREN = [

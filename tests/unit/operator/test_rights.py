@@ -16,9 +16,9 @@ from fakes.passes import Operator, a_proxy, a_secret, serve
 from llmproxy_api import API_VERSION, KIND
 from llmproxy_operator import names
 from llmproxy_operator.cluster import PLURALS, Applied
-from llmproxy_operator.informer import KINDS
-from llmproxy_operator.leader import Election, Terms
+from llmproxy_operator.leader_election import Election, Terms
 from llmproxy_operator.manifest import Manifest, Ref
+from llmproxy_operator.watch.informer import KINDS
 
 ROOT = Path(__file__).parents[3]
 Right = tuple[str, str, str]

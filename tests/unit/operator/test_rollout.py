@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llmproxy_operator.rollout import Rollout, rollout
+from llmproxy_operator.rollout_status import Rollout, rollout
 
 Manifest = dict[str, Any]
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

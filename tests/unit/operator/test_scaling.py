@@ -8,7 +8,7 @@ from fakes.cluster import FakeCluster
 from fakes.passes import PROXY, Operator, a_proxy, serve
 from llmproxy_api import parse
 from llmproxy_operator.render import config, scaling
-from llmproxy_operator.rollout import Rollout, floor_of
+from llmproxy_operator.rollout_status import Rollout, floor_of
 
 Manifest = dict[str, Any]
 

@@ -9,9 +9,9 @@ import pytest
 from fakes.cluster import FakeCluster
 from fakes.passes import PROXY, Operator, a_proxy, a_secret, serve
 from llmproxy_api import parse
+from llmproxy_operator.conditions import condition
 from llmproxy_operator.manifest import Ref
 from llmproxy_operator.render import store
-from llmproxy_operator.status import condition
 
 Manifest = dict[str, Any]
 LIMITED: Manifest = {"rateLimits": {"rpm": 60}}

@@ -10,9 +10,9 @@ import pytest
 import kstatus
 from llmproxy_api import LLMProxy, parse
 from llmproxy_api.status import Status
-from llmproxy_operator import status as reporting
-from llmproxy_operator.rollout import Failure, Rollout
-from llmproxy_operator.status import REASONS, Trouble, View, condition, conditions, reported, same, status
+from llmproxy_operator import conditions as reporting
+from llmproxy_operator.conditions import REASONS, Trouble, View, condition, conditions, reported, same, status
+from llmproxy_operator.rollout_status import Failure, Rollout
 
 NOW, LATER = "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z"
 DONE = Rollout(1, 1, 1, 1, 1, current=True)
@@ -88,7 +88,7 @@ def test_every_state_is_told_in_known_words_and_never_as_both_reconciling_and_st
 def test_reasons_that_other_modules_give_are_listed() -> None:
     folder = Path(reporting.__file__).parent
     given = set()
-    for module in ("rollout", "reconcile", "credentials"):
+    for module in ("rollout_status", "reconcile", "secret_watch"):
         text = (folder / f"{module}.py").read_text()
         given |= set(re.findall(r'(?:Failure|Trouble)\(\s*"(\w+)"', text))
         given |= set(re.findall(r'\(\("(Secret\w+)"', text))

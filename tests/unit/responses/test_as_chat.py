@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from llmproxy.responses import as_chat
+from llmproxy.protocols.normalize import responses as as_chat
 
 
 def test_a_request() -> None:

@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from llmproxy.anthropic.wire import MappingError
-from llmproxy.responses.from_chat import from_chat
-from llmproxy.responses.from_chat_stream import ResponseStream
-from llmproxy.responses.to_chat import from_responses
+from llmproxy.protocols.responses_to_openai.request import from_responses
+from llmproxy.protocols.responses_to_openai.response import from_chat
+from llmproxy.protocols.responses_to_openai.stream import ResponseStream
+from llmproxy.protocols.sse import MappingError
 
 Json = dict[str, Any]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmproxy.responses.stream import ResponsesStream, answer_tokens
+from llmproxy.protocols.responses_stream import ResponsesStream, answer_tokens
 
 BREAKERS = 'a\u2028b\u2029c\u0085d ä€😀 response.completed "type": "error" e\u0301 end'
 USAGE = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}

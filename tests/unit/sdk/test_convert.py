@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from llmproxy_api import SpecError, parse
-from llmproxy_api import litellm_table as table
-from llmproxy_api.convert import PLACEHOLDER, Converted, convert, is_this_machine
+from llmproxy_api.litellm import settings_table as table
+from llmproxy_api.litellm.convert import PLACEHOLDER, Converted, convert, is_this_machine
 
 VLLM: dict[str, Any] = {"model": "hosted_vllm/qwen", "api_base": "http://vllm:8000/v1"}
 

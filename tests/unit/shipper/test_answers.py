@@ -8,7 +8,7 @@ import pytest
 
 from llmproxy.echo import shapes
 from llmproxy.echo.asked import Answer, ToolCall
-from llmproxy.shipper.answers import events, joined, read_answer
+from llmproxy.protocols.normalize.assemble import events, joined, read_answer
 
 Json = dict[str, Any]
 PROMPT = [5, 6]

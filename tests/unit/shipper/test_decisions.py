@@ -12,17 +12,18 @@ import msgspec
 import pytest
 
 import spanrig
-from llmproxy import calls
-from llmproxy.shipper import gate, makers, parked, records, sender
-from llmproxy.shipper.counts import Counts
-from llmproxy.shipper.gate import Gate, backoff_s
-from llmproxy.shipper.journal import Begun, Journal
-from llmproxy.shipper.parked import MAX_AGE_S, MAX_TRIES, Letters, Lot, Parked, is_dead
-from llmproxy.shipper.segments import Place, Segments
-from llmproxy.shipper.sender import Sender
-from llmproxy.shipper.sequence import Sequencer
-from llmproxy.shipper.store import Answer, Outcome, Standing, Store, StoreError, outcome_of
-from llmproxy.shipper.units import Unit, by_group, smaller
+from llmproxy import shipping_protocol
+from llmproxy.shipper.delivery import builders, circuit_breaker, retry_queue, sender
+from llmproxy.shipper.delivery.batches import Unit, by_group, smaller
+from llmproxy.shipper.delivery.circuit_breaker import Gate, backoff_s
+from llmproxy.shipper.delivery.journal import Begun, Journal
+from llmproxy.shipper.delivery.lightning_store import Answer, Outcome, Standing, Store, StoreError, outcome_of
+from llmproxy.shipper.delivery.retry_queue import MAX_AGE_S, MAX_TRIES, Letters, Lot, Parked, is_dead
+from llmproxy.shipper.delivery.sender import Sender
+from llmproxy.shipper.delivery.sequencer import Sequencer
+from llmproxy.shipper.metrics import Counts
+from llmproxy.shipper.spool import records
+from llmproxy.shipper.spool.segments import Place, Segments
 from windows import Clock, VirtualLoop
 
 
@@ -292,7 +293,7 @@ async def test_an_age_counts_over_a_restart_but_not_a_clock_that_was_put_back(tm
     again.parked.load()
     await again.run_until(lambda: again.counts.dead_lettered["rollout_unknown"] == 1)
     (dead,) = [records.decode(payload) for n in again.letters.sizes for _, payload in again.letters.walk(n)]
-    assert (dead.call.rollout_id, dead.tries) == ("early", parked.MIN_TRIES)
+    assert (dead.call.rollout_id, dead.tries) == ("early", retry_queue.MIN_TRIES)
     assert again.parked.calls == 1
 
 
@@ -354,17 +355,21 @@ def test_an_hour_without_a_store_is_asked_for_once_a_second_at_most_and_its_retu
 
     with asyncio.Runner(loop_factory=lambda: VirtualLoop(clock)) as runner:
         yard, away, ended = runner.run(hour())
-    assert max(ended) - away.back_s <= gate.MAX_DELAY_S + hangs_s + 0.1
+    assert max(ended) - away.back_s <= circuit_breaker.MAX_DELAY_S + hangs_s + 0.1
     # What was parked waited as well: an hour without a store is nobody's fault, and no try.
-    assert clock.now - away.back_s <= gate.MAX_DELAY_S + hangs_s + parked.MAX_S
+    assert clock.now - away.back_s <= circuit_breaker.MAX_DELAY_S + hangs_s + retry_queue.MAX_S
     assert not yard.counts.dead_lettered
     failed = sum(yard.counts.failures.values())
-    assert 3600 / (gate.MAX_DELAY_S + hangs_s) * 0.9 < failed < 3600 / (gate.MAX_DELAY_S / 2 + hangs_s) + 20
+    assert (
+        3600 / (circuit_breaker.MAX_DELAY_S + hangs_s) * 0.9
+        < failed
+        < 3600 / (circuit_breaker.MAX_DELAY_S / 2 + hangs_s) + 20
+    )
     assert away.most_at_once <= 5  # before it was known to be gone; afterwards there is one probe at a time
 
 
-def an_arrival(call_id: int, rollout: str) -> calls.Arrival:
-    return calls.Arrival(call_id, rollout, "at-1", 1)
+def an_arrival(call_id: int, rollout: str) -> shipping_protocol.Arrival:
+    return shipping_protocol.Arrival(call_id, rollout, "at-1", 1)
 
 
 async def test_ids_of_a_rollout_are_taken_in_the_order_of_arrival(tmp_path: Path) -> None:
@@ -414,13 +419,13 @@ def test_late_ids_hold_up_neither_those_that_have_theirs_nor_other_rollouts(tmp_
 
     async def deliver() -> tuple[list[list[int]], float]:
         store = Slow()
-        maker = makers.UnitMaker(Sequencer(store, Journal(tmp_path / "j"), counts), Gate(), Encodes(), counts)
+        maker = builders.UnitMaker(Sequencer(store, Journal(tmp_path / "j"), counts), Gate(), Encodes(), counts)
         waiting = [records.Record("gw", 0, spanrig.a_call(i, f"ro-{i % 40}")) for i in range(160)]
         waiting.append(records.Record("gw", 0, spanrig.a_call(160, "ro-stuck")))
         assert maker.make_now(Place(1, 0, 1), waiting[0]) is None
         assert maker.make_now(Place(1, 0, 1), msgspec.structs.replace(waiting[0], sequence_id=7)) is not None
         made: list[list[int]] = []
-        parts = makers.as_made(maker, [(Place(1, i, 1), record) for i, record in enumerate(waiting)])
+        parts = builders.as_made(maker, [(Place(1, i, 1), record) for i, record in enumerate(waiting)])
         async with contextlib.aclosing(parts):
             async for units in parts:
                 made.append([unit.record.call.call_id for unit in units])
@@ -453,14 +458,14 @@ async def test_failures_of_one_moment_are_one_failure() -> None:
         gate_.failed("http_503")
     began = asyncio.get_running_loop().time()
     async with gate_.passing():
-        assert asyncio.get_running_loop().time() - began < gate.MAX_DELAY_S / 2
+        assert asyncio.get_running_loop().time() - began < circuit_breaker.MAX_DELAY_S / 2
     gate_.works()
     assert gate_.healthy
 
 
 async def test_an_id_that_is_given_says_that_the_store_works(tmp_path: Path) -> None:
     gate_, counts = Gate(), Counts()
-    maker = makers.UnitMaker(Sequencer(Shelf(), Journal(tmp_path / "j"), counts), gate_, Encodes(), counts)
+    maker = builders.UnitMaker(Sequencer(Shelf(), Journal(tmp_path / "j"), counts), gate_, Encodes(), counts)
     gate_.failed("http_503")
     await maker.make(Place(1, 0, 1), records.Record("gw", 0, spanrig.a_call(1, "ro")))
     assert gate_.healthy
@@ -494,7 +499,7 @@ def test_the_journal_is_read_after_a_cut_at_any_byte(tmp_path: Path) -> None:
 def test_the_journal_is_written_anew_when_it_is_mostly_of_the_past(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmproxy.shipper.journal.MAX_BYTES", 5000)
+    monkeypatch.setattr("llmproxy.shipper.delivery.journal.MAX_BYTES", 5000)
     journal = Journal(tmp_path / "j")
     for i in range(1000):
         journal.begin(Begun("gw", i, "ro", "at", 1, i))
@@ -506,4 +511,4 @@ def test_the_journal_is_written_anew_when_it_is_mostly_of_the_past(
 
 
 def test_the_bounds_are_those_that_the_docs_say() -> None:
-    assert (parked.MAX_TRIES, parked.MAX_AGE_S) == (20, 10 * MINUTE)
+    assert (retry_queue.MAX_TRIES, retry_queue.MAX_AGE_S) == (20, 10 * MINUTE)

@@ -9,13 +9,13 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 import otlprig
 import spanrig
-from llmproxy.shipper import spans
-from llmproxy.shipper.collector import outcome_of
-from llmproxy.shipper.genai import GenAiEncoder, span_of
-from llmproxy.shipper.otlp import Span
-from llmproxy.shipper.records import Record
-from llmproxy.shipper.spans import Content
-from llmproxy.shipper.store import Outcome
+from llmproxy.shipper.delivery.lightning_store import Outcome
+from llmproxy.shipper.delivery.otlp_collector import outcome_of
+from llmproxy.shipper.spans import agent_lightning
+from llmproxy.shipper.spans.agent_lightning import Content
+from llmproxy.shipper.spans.otel_genai import GenAiEncoder, span_of
+from llmproxy.shipper.spans.otlp import Span
+from llmproxy.shipper.spool.records import Record
 
 Json = dict[str, Any]
 
@@ -33,7 +33,7 @@ def body(**fields: Any) -> bytes:
 
 
 def test_it_has_the_same_ids_as_in_the_store() -> None:
-    ours, theirs = made(), spans.spans_of(record(), "Full")[0]
+    ours, theirs = made(), agent_lightning.spans_of(record(), "Full")[0]
     assert (ours.trace_id, ours.span_id) == (theirs.trace_id, theirs.span_id)
     alone = made(rollout_id="", attempt_id="")
     assert alone.trace_id not in {ours.trace_id, b""}

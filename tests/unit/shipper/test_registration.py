@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from llmproxy.contract import Deployment, Model, Resource
-from llmproxy.shipper.registration import LOOK_S, Registration, changed, wanted
-from llmproxy.shipper.store import Store, StoreError
+from llmproxy.shipper.delivery.lightning_store import Store, StoreError
+from llmproxy.shipper.delivery.registration import LOOK_S, Registration, changed, wanted
 
 Json = dict[str, Any]
 HERE = Resource(name="main_llm", endpoint="http://phi.team.svc:4000")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llmproxy.shipper.segments import HEAD, MAGIC, Segments
-from llmproxy.shipper.spool import CURSOR, Spool
+from llmproxy.shipper.spool.segments import HEAD, MAGIC, Segments
+from llmproxy.shipper.spool.spool import CURSOR, Spool
 
 PAYLOADS = [b"first", b"second \xf5\xc1\n\xa7 with a mark inside", b"", b"fourth" * 30]
 

@@ -14,12 +14,12 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyVa
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 import spanrig
-from llmproxy import __version__, calls
-from llmproxy.shipper import attributes
-from llmproxy.shipper.attributes import MAX_TEXT, cut, flatten, render_json, render_python
-from llmproxy.shipper.otlp import Span, attributes_field, encode
-from llmproxy.shipper.records import Record
-from llmproxy.shipper.spans import Content, Encoder, spans_of
+from llmproxy import __version__, shipping_protocol
+from llmproxy.shipper.spans import attributes
+from llmproxy.shipper.spans.agent_lightning import Content, Encoder, spans_of
+from llmproxy.shipper.spans.attributes import MAX_TEXT, cut, flatten, render_json, render_python
+from llmproxy.shipper.spans.otlp import Span, attributes_field, encode
+from llmproxy.shipper.spool.records import Record
 
 Json = dict[str, Any]
 
@@ -85,7 +85,10 @@ def test_a_failure_is_its_root_alone_and_nothing_an_adapter_looks_for(fields: Js
 
 
 def test_every_try_is_an_event() -> None:
-    tries = [calls.Try("a/0", 10, 2_000_000_010, 503, "http_503"), calls.Try("a/1", 30, 40, 200, "")]
+    tries = [
+        shipping_protocol.Try("a/0", 10, 2_000_000_010, 503, "http_503"),
+        shipping_protocol.Try("a/1", 30, 40, 200, ""),
+    ]
     (first, second) = made(tries=tries)[0].events
     assert first.attributes == {"deployment": "a/0", "status": 503, "duration_s": 2.0, "error": "http_503"}
     assert (second.name, second.at_ns, "error" in second.attributes) == ("try", 30, False)
@@ -149,7 +152,10 @@ def test_attributes_are_written_as_the_library_writes_them(wanted: attributes.At
 @pytest.mark.parametrize("error", ["", "http_503"])
 def test_spans_are_written_as_the_library_writes_them(error: str) -> None:
     """Read by the library and written by it again they are the same bytes, and hold what was said."""
-    tries = [calls.Try("a/0", 10, 2_000_000_010, 503, "http_503"), calls.Try("a/1", 30, 40, 200, "")]
+    tries = [
+        shipping_protocol.Try("a/0", 10, 2_000_000_010, 503, "http_503"),
+        shipping_protocol.Try("a/1", 30, 40, 200, ""),
+    ]
     spans = made(tries=tries, error=error, started_ns=5, ended_ns=1 << 62)
     for span, data in zip(spans, encode({"service.name": "phi"}, spans), strict=True):
         batch = ExportTraceServiceRequest.FromString(data)
@@ -279,7 +285,7 @@ def test_an_unforeseen_error_costs_the_shape_not_the_record(monkeypatch: pytest.
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("llmproxy.shipper.spans.spans_of", broken)
+    monkeypatch.setattr("llmproxy.shipper.spans.agent_lightning.spans_of", broken)
     (only,) = Encoder(name="p", namespace="n").encode(record())
     span = ExportTraceServiceRequest.FromString(only).resource_spans[0].scope_spans[0].spans[0]
     assert (span.name, span.status.message) == ("litellm_request", "not_understood")

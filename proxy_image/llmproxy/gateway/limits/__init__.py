@@ -4,7 +4,7 @@ kinds (names, words) <- window (arithmetic of one limit) <- local (all counters 
   <- line (waiting), headers <- limiter (what the pipeline calls)
 """
 
-from llmproxy.gateway.limits.kinds import Denial
 from llmproxy.gateway.limits.limiter import Decisions, Grant, Limiter, Use
+from llmproxy.gateway.limits.local.kinds import Denial
 
 __all__ = ["Decisions", "Denial", "Grant", "Limiter", "Use"]

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
-from llmproxy.gateway.limits.local import Book, Plan
-from llmproxy.gateway.limits.window import Window
+from llmproxy.gateway.limits.local.counters import Book, Plan
+from llmproxy.gateway.limits.local.window import Window
 
 Header = tuple[bytes, bytes]
 

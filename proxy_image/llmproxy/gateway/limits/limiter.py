@@ -11,10 +11,10 @@ from typing import Protocol
 
 from llmproxy.contract import Document
 from llmproxy.gateway.limits.headers import Header, anthropic_headers, headers
-from llmproxy.gateway.limits.kinds import Denial, KindName, Scope
-from llmproxy.gateway.limits.line import Line, Waiter
-from llmproxy.gateway.limits.local import Blocked, Book, Charge, Plan
-from llmproxy.gateway.limits.store import Told
+from llmproxy.gateway.limits.local.counters import Blocked, Book, Charge, Plan
+from llmproxy.gateway.limits.local.kinds import Denial, KindName, Scope
+from llmproxy.gateway.limits.local.queue import Line, Waiter
+from llmproxy.gateway.limits.store.protocol import Told
 
 
 class Away(Protocol):

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import msgspec
 
-from llmproxy.gateway.limits.history import adopt, tell
-from llmproxy.gateway.limits.kinds import MINUTE_S
 from llmproxy.gateway.limits.limiter import Limiter
-from llmproxy.gateway.limits.messages import History
+from llmproxy.gateway.limits.local.kinds import MINUTE_S
+from llmproxy.gateway.limits.local.transfer import adopt, tell
+from llmproxy.gateway.limits.peers.messages import History
 
 WRITE_S = 1.0
 MAX_BYTES = 8 << 20

@@ -1,0 +1,191 @@
+"""The request's body: read only what the gateway must know, change only what it must change. Pure.
+
+Top-level values stay the bytes that came (msgspec.Raw): a conversation of 64 KB is scanned once and never rebuilt.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from llmproxy.gateway.errors import BadRequestError
+from llmproxy.gateway.upstreams.deployments import Target
+
+T = TypeVar("T")
+Fields = dict[str, msgspec.Raw]
+_decode_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_str: Final = msgspec.json.Decoder(str).decode
+_decode_bool: Final = msgspec.json.Decoder(bool | None).decode
+_decode_count: Final = msgspec.json.Decoder(int | None).decode
+_encode: Final = msgspec.json.encode
+
+TRUE: Final = msgspec.Raw(b"true")
+ONE: Final = msgspec.Raw(b"1")
+OVERRIDES: Final = frozenset(
+    (
+        *("num_retries", "max_retries", "retry_policy", "retry_strategy", "cooldown_time"),
+        *("timeout", "request_timeout", "stream_timeout", "force_timeout"),
+        *("api_base", "base_url", "api_key", "api_version", "custom_llm_provider", "litellm_credential_name"),
+        *("model_list", "headers", "extra_headers"),
+        *("fallbacks", "max_fallbacks", "default_fallbacks", "disable_fallbacks"),
+        *("context_window_fallbacks", "content_policy_fallbacks", "context_window_fallback_dict"),
+        *("mock_response", "mock_tool_calls", "mock_timeout", "mock_testing_fallbacks"),
+        *("mock_testing_context_fallbacks", "mock_testing_content_policy_fallbacks", "mock_testing_rate_limit_error"),
+    )
+)
+"""LiteLLM reads these from a body; retries, times, addresses, keys and fallbacks are the proxy's: they stay here."""
+
+
+_BOUNDS: Final = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
+_WITHOUT_TOKEN_IDS: Final = frozenset({"embeddings", "responses"})
+"""Endpoints where no server knows `return_token_ids`."""
+
+
+class Asked(msgspec.Struct):
+    """What a body asks for, and its fields."""
+
+    model: str
+    stream: bool
+    choices: int
+    """Answers that may be made: `n`, or `best_of`, for each prompt."""
+    max_tokens: int | None
+    fields: Fields
+    usage_asked: bool
+    """Whether the client wants the stream's last chunk with the usage."""
+    passed: bytes = b""
+    """Lines of the client's head that are for an upstream of its protocol."""
+
+
+def read_body(
+    body: bytes, path_model: str = "", *, limits: tuple[str, ...] = ("max_completion_tokens", "max_tokens")
+) -> Asked:
+    """Return what *body* asks for; *path_model* is the model if the path names one. Raise BadRequestError.
+
+    The largest of *limits* that are there bounds the answer's tokens: a server may read any one of them. What would
+    override the proxy's own settings is left out.
+    """
+    fields = read_fields(body)
+    if not OVERRIDES.isdisjoint(fields):
+        fields = {name: value for name, value in fields.items() if name not in OVERRIDES}
+    model = path_model or _field(fields, "model", _decode_str, "a string")
+    if not model:
+        raise BadRequestError("model is missing: name one of GET /v1/models", param="model")
+    stream = bool(_field(fields, "stream", _decode_bool, "true or false"))
+    choices = _count(fields, "n") or 1
+    limit = None
+    for name in limits:
+        said = _count(fields, name)
+        if said is not None and (limit is None or said > limit):
+            limit = said
+    if "prompt" in fields:
+        choices = max(choices, _count(fields, "best_of") or 1) * _prompts(fields["prompt"])
+    usage = stream and "stream_options" in fields and _usage_asked(fields["stream_options"])
+    return Asked(model, stream, choices, limit, fields, usage)
+
+
+def read_fields(body: bytes) -> Fields:
+    """Return the fields of the JSON object *body*; raise BadRequestError, also for a name that is there twice."""
+    try:
+        fields = _decode_fields(body)
+        if not body.isascii():
+            body.decode()
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise BadRequestError(f"the body must be a JSON object in UTF-8: {exc}") from exc
+    spare = len(body) - _least(fields)
+    if spare and not (spare == 2 * len(fields) - 1 and _is_spaced(body, fields)):
+        _refuse_doubled(body)
+    return fields
+
+
+def _least(fields: Fields) -> int:
+    """Return how many bytes an object of *fields* has without a blank, or fewer: a body that has no more is plain."""
+    size = 1
+    for name, value in fields.items():
+        size += len(name) + len(value) + 4
+    return size if fields else 2
+
+
+def upstream_body(
+    asked: Asked, target: Target, endpoint: str, *, want_usage: bool, params: Fields | None = None
+) -> bytes:
+    """Return the body for *target*: its own name of the model, *params* (its own) where the client said nothing."""
+    fields = dict(asked.fields)
+    for name, value in (target.params if params is None else params).items():
+        if asked.max_tokens is None or name not in _BOUNDS:  # one that the client did not say would be another bound
+            fields.setdefault(name, value)
+    fields["model"] = target.model_json
+    if target.token_ids and endpoint not in _WITHOUT_TOKEN_IDS:
+        fields.setdefault("return_token_ids", TRUE)
+        # A number in the older completions API, true or false in chat.
+        fields.setdefault("logprobs", TRUE if endpoint == "chat.completions" else ONE)
+    if asked.stream and want_usage and target.stream_options and not asked.usage_asked:
+        options = _options(fields.get("stream_options"))
+        options["include_usage"] = True
+        fields["stream_options"] = msgspec.Raw(_encode(options))
+    return _encode(fields)
+
+
+def _field(fields: Fields, name: str, decode: Callable[[msgspec.Raw], T], what: str) -> T | None:
+    raw = fields.get(name)
+    if raw is None:
+        return None
+    try:
+        return decode(raw)
+    except msgspec.MsgspecError as exc:
+        raise BadRequestError(f"{name} must be {what}", param=name) from exc
+
+
+def _count(fields: Fields, name: str) -> int | None:
+    if name not in fields:
+        return None
+    found = _field(fields, name, _decode_count, "a whole number")
+    if found is not None and found < 0:
+        raise BadRequestError(f"{name} must not be negative", param=name)
+    return found
+
+
+def _prompts(raw: msgspec.Raw) -> int:
+    """Return how many prompts a completion has: a text or a list of token ids is one, a list of these is several."""
+    if bytes(memoryview(raw)[:1]) != b"[":
+        return 1
+    items = msgspec.json.decode(raw, type=list[msgspec.Raw])
+    if not items or bytes(memoryview(items[0])[:1]) not in {b'"', b"["}:
+        return 1
+    return len(items)
+
+
+def _options(raw: msgspec.Raw | None) -> dict[str, Any]:
+    try:
+        options = msgspec.json.decode(raw) if raw is not None else {}
+    except msgspec.MsgspecError:
+        return {}
+    return options if isinstance(options, dict) else {}
+
+
+def _usage_asked(raw: msgspec.Raw) -> bool:
+    return _options(raw).get("include_usage") is True
+
+
+def _is_spaced(body: bytes, fields: Fields) -> bool:
+    """Whether the object is written as Python's json does: a blank after each colon and comma, none elsewhere."""
+    at = 1
+    for name, value in fields.items():
+        key = b'"%b": ' % name.encode()
+        if not body.startswith(key, at):
+            return False
+        at += len(key) + len(value) + 2
+    return True
+
+
+def _refuse_doubled(body: bytes) -> None:
+    """Two fields of a name mean one thing to us and perhaps another to the upstream: limits could be walked around."""
+    try:
+        pairs = json.loads(body, object_pairs_hook=list)
+    except (ValueError, RecursionError) as exc:
+        raise BadRequestError(f"the body must be a JSON object: {exc}") from exc
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise BadRequestError(f"{name} is there twice in the body: send it once", param=name)
+        seen.add(name)

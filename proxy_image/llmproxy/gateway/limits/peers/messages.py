@@ -1,0 +1,193 @@
+"""What gateways of one proxy say to each other about limits, and nothing else; `wire` carries it.
+
+A frame holds the sender's clock and a list of messages. Clocks of two pods are never compared, only their readings on
+one and the same side (see `wire.Link.earliest`).
+"""
+
+import msgspec
+
+from llmproxy.gateway.limits.local.kinds import KindName, Scope
+
+PROTOCOL = b"llmproxy-peers/2"
+MAX_FRAME = 8 << 20
+"""Bytes. 64 models with every limit are about 0.4 MB; a frame above this is a broken peer: the connection is closed."""
+MAX_BATCH = 500
+"""Messages in a frame."""
+
+
+class Counts(msgspec.Struct, array_like=True, frozen=True):
+    """The buckets of one limit, oldest first."""
+
+    model: str
+    kind: str
+    limit: int
+    first: int
+    """Number of the first bucket."""
+    amounts: list[int]
+
+
+class History(msgspec.Struct, array_like=True, frozen=True):
+    """What a pod has counted."""
+
+    lineage: str
+    now_s: float
+    """Seconds since bucket 0 began, when this was sent. It is later when it arrives, so what was counted looks a little
+    younger than it is and is kept a little longer: the safe side."""
+    windows: list[Counts]
+    foreign: dict[str, tuple[int, int]]
+
+
+class Hello(msgspec.Struct, array_like=True, tag="hello", frozen=True):
+    """First message on a connection, from both sides."""
+
+    id: str
+    """Another one for each start of a process."""
+    generation: int
+    """0 while it has not decided."""
+    newest: int
+    """The highest generation it has heard of."""
+    port: int
+    """Where it listens."""
+    known: list[tuple[str, int]]
+    """Addresses of the others that it is connected to."""
+
+
+class Rank(msgspec.Struct, array_like=True, tag="rank", frozen=True):
+    """The sender has decided: the highest (generation, id) of all that are connected is the authority."""
+
+    generation: int
+
+
+class Attach(msgspec.Struct, array_like=True, tag="attach", frozen=True):
+    """The sender admits nothing by itself from now on, and asks the receiver."""
+
+    authority: bool
+    """It admitted by itself until now: what it tells must be added. Otherwise it is a copy of what *leader* has."""
+    leader: str
+    in_flight: dict[str, int]
+    """Its calls by model; `""` for those of models that are not in its document."""
+    history: History
+
+
+class Welcome(msgspec.Struct, array_like=True, tag="welcome", frozen=True):
+    """The receiver's counters were taken over: it may ask."""
+
+    history: History
+
+
+class Elsewhere(msgspec.Struct, array_like=True, tag="elsewhere", frozen=True):
+    """Another pod decides."""
+
+    host: str
+    port: int
+
+
+class Ask(msgspec.Struct, array_like=True, tag="ask", frozen=True):
+    """May this request be admitted?"""
+
+    id: int
+    model: str
+    tokens: int
+    wait_s: float
+    """How long it may stand in line; 0 for not at all."""
+    again: bool = False
+    """See `local.Plan`. A pod of an older release does not know it and counts such a call once more."""
+
+
+class Drop(msgspec.Struct, array_like=True, tag="drop", frozen=True):
+    """The caller of this request has left: answered with Denied, unless Granted was sent before."""
+
+    id: int
+
+
+class Granted(msgspec.Struct, array_like=True, tag="granted", frozen=True):
+    """It may, if it is used within *lease_s* of *at_s*, a reading of the asker's clock."""
+
+    id: int
+    lineage: str
+    minute: int
+    second: int
+    at_s: float
+    lease_s: float
+
+
+class Denied(msgspec.Struct, array_like=True, tag="denied", frozen=True):
+    """It may not."""
+
+    id: int
+    retry_after_s: float
+    message: str
+    kind: KindName
+    scope: Scope
+
+
+class Queued(msgspec.Struct, array_like=True, tag="queued", frozen=True):
+    """It stands in line."""
+
+    id: int
+
+
+class Settle(msgspec.Struct, array_like=True, tag="settle", frozen=True):
+    """What a granted request really used."""
+
+    model: str
+    lineage: str
+    minute: int
+    second: int
+    charged: int
+    tokens: int
+    requests: int
+    """1 if the request itself is given back."""
+    again: bool = False
+
+
+class Release(msgspec.Struct, array_like=True, tag="release", frozen=True):
+    """A call has ended."""
+
+    model: str
+
+
+class Copy(msgspec.Struct, array_like=True, tag="copy", frozen=True):
+    """What the authority has counted lately, so that those who ask it could go on without it."""
+
+    history: History
+    whole: bool
+    """All buckets, not only the last ones."""
+
+
+class Detach(msgspec.Struct, array_like=True, tag="detach", frozen=True):
+    """The sender asks another pod from now on."""
+
+
+class Bye(msgspec.Struct, array_like=True, tag="bye", frozen=True):
+    """The sender ends."""
+
+
+Message = (
+    Hello
+    | Rank
+    | Attach
+    | Welcome
+    | Elsewhere
+    | Ask
+    | Drop
+    | Granted
+    | Denied
+    | Queued
+    | Settle
+    | Release
+    | Copy
+    | Detach
+    | Bye
+)
+
+
+class Frame(msgspec.Struct, array_like=True, frozen=True):
+    """What is sent at once."""
+
+    clock_s: float
+    messages: list[Message]
+
+
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(Frame).decode

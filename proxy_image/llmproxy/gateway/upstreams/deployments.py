@@ -1,0 +1,195 @@
+"""What is known of each deployment once the document is read: its address, its head of a request, its params.
+
+Everything that does not depend on the single request is computed here, once.
+"""
+
+import os
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
+
+import msgspec
+
+from llmproxy import contract, providers
+from llmproxy.gateway.http.pool import Address, Pool
+from llmproxy.gateway.http.routing import COUNT_TOKENS, MESSAGES, RESPONSES
+from llmproxy.protocols.anthropic_to_openai.request import Traits
+
+PATHS = {"chat.completions": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
+_TRANSLATED = ("chat.completions", "embeddings")
+ANTHROPIC_PATHS = {MESSAGES: "/messages", COUNT_TOKENS: "/messages/count_tokens"}
+TRANSLATOR_SOCKET = "translator.sock"
+TRANSLATOR = "translator"
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """How long a call of one deployment may take: its fields, in seconds, as a try needs them."""
+
+    connect_s: float
+    first_byte_s: float | None
+    idle_s: float
+    """0 is any."""
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One deployment, ready to be called."""
+
+    id: str
+    weight: int
+    token_ids: bool
+    times: Times
+    provider: str
+    protocol: str
+    """What its server speaks: `openai` or `anthropic`."""
+    traits: Traits
+    """What it takes of a call that is mapped from Anthropic's protocol."""
+    stream_options: bool
+    """Whether its server lets a stream be asked for its usage."""
+    upstream_model: str
+    model_json: msgspec.Raw
+    params: dict[str, msgspec.Raw]
+    heads: dict[str, bytes]
+    """Endpoint to the head of a request, with `%d` for the length of the body; an endpoint it lacks is not served."""
+    pool: Pool
+    host: str
+    """For messages: host and port, never a path or a key."""
+
+
+class Pools:
+    """One pool an address, shared by the deployments at it."""
+
+    def __init__(self) -> None:
+        self._pools: dict[tuple[str, int, bool, str | None], Pool] = {}
+        self._tls: ssl.SSLContext | None = None
+
+    def at(self, address: Address) -> Pool:
+        """Return the pool of *address*."""
+        key = (address.host, address.port, address.tls is not None, address.unix_path)
+        if key not in self._pools:
+            self._pools[key] = Pool(address)
+        return self._pools[key]
+
+    def tls(self) -> ssl.SSLContext:
+        """Return the context for TLS to upstreams: the system's certificate authorities, names checked."""
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls
+
+    def close(self) -> None:
+        """Close every connection."""
+        for pool in self._pools.values():
+            pool.close()
+
+
+def read_key(deployment: contract.Deployment) -> str | None:
+    """Return the key of *deployment* from the environment; raise ContractError when it is not there."""
+    if deployment.api_key_env is None:
+        return None
+    key = os.environ.get(deployment.api_key_env, "").strip()
+    if not key:
+        raise contract.ContractError(
+            f"deployment {deployment.id}: {deployment.api_key_env} is not set in the environment; it must hold the key"
+        )
+    if not key.isascii() or not key.isprintable():
+        raise contract.ContractError(
+            f"deployment {deployment.id}: the key in {deployment.api_key_env} has control characters"
+        )
+    return key
+
+
+def make_target(deployment: contract.Deployment, pools: Pools, run_dir: Path) -> Target:
+    """Return *deployment* ready to be called; raise ContractError when it cannot be."""
+    try:
+        provider, model = providers.split(deployment.model)
+    except providers.UnknownProviderError as exc:
+        raise contract.ContractError(f"deployment {deployment.id}: {exc}") from exc
+    if provider.way is providers.Way.TRANSLATED:
+        path = str(run_dir / TRANSLATOR_SOCKET)
+        extra = f"x-llmproxy-deployment: {deployment.id}\r\n"
+        pool, host = pools.at(Address("", 0, unix_path=path)), TRANSLATOR
+        heads = {e: _head(TRANSLATOR, "/v1" + PATHS[e], extra) for e in _TRANSLATED}
+    else:
+        base = deployment.api_base or provider.api_base
+        if base is None:
+            raise contract.ContractError(
+                f"deployment {deployment.id}: api_base is needed, {provider.name} has none of its own"
+            )
+        pool, host, heads = _native(deployment, _with_path(base, provider.path), pools, provider)
+    params = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in deployment.params.items()}
+    return Target(
+        id=deployment.id,
+        weight=deployment.weight,
+        token_ids=deployment.token_ids,
+        times=_times(deployment),
+        provider=provider.name,
+        protocol=provider.protocol.value,
+        traits=Traits(provider.output_limit, provider.cache_control, provider.reasoning_content),
+        stream_options=provider.stream_options,
+        upstream_model=model,
+        model_json=msgspec.Raw(msgspec.json.encode(model)),
+        params=params,
+        heads=heads,
+        pool=pool,
+        host=host,
+    )
+
+
+def _times(deployment: contract.Deployment) -> Times:
+    return Times(
+        connect_s=min(deployment.connect_timeout_s, deployment.timeout_s),
+        first_byte_s=deployment.first_byte_timeout_s,
+        idle_s=deployment.idle_timeout_s or 0.0,
+        total_s=deployment.timeout_s,
+    )
+
+
+def _native(
+    deployment: contract.Deployment, base: str, pools: Pools, provider: providers.Provider
+) -> tuple[Pool, str, dict[str, bytes]]:
+    url, port = _parsed(base, deployment)
+    tls = url.scheme == "https"
+    hostname = str(url.hostname)
+    key = read_key(deployment)
+    host = f"{hostname}:{port}"
+    path = url.path.rstrip("/")
+    if provider.protocol is providers.Protocol.ANTHROPIC:
+        extra = f"x-api-key: {key}\r\n" if key else ""
+        path = path.removesuffix("/v1") + "/v1"  # Anthropic's SDKs are given addresses without it
+        heads = {e: _head(url.netloc, path + p, extra) for e, p in ANTHROPIC_PATHS.items()}
+    else:
+        extra = f"authorization: Bearer {key}\r\n" if key else ""
+        paths = PATHS | ({RESPONSES: "/responses"} if provider.responses else {})
+        heads = {e: _head(url.netloc, path + p, extra) for e, p in paths.items()}
+    return pools.at(Address(hostname, port, pools.tls() if tls else None)), host, heads
+
+
+def _parsed(base: str, deployment: contract.Deployment) -> tuple[SplitResult, int]:
+    """Return the parts of *base* and its port; raise ContractError when it cannot be called."""
+    wrong = f"deployment {deployment.id}: api_base {base!r} is not an http(s) URL"
+    try:
+        url = urlsplit(base)
+        port = url.port
+    except ValueError as exc:  # a port that is no number, or too large; a bracket that is not closed
+        raise contract.ContractError(f"{wrong}: {exc}") from exc
+    if url.scheme not in {"http", "https"} or not url.hostname:
+        raise contract.ContractError(wrong)
+    if port == 0:
+        raise contract.ContractError(f"{wrong}: nothing listens at port 0")
+    if not base.isascii() or " " in base:
+        raise contract.ContractError(f"{wrong}: what is not ASCII, and spaces, must be percent-encoded")
+    return url, port or (443 if url.scheme == "https" else 80)
+
+
+def _with_path(base: str, path: str) -> str:
+    """Return *base* with the *path* that its provider serves under: `http://ollama:11434` and `.../v1` are the same."""
+    base = base.rstrip("/")
+    return base if base.endswith(path) else base + path
+
+
+def _head(host: str, path: str, extra: str) -> bytes:
+    lines = f"POST {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: llmproxy\r\naccept: */*\r\n{extra}"
+    return lines.replace("%", "%%").encode("ascii") + b"content-type: application/json\r\ncontent-length: %d\r\n\r\n"

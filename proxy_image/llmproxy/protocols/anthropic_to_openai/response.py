@@ -1,0 +1,85 @@
+"""A message (Anthropic's answer) from a chat completion. Pure."""
+
+from typing import Any
+
+import msgspec
+
+from llmproxy.protocols import stop_reasons
+from llmproxy.protocols.openai_schemas import AnswerError, Head, Message
+from llmproxy.protocols.sse import Json, decode, encode
+
+
+class _Choice(msgspec.Struct):
+    message: Message
+    finish_reason: str | None = None
+    stop_reason: Any = None
+
+
+class _Answer(Head):
+    choices: list[_Choice]
+
+
+_decode = msgspec.json.Decoder(_Answer).decode
+
+
+def from_chat(body: bytes) -> tuple[bytes, int]:
+    """Return the message in a chat completion, and the tokens it used; raise AnswerError if *body* is none."""
+    try:
+        answer = _decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        raise AnswerError(f"no chat completion: {exc}") from exc
+    if not answer.choices:
+        raise AnswerError("no chat completion: choices is empty")
+    choice = answer.choices[0]
+    message = choice.message
+    ident = message_id(answer.id)
+    content = _content(message, ident)
+    reason, matched = stop_reasons.stop_reason(
+        choice.finish_reason, choice.stop_reason, called=bool(message.tool_calls), refused=bool(message.refusal)
+    )
+    made: Json = {
+        "id": ident,
+        "type": "message",
+        "role": "assistant",
+        "model": answer.model or "",
+        "content": content,
+        "stop_reason": reason,
+        "stop_sequence": matched,
+        "usage": stop_reasons.to_anthropic(answer.usage),
+    }
+    return encode(made), answer.usage.total if answer.usage is not None else 0
+
+
+def _content(message: Message, ident: str) -> list[Json]:
+    blocks: list[Json] = []
+    if thought := message.thought:
+        blocks.append({"type": "thinking", "thinking": thought, "signature": ""})
+    if text := message.content or message.refusal:
+        blocks.append({"type": "text", "text": text})
+    for i, call in enumerate(message.tool_calls or ()):
+        made = {"type": "tool_use", "id": call.id or tool_id(ident, i), "name": call.function.name or ""}
+        blocks.append({**made, "input": _input(call.function.arguments or "")})
+    return blocks
+
+
+def message_id(upstream: str | None) -> str:
+    """Return the message's id, made of the upstream's."""
+    return "msg_" + (upstream or "").removeprefix("chatcmpl-").removeprefix("msg_")
+
+
+def tool_id(message: str, index: int) -> str:
+    """Return an id for a tool call that its server gave none."""
+    return f"toolu_{message.removeprefix('msg_')}_{index}"
+
+
+def _input(arguments: str) -> Json | msgspec.Raw:
+    """Return a tool's input, byte for byte as the model wrote it; Anthropic's must be an object."""
+    if not arguments.strip():
+        return {}
+    try:
+        found = decode(arguments)
+    except msgspec.MsgspecError:
+        found = None
+    if isinstance(found, dict):
+        return msgspec.Raw(arguments.encode())
+    return {"invalid_json": arguments}  # a small model's slip: the agent may answer with a tool error

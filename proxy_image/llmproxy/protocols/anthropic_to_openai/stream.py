@@ -1,0 +1,174 @@
+"""A messages stream (Anthropic's) from a chat completion's stream, event by event as it comes. Pure.
+
+message_start, ping, then for each block content_block_start, content_block_delta..., content_block_stop, then
+message_delta with the true usage, message_stop. OpenAI tells the usage last, so message_start has the input tokens only
+if its first chunk does, else 0. A delta for a tool call whose block is closed already goes to that block by its index.
+"""
+
+from typing import Any, Final
+
+import msgspec
+
+from llmproxy.protocols import stop_reasons
+from llmproxy.protocols.anthropic_to_openai.response import message_id, tool_id
+from llmproxy.protocols.errors import anthropic_error, event_to_anthropic
+from llmproxy.protocols.openai_schemas import Choice, Chunk, Function, ToolCallPiece
+from llmproxy.protocols.sse import Json, anthropic_event, decode, encode, text_bytes
+from llmproxy.protocols.translated_stream import MappedStream
+
+_decode: Final = msgspec.json.Decoder(Chunk).decode
+_DELTAS: Final = {
+    "text": b'"text_delta","text":',
+    "thinking": b'"thinking_delta","thinking":',
+    "tool": b'"input_json_delta","partial_json":',
+}
+_DELTA: Final = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":{"type":%b%b}}\n\n'
+"""Nearly all of a stream are these: only their text is encoded."""
+
+
+class _Tool:
+    """A tool call on its way."""
+
+    __slots__ = ("block", "id", "name", "waiting")
+
+    def __init__(self) -> None:
+        self.block = -1
+        """Index of its content block, -1 until its name is known."""
+        self.id = self.name = self.waiting = ""
+
+
+class MessagesStream(MappedStream):
+    """One stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._id = ""
+        self._started = False
+        self._blocks = 0
+        self._open = ""
+        """Kind of the open block: text, thinking, tool, or none."""
+        self._open_tool = -1
+        self._tools: dict[int, _Tool] = {}
+        self._finish: str | None = None
+        self._matched: Any = None
+        self._refused = False
+        self._usage: stop_reasons.ChatUsage | None = None
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens used, None until the upstream has said."""
+        return None if self._usage is None else self._usage.total
+
+    def _is_complete(self) -> bool:
+        return self._finish is not None
+
+    def _read(self, content: bytes, made: list[bytes]) -> bytes:
+        if content.strip() == b"[DONE]":
+            return self._stop()
+        try:
+            chunk = _decode(content)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+            return self._broken(f"the model server sent a chunk that is none of a chat completion: {exc}")
+        if chunk.error is not None:
+            self.done = self.failed = True
+            return anthropic_event("error", event_to_anthropic(decode(content)))
+        if chunk.usage is not None:
+            self._usage = chunk.usage
+        if not self._started:
+            self._start(chunk, made)
+        for choice in chunk.choices or ():
+            if choice.index == 0:
+                self._choice(choice, made)
+        return b""
+
+    def _start(self, chunk: Chunk, made: list[bytes]) -> None:
+        self._started = True
+        self._id = message_id(chunk.id)
+        message: Json = {
+            "id": self._id,
+            "type": "message",
+            "role": "assistant",
+            "model": chunk.model or "",
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": stop_reasons.to_anthropic(self._usage),
+        }
+        made.append(anthropic_event("message_start", {"type": "message_start", "message": message}))
+        made.append(anthropic_event("ping", {"type": "ping"}))
+
+    def _choice(self, choice: Choice, made: list[bytes]) -> None:
+        delta = choice.delta
+        if delta is not None:
+            if thought := delta.thought:
+                self._words("thinking", thought, made)
+            if delta.content:
+                self._words("text", delta.content, made)
+            if delta.refusal:
+                self._refused = True
+                self._words("text", delta.refusal, made)
+            for call in delta.tool_calls or ():
+                self._tool(call, made)
+        if choice.finish_reason is not None:
+            self._finish, self._matched = choice.finish_reason, choice.stop_reason
+            self._close(made)
+
+    def _words(self, kind: str, text: str, made: list[bytes]) -> None:
+        if self._open != kind:
+            block = {"type": "thinking", "thinking": "", "signature": ""} if kind == "thinking" else {}
+            self._begin(kind, block or {"type": "text", "text": ""}, made)
+        made.append(_delta(self._blocks - 1, kind, text))
+
+    def _tool(self, call: ToolCallPiece, made: list[bytes]) -> None:
+        index = call.number(len(self._tools))
+        tool = self._tools.setdefault(index, _Tool())
+        function = call.function or Function()
+        tool.id = tool.id or call.id or ""
+        tool.name = tool.name or function.name or ""
+        arguments = function.arguments or ""
+        if tool.block < 0:
+            tool.waiting += arguments
+            if not tool.name:
+                return
+            arguments, tool.waiting = tool.waiting, ""
+            ident = tool.id or tool_id(self._id, index)
+            self._begin("tool", {"type": "tool_use", "id": ident, "name": tool.name, "input": {}}, made)
+            tool.block = self._blocks - 1
+        if arguments:
+            made.append(_delta(tool.block, "tool", arguments))
+
+    def _begin(self, kind: str, block: Json, made: list[bytes]) -> None:
+        self._close(made)
+        self._open = kind
+        start = {"type": "content_block_start", "index": self._blocks, "content_block": block}
+        made.append(anthropic_event("content_block_start", start))
+        self._blocks += 1
+
+    def _close(self, made: list[bytes]) -> None:
+        if self._open:
+            self._open = ""
+            stop = {"type": "content_block_stop", "index": self._blocks - 1}
+            made.append(anthropic_event("content_block_stop", stop))
+
+    def _stop(self) -> bytes:
+        if not self._started:
+            return self._broken("the model server sent no answer")
+        self.done = True
+        made: list[bytes] = []
+        self._close(made)
+        reason, matched = stop_reasons.stop_reason(
+            self._finish, self._matched, called=any(t.block >= 0 for t in self._tools.values()), refused=self._refused
+        )
+        delta = {"stop_reason": reason, "stop_sequence": matched}
+        last = {"type": "message_delta", "delta": delta, "usage": stop_reasons.to_anthropic(self._usage)}
+        made.append(anthropic_event("message_delta", last))
+        made.append(anthropic_event("message_stop", {"type": "message_stop"}))
+        return b"".join(made)
+
+    def _broken(self, problem: str) -> bytes:
+        self.done = self.failed = True
+        return anthropic_event("error", anthropic_error(problem, "api_error"))
+
+
+def _delta(index: int, kind: str, text: str) -> bytes:
+    return _DELTA % (index, _DELTAS[kind], text_bytes(encode(text)))

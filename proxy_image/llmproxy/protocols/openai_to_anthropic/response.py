@@ -1,0 +1,83 @@
+"""A chat completion from a message (Anthropic's answer). Pure; the time is given.
+
+Thinking is `reasoning_content`, and `thinking_blocks` with the signatures that Anthropic wants back, both as LiteLLM
+names them. Blocks of Anthropic's own tools have no place in a chat completion and are left out.
+"""
+
+from typing import Any
+
+import msgspec
+
+from llmproxy.protocols import stop_reasons
+from llmproxy.protocols.anthropic_schemas import Block, Message
+from llmproxy.protocols.openai_schemas import AnswerError
+from llmproxy.protocols.openai_to_anthropic.request import JSON_TOOL
+from llmproxy.protocols.sse import Json, encode
+
+
+class _Block(Block):
+    thinking: str = ""
+    signature: str = ""
+
+
+class _Message(Message, kw_only=True):
+    content: list[_Block]
+    stop_reason: str | None = None
+    stop_sequence: str | None = None
+
+
+_decode = msgspec.json.Decoder(_Message).decode
+
+
+def from_message(body: bytes, created_s: int) -> tuple[bytes, int]:
+    """Return the chat completion in a message, and the tokens it used; raise AnswerError if *body* is none."""
+    try:
+        message = _decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        raise AnswerError(f"no message: {exc}") from exc
+    said, in_json = _said(message.content)
+    choice: Json = {"index": 0, "message": said, "logprobs": None}
+    choice["finish_reason"] = "stop" if in_json else stop_reasons.finish_reason(message.stop_reason)
+    if message.stop_sequence is not None:
+        choice["stop_reason"] = message.stop_sequence  # as vLLM says it
+    used = message.usage or stop_reasons.MessagesUsage()
+    made: Json = {
+        "id": completion_id(message.id),
+        "object": "chat.completion",
+        "created": created_s,
+        "model": message.model,
+        "choices": [choice],
+        "usage": stop_reasons.to_openai(used),
+    }
+    return encode(made), used.total
+
+
+def completion_id(upstream: str) -> str:
+    """Return the completion's id, made of the message's."""
+    return "chatcmpl-" + upstream.removeprefix("msg_")
+
+
+def _said(blocks: list[_Block]) -> tuple[Json, bool]:
+    """Return the assistant's message, and whether it is the JSON that was asked for."""
+    text, thought, in_json = "", "", False
+    kept: list[Json] = []
+    calls: list[Any] = []
+    for block in blocks:
+        if block.type == "text":
+            text += block.text
+        elif block.type == "thinking":
+            thought += block.thinking
+            kept.append({"type": "thinking", "thinking": block.thinking, "signature": block.signature})
+        elif block.type == "redacted_thinking":
+            kept.append({"type": "redacted_thinking", "data": block.data})
+        elif block.type == "tool_use" and block.name == JSON_TOOL:
+            text, in_json = bytes(block.input).decode(), True
+        elif block.type == "tool_use":
+            function = {"name": block.name, "arguments": bytes(block.input).decode()}
+            calls.append({"id": block.id, "type": "function", "function": function})
+    made: Json = {"role": "assistant", "content": text or None, "refusal": None}
+    if kept:
+        made |= {"reasoning_content": thought, "thinking_blocks": kept}
+    if calls:
+        made["tool_calls"] = calls
+    return made, in_json

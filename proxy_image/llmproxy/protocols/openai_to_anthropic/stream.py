@@ -1,0 +1,160 @@
+"""A chat completion's stream from a messages stream (Anthropic's), event by event as it comes. Pure: time is given."""
+
+from typing import Final
+
+import msgspec
+
+from llmproxy.protocols import stop_reasons
+from llmproxy.protocols.anthropic_schemas import Block, Delta, Event, Message
+from llmproxy.protocols.errors import event_to_openai, openai_error
+from llmproxy.protocols.openai_to_anthropic.request import JSON_TOOL
+from llmproxy.protocols.openai_to_anthropic.response import completion_id
+from llmproxy.protocols.sse import Json, decode, encode, openai_event, text_bytes
+from llmproxy.protocols.translated_stream import MappedStream
+
+DONE: Final = b"data: [DONE]\n\n"
+_BAD_GATEWAY: Final = 502
+_UNFINISHED: Final = b',"logprobs":null,"finish_reason":null}]}\n\n'
+
+
+_decode: Final = msgspec.json.Decoder(Event).decode
+
+
+class ChatStream(MappedStream):
+    """One stream."""
+
+    def __init__(self, created_s: int, *, with_usage: bool) -> None:
+        super().__init__()
+        self._created_s = created_s
+        self._with_usage = with_usage
+        self._head: Json = {}
+        """What every chunk begins with; as bytes too, for nearly all of a stream are chunks that differ in a text."""
+        self._head_bytes = _head_bytes({})
+        self._blocks: dict[int, Block] = {}
+        self._tools: dict[int, int] = {}
+        """Number of the tool call in each block."""
+        self._thoughts: dict[int, str] = {}
+        self._in_json = False
+        self._used = stop_reasons.MessagesUsage()
+        self._finished = False
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens used so far, None before the first count."""
+        return self._used.total or None
+
+    def _is_complete(self) -> bool:
+        return self._finished
+
+    def _read(self, content: bytes, made: list[bytes]) -> bytes:
+        try:
+            event = _decode(content)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+            return self._broken(f"the model server sent an event that is none of a message: {exc}")
+        return self._event(event, content, made)
+
+    def _event(self, event: Event, content: bytes, made: list[bytes]) -> bytes:
+        kind = event.type
+        if kind == "content_block_delta" and event.delta is not None:
+            self._delta(event.index, event.delta, made)
+        elif kind == "content_block_start" and event.content_block is not None:
+            self._block(event.index, event.content_block, made)
+        elif kind == "content_block_stop":
+            self._block_stop(event.index, made)
+        elif kind == "message_start" and event.message is not None:
+            self._start(event.message, made)
+        elif kind == "message_delta":
+            self._finish(event, made)
+        elif kind == "message_stop":
+            return self._stop()
+        elif kind == "error":
+            self.done = self.failed = True
+            return openai_event(event_to_openai(decode(content)))
+        return b""  # pings, and events that are not known yet, as Anthropic asks of its clients
+
+    def _start(self, message: Message, made: list[bytes]) -> None:
+        self._head = {
+            "id": completion_id(message.id),
+            "object": "chat.completion.chunk",
+            "created": self._created_s,
+            "model": message.model,
+        }
+        self._head_bytes = _head_bytes(self._head)
+        if message.usage is not None:
+            self._used.update(message.usage)
+        made.append(self._chunk({"role": "assistant", "content": ""}))
+
+    def _block(self, index: int, block: Block, made: list[bytes]) -> None:
+        self._blocks[index] = block
+        if block.type == "text" and block.text:
+            made.append(self._chunk({"content": block.text}))
+        elif block.type == "redacted_thinking":
+            kept = {"type": "redacted_thinking", "data": block.data}
+            made.append(self._chunk({"thinking_blocks": [kept]}))
+        elif block.type == "tool_use" and block.name == JSON_TOOL:
+            self._in_json = True
+        elif block.type == "tool_use":
+            number = self._tools[index] = len(self._tools)
+            given = bytes(block.input).decode()
+            function = {"name": block.name, "arguments": "" if given == "{}" else given}
+            call = {"index": number, "id": block.id, "type": "function", "function": function}
+            made.append(self._chunk({"tool_calls": [call]}))
+
+    def _delta(self, index: int, delta: Delta, made: list[bytes]) -> None:
+        if delta.type == "text_delta":
+            made.append(self._chunk({"content": delta.text}))
+        elif delta.type == "thinking_delta":
+            self._thoughts[index] = self._thoughts.get(index, "") + delta.thinking
+            made.append(self._chunk({"reasoning_content": delta.thinking}))
+        elif delta.type == "signature_delta":
+            kept = {"type": "thinking", "thinking": self._thoughts.get(index, ""), "signature": delta.signature}
+            made.append(self._chunk({"thinking_blocks": [kept]}))
+        elif delta.type == "input_json_delta" and delta.partial_json:
+            number = self._tools.get(index)
+            if number is None:
+                if self._in_json:
+                    made.append(self._chunk({"content": delta.partial_json}))
+                return
+            self._blocks[index].input = msgspec.Raw(b"")  # the input has come in pieces
+            call = {"index": number, "function": {"arguments": delta.partial_json}}
+            made.append(self._chunk({"tool_calls": [call]}))
+
+    def _block_stop(self, index: int, made: list[bytes]) -> None:
+        number, block = self._tools.get(index), self._blocks.get(index)
+        if number is not None and block is not None and bytes(block.input) == b"{}":  # a call without arguments
+            call = {"index": number, "function": {"arguments": "{}"}}
+            made.append(self._chunk({"tool_calls": [call]}))
+
+    def _finish(self, event: Event, made: list[bytes]) -> None:
+        if event.usage is not None:
+            self._used.update(event.usage)
+        delta = event.delta
+        if delta is not None and delta.stop_reason is not None and not self._finished:
+            self._finished = True
+            reason = "stop" if self._in_json else stop_reasons.finish_reason(delta.stop_reason)
+            made.append(self._chunk({}, _finished(reason, delta.stop_sequence)))
+
+    def _stop(self) -> bytes:
+        self.done = True
+        if not self._with_usage:
+            return DONE
+        return openai_event({**self._head, "choices": [], "usage": stop_reasons.to_openai(self._used)}) + DONE
+
+    def _broken(self, problem: str) -> bytes:
+        self.done = self.failed = True
+        return openai_event(openai_error(problem, _BAD_GATEWAY))
+
+    def _chunk(self, delta: Json, finish: bytes = _UNFINISHED) -> bytes:
+        return b"%b%b%b" % (self._head_bytes, text_bytes(encode(delta)), finish)
+
+
+def _head_bytes(head: Json) -> bytes:
+    """Return a chunk up to the delta of its one choice."""
+    event = openai_event({**head, "choices": [{"index": 0, "delta": None}]})
+    return event.removesuffix(b"null}]}\n\n")
+
+
+def _finished(reason: str, sequence: str | None) -> bytes:
+    """Return the rest of a chunk behind its delta."""
+    more = {"logprobs": None, "finish_reason": reason} | ({} if sequence is None else {"stop_reason": sequence})
+    return b",%b]}\n\n" % text_bytes(encode(more))[1:]

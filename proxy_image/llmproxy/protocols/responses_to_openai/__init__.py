@@ -1,0 +1,4 @@
+"""Client speaks OpenAI's Responses API, upstream speaks OpenAI's chat completions. Begin with `request`.
+
+May import: the modules of `protocols` beside it, no other map.
+"""

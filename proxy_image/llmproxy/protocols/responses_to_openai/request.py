@@ -1,0 +1,239 @@
+"""A chat completion request from a request of the Responses API, for model servers that lack that API. Pure.
+
+Nothing is kept between calls here, so a request must bring all its turns: what points at stored ones is refused, with
+the field's name, and so is what only a provider's own tools could do. What hints is left out, and a field that the API
+does not define is passed on. `chat_answer` and `chat_stream` are the way back.
+"""
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import Error as Base64Error
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from llmproxy.protocols.sse import NULL, Fields, Json, MappingError, decode, encode, refuse_unknown, value
+
+_STORED = "answers are not stored here: send the turns before as items of input"
+_REFUSED = {
+    "previous_response_id": _STORED,
+    "conversation": _STORED,
+    "prompt": "prompts are not stored here: send instructions and input",
+    "context_management": "the model server does not do that: shorten input yourself",
+}
+_MAPPED = frozenset({
+    "input", "instructions", "max_output_tokens", "reasoning", "store", "text", "tool_choice", "tools", "top_logprobs",
+    "truncation", "include",
+})  # fmt: skip
+_LEFT_OUT = frozenset({"background", "max_tool_calls", "metadata", "prompt_cache_retention", "stream_options"})
+_LOGPROBS = "message.output_text.logprobs"
+_TEXTS = frozenset({"input_text", "output_text", "text", "summary_text", "reasoning_text"})
+_ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
+_KEPT = "llmproxy-thinking:"
+"""Begins an `encrypted_content` of ours: Anthropic wants its signed thinking back with the results of tools."""
+
+
+def from_responses(fields: Fields, output_limit: str) -> Json:
+    """Return the chat completion request that says what *fields* say; raise MappingError naming the field."""
+    made: Json = {}
+    for name, raw in fields.items():
+        if name in _REFUSED and bytes(raw) != NULL:
+            raise MappingError(name, _REFUSED[name])
+        if name not in _REFUSED and name not in _MAPPED and name not in _LEFT_OUT:
+            made[name] = raw
+    if value(fields, "store", bool, "true or false"):
+        raise MappingError("store", "answers are not stored here: leave it out, or say false")
+    if value(fields, "truncation", str, "a text") == "auto":
+        raise MappingError("truncation", "the model server shortens nothing: leave it out, and shorten input yourself")
+    made["messages"] = _messages(fields)
+    limit = value(fields, "max_output_tokens", int, "a whole number")
+    if limit is not None:
+        made[output_limit] = limit
+    return made | _tools(fields) | _settings(fields)
+
+
+def keep(blocks: list[Json]) -> str:
+    """Return `encrypted_content` for signed thinking."""
+    return _KEPT + urlsafe_b64encode(encode(blocks)).decode()
+
+
+def _settings(fields: Fields) -> Json:
+    made: Json = {}
+    reasoning = value(fields, "reasoning", dict[str, Any], "an object") or {}
+    if reasoning.get("effort") is not None:
+        made["reasoning_effort"] = reasoning["effort"]
+    text = value(fields, "text", dict[str, Any], "an object") or {}
+    refuse_unknown(text, frozenset({"format", "verbosity"}), "text")
+    if text.get("verbosity") is not None:
+        made["verbosity"] = text["verbosity"]
+    if text.get("format"):
+        made |= _format(text["format"])
+    top = value(fields, "top_logprobs", int, "a whole number")
+    if top is not None or _LOGPROBS in (value(fields, "include", list[str], "a list of texts") or ()):
+        made["logprobs"] = True
+        made |= {} if top is None else {"top_logprobs": top}
+    return made
+
+
+def _format(given: Mapping[str, Any]) -> Json:
+    kind = given.get("type")
+    if kind == "text":
+        return {}
+    if kind == "json_object":
+        return {"response_format": {"type": "json_object"}}
+    if kind == "json_schema":
+        schema = {name: found for name, found in given.items() if name != "type" and found is not None}
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+    raise MappingError("text.format.type", f"{kind!r} is none of text, json_schema and json_object")
+
+
+def _tools(fields: Fields) -> Json:
+    made: Json = {}
+    tools = []
+    for i, tool in enumerate(value(fields, "tools", list[dict[str, Any]], "a list of objects") or ()):
+        if tool.get("type") != "function":
+            problem = f"{tool.get('type')!r} runs at the provider, which this model server does not do: use functions"
+            raise MappingError(f"tools.{i}.type", problem)
+        function = {name: found for name, found in tool.items() if name != "type" and found is not None}
+        tools.append({"type": "function", "function": function})
+    if tools:
+        made["tools"] = tools
+    choice: Any = value(fields, "tool_choice", str | dict[str, Any], "a text or an object")
+    if isinstance(choice, dict):
+        if choice.get("type") != "function" or not isinstance(choice.get("name"), str):
+            raise MappingError("tool_choice", "must be auto, none, required, or name a function")
+        choice = {"type": "function", "function": {"name": choice["name"]}}
+    if choice is not None:
+        made["tool_choice"] = choice
+    return made
+
+
+def _messages(fields: Fields) -> list[Json]:
+    made: list[Json] = []
+    instructions = value(fields, "instructions", str, "a text")
+    if instructions is not None:
+        made.append({"role": "system", "content": instructions})
+    asked: Any = value(fields, "input", str | list[dict[str, Any]], "a text or a list of items")
+    if asked is None:
+        raise MappingError("input", "Field required")
+    if isinstance(asked, str):
+        return [*made, {"role": "user", "content": asked}]
+    turn = _Turn(made)
+    for i, item in enumerate(asked):
+        turn.add(item, f"input.{i}")
+    return made
+
+
+class _Turn:
+    """Joins the items that an assistant said in one turn: what it thought, its text, its calls."""
+
+    def __init__(self, made: list[Json]) -> None:
+        self._made = made
+        self._said: Json | None = None
+
+    def add(self, item: Json, path: str) -> None:
+        """Add what becomes of *item*."""
+        kind = item.get("type") or "message"
+        if kind == "message" and item.get("role") == "assistant":
+            said = self._assistant()
+            said["content"] = (said["content"] or "") + _plain(item.get("content"), f"{path}.content")
+        elif kind == "message":
+            role = _ROLES.get(str(item.get("role")))
+            if role is None:
+                raise MappingError(f"{path}.role", "must be user, assistant, system or developer")
+            self._put({"role": role, "content": _content(item.get("content"), f"{path}.content")})
+        elif kind == "function_call":
+            function = {"name": _str(item, "name", path), "arguments": _str(item, "arguments", path)}
+            call = {"id": _str(item, "call_id", path), "type": "function", "function": function}
+            self._assistant().setdefault("tool_calls", []).append(call)
+        elif kind == "function_call_output":
+            content = _plain(item.get("output"), f"{path}.output")
+            self._put({"role": "tool", "tool_call_id": _str(item, "call_id", path), "content": content})
+        elif kind == "reasoning":
+            self._think(item)
+        else:
+            problem = f"{kind!r} is of what is stored, or runs, at a provider: send messages and function calls"
+            raise MappingError(f"{path}.type", problem)
+
+    def _put(self, message: Json) -> None:
+        self._said = None
+        self._made.append(message)
+
+    def _assistant(self) -> Json:
+        if self._said is None:
+            self._said = {"role": "assistant", "content": None}
+            self._made.append(self._said)
+        return self._said
+
+    def _think(self, item: Json) -> None:
+        kept = _kept(item.get("encrypted_content"))
+        thought = "".join(str(part.get("text") or "") for part in item.get("content") or item.get("summary") or ())
+        if kept or thought:
+            self._said = None  # thinking begins a turn
+            said = self._assistant()
+            said |= {"thinking_blocks": kept} if kept else {}
+            said |= {"reasoning_content": thought} if thought else {}
+
+
+def _kept(content: object) -> list[Json]:
+    if not isinstance(content, str) or not content.startswith(_KEPT):
+        return []
+    try:
+        found = decode(urlsafe_b64decode(content.removeprefix(_KEPT)))
+    except (Base64Error, ValueError, msgspec.MsgspecError):
+        return []
+    return found if isinstance(found, list) else []
+
+
+def _str(item: Mapping[str, Any], name: str, path: str) -> str:
+    found = item.get(name)
+    if not isinstance(found, str):
+        raise MappingError(f"{path}.{name}", "must be a text")
+    return found
+
+
+def _plain(content: object, path: str) -> str:
+    """Return text: of what an assistant said, or of what a function gave."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise MappingError(path, "must be a text or a list of parts")
+    found = []
+    for i, part in enumerate(content):
+        if part.get("type") in _TEXTS:
+            found.append(_str(part, "text", f"{path}.{i}"))
+        elif part.get("type") == "refusal":
+            found.append(_str(part, "refusal", f"{path}.{i}"))
+        else:
+            raise MappingError(
+                f"{path}.{i}.type", f"{part.get('type')!r} cannot be told to this model server: send text"
+            )
+    return "".join(found)
+
+
+def _content(content: object, path: str) -> str | list[Json]:
+    """Return what a user or a system said: a text, or parts in chat's words."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise MappingError(path, "must be a text or a list of parts")
+    return [_part(part, f"{path}.{i}") for i, part in enumerate(content)]
+
+
+def _part(part: Json, path: str) -> Json:
+    kind = part.get("type")
+    if kind in _TEXTS:
+        return {"type": "text", "text": _str(part, "text", path)}
+    if part.get("file_id") is not None:
+        raise MappingError(f"{path}.file_id", "files are not stored here: send the data itself")
+    if kind == "input_image":
+        detail = {} if part.get("detail") is None else {"detail": part["detail"]}
+        return {"type": "image_url", "image_url": {"url": _str(part, "image_url", path), **detail}}
+    if kind == "input_file":
+        if part.get("file_data") is None:
+            raise MappingError(path, "a file must be there as file_data")
+        file = {name: part[name] for name in ("filename", "file_data") if part.get(name) is not None}
+        return {"type": "file", "file": file}
+    if kind == "input_audio":
+        return {"type": "input_audio", "input_audio": part.get("input_audio")}
+    raise MappingError(f"{path}.type", f"{kind!r} is none of input_text, input_image, input_file and input_audio")

@@ -1,0 +1,228 @@
+"""The events of a streamed response from a chat completion's stream, as they come. Pure: time is given.
+
+response.created and response.in_progress; for each item output_item.added, what comes of it, output_item.done; then
+response.completed or response.incomplete, with the whole response. What was thought and said ends when another kind
+begins, function calls at the end: servers may send pieces of several calls in turn.
+"""
+
+from typing import Final
+
+import msgspec
+
+from llmproxy.protocols import stop_reasons
+from llmproxy.protocols.openai_schemas import Function, ToolCallPiece
+from llmproxy.protocols.responses_chunk import Choice, Chunk
+from llmproxy.protocols.responses_to_openai.items import Heading, last_status, refusal_part, text_part, usage_of
+from llmproxy.protocols.sse import Fields, Json, anthropic_event
+from llmproxy.protocols.translated_stream import MappedStream
+
+_decode: Final = msgspec.json.Decoder(Chunk).decode
+
+
+class _Words:
+    """What is thought or said: `reasoning`, `text` or `refusal`, on its way."""
+
+    def __init__(self, kind: str, index: int) -> None:
+        self.kind = kind
+        self.index = index
+        self.text = ""
+        self.logprobs: list[Json] = []
+        self.blocks: list[Json] = []
+
+
+class _Call:
+    """A function call on its way."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.index = -1
+        """Of its item; -1 until its name is known."""
+        self.id = self.name = self.arguments = ""
+
+
+def error_event(message: str, kind: str, param: str | None, code: str | None, number: int | None = None) -> bytes:
+    """Return the API's own event `error`; with the field `error` in it, OpenAI's SDKs raise it as an APIError."""
+    told = {"message": message, "type": kind, "param": param, "code": code}
+    counted = {} if number is None else {"sequence_number": number}
+    event = {"type": "error", "code": code, "message": message, "param": param, "error": told, **counted}
+    return anthropic_event("error", event)
+
+
+class ResponseStream(MappedStream):
+    """One stream."""
+
+    def __init__(self, fields: Fields, created_s: int) -> None:
+        super().__init__()
+        self._fields = fields
+        self._created_s = created_s
+        self._heading: Heading | None = None
+        self._number = 0
+        self._items: list[Json] = []
+        self._words: _Words | None = None
+        self._calls: dict[int, _Call] = {}
+        self._finish: str | None = None
+        self._usage: stop_reasons.ChatUsage | None = None
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens used, None until the upstream has said."""
+        return None if self._usage is None else self._usage.total
+
+    def _is_complete(self) -> bool:
+        return self._finish is not None
+
+    def _read(self, content: bytes, made: list[bytes]) -> bytes:
+        if content.strip() == b"[DONE]":
+            return self._stop()
+        try:
+            chunk = _decode(content)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+            return self._broken(f"the model server sent a chunk that is none of a chat completion: {exc}")
+        if chunk.error is not None:
+            return self._failed(chunk.error)
+        if chunk.usage is not None:
+            self._usage = chunk.usage
+        heading = self._heading or self._start(chunk, made)
+        for choice in chunk.choices or ():
+            if choice.index == 0:
+                self._choice(heading, choice, made)
+        return b""
+
+    def _start(self, chunk: Chunk, made: list[bytes]) -> Heading:
+        heading = self._heading = Heading(self._fields, chunk.id, chunk.model, self._created_s)
+        begun = ("response.created", "response.in_progress")
+        made.extend(self._event(name, response=heading.response([])) for name in begun)
+        return heading
+
+    def _choice(self, heading: Heading, choice: Choice, made: list[bytes]) -> None:
+        delta = choice.delta
+        if delta is not None:
+            thought = delta.thought
+            if thought or delta.thinking_blocks:
+                self._say(heading, "reasoning", thought, made).blocks.extend(delta.thinking_blocks or ())
+            if delta.content:
+                probs = (choice.logprobs.content if choice.logprobs is not None else None) or []
+                self._say(heading, "text", delta.content, made, probs)
+            if delta.refusal:
+                self._say(heading, "refusal", delta.refusal, made)
+            for call in delta.tool_calls or ():
+                self._call(heading, call, made)
+        if choice.finish_reason is not None:
+            self._finish = choice.finish_reason
+
+    def _say(
+        self, heading: Heading, kind: str, text: str, made: list[bytes], logprobs: list[Json] | None = None
+    ) -> _Words:
+        words = self._words
+        if words is None or words.kind != kind:
+            self._end_words(heading, made)
+            words = self._words = _Words(kind, len(self._items))
+            item = _item(heading, words, status="in_progress")
+            self._items.append(item)
+            made.append(self._event("response.output_item.added", output_index=words.index, item=item))
+            if kind != "reasoning":
+                made.append(self._event("response.content_part.added", **_at(item, words), part=_part(words)))
+        words.text += text
+        if text:
+            more = {"logprobs": logprobs or []} if kind == "text" else {}
+            words.logprobs += logprobs or []
+            at = _at(self._items[words.index], words)
+            made.append(self._event(f"response.{_NAMES[kind]}.delta", **at, delta=text, **more))
+        return words
+
+    def _end_words(self, heading: Heading, made: list[bytes], status: str = "completed") -> None:
+        words, self._words = self._words, None
+        if words is None:
+            return
+        item = self._items[words.index] = _item(heading, words, status=status)
+        at = _at(item, words)
+        if words.kind == "refusal":
+            made.append(self._event("response.refusal.done", **at, refusal=words.text))
+        elif words.kind == "text":
+            made.append(self._event("response.output_text.done", **at, text=words.text, logprobs=words.logprobs))
+        elif words.text:
+            made.append(self._event("response.reasoning_text.done", **at, text=words.text))
+        if words.kind != "reasoning":
+            made.append(self._event("response.content_part.done", **at, part=_part(words)))
+        made.append(self._event("response.output_item.done", output_index=words.index, item=item))
+
+    def _call(self, heading: Heading, told: ToolCallPiece, made: list[bytes]) -> None:
+        number = told.number(len(self._calls))
+        call = self._calls.setdefault(number, _Call(number))
+        function = told.function or Function()
+        call.id = call.id or told.id or ""
+        call.name = call.name or function.name or ""
+        arguments = function.arguments or ""
+        if call.index < 0:
+            call.arguments += arguments
+            if not call.name:
+                return
+            self._end_words(heading, made)
+            arguments, call.index = call.arguments, len(self._items)
+            call.arguments = ""
+            item = heading.call(number, call.id or None, call.name, "", status="in_progress")
+            self._items.append(item)
+            made.append(self._event("response.output_item.added", output_index=call.index, item=item))
+        if arguments:
+            call.arguments += arguments
+            at = {"item_id": self._items[call.index]["id"], "output_index": call.index}
+            made.append(self._event("response.function_call_arguments.delta", **at, delta=arguments))
+
+    def _end_calls(self, heading: Heading, made: list[bytes]) -> None:
+        for call in self._calls.values():
+            if call.index < 0:
+                continue
+            status = last_status(self._finish if call.index == len(self._items) - 1 else None)
+            item = heading.call(call.number, call.id or None, call.name, call.arguments, status=status)
+            self._items[call.index] = item
+            at = {"item_id": item["id"], "output_index": call.index}
+            done = {"name": call.name, "arguments": call.arguments}
+            made.append(self._event("response.function_call_arguments.done", **at, **done))
+            made.append(self._event("response.output_item.done", output_index=call.index, item=item))
+
+    def _stop(self) -> bytes:
+        heading = self._heading
+        if heading is None:
+            return self._broken("the model server sent no answer")
+        self.done = True
+        made: list[bytes] = []
+        if not self._items:
+            self._say(heading, "text", "", made)
+        self._end_words(heading, made, last_status(self._finish))
+        self._end_calls(heading, made)
+        response = heading.response(self._items, finish=self._finish or "stop", usage=usage_of(self._usage))
+        made.append(self._event(f"response.{response['status']}", response=response))
+        return b"".join(made)
+
+    def _failed(self, error: object) -> bytes:
+        self.done = self.failed = True
+        told = error if isinstance(error, dict) else {"message": str(error)}
+        code, message = told.get("code"), str(told.get("message") or "the model server failed")
+        kind = str(told.get("type") or "server_error")
+        return error_event(message, kind, None, None if code is None else str(code), self._number)
+
+    def _broken(self, problem: str) -> bytes:
+        self.done = self.failed = True
+        return error_event(problem, "server_error", None, "upstream_error", self._number)
+
+    def _event(self, kind: str, /, **content: object) -> bytes:
+        event = {"type": kind, "sequence_number": self._number, **content}
+        self._number += 1
+        return anthropic_event(kind, event)
+
+
+_NAMES: Final = {"text": "output_text", "refusal": "refusal", "reasoning": "reasoning_text"}
+
+
+def _part(words: _Words) -> Json:
+    return refusal_part(words.text) if words.kind == "refusal" else text_part(words.text, words.logprobs)
+
+
+def _item(heading: Heading, words: _Words, *, status: str) -> Json:
+    if words.kind == "reasoning":
+        return heading.reasoning(words.text, words.blocks, status=status, index=words.index)
+    return heading.message([_part(words)] if status != "in_progress" else [], status=status, index=words.index)
+
+
+def _at(item: Json, words: _Words) -> Json:
+    return {"item_id": item["id"], "output_index": words.index, "content_index": 0}

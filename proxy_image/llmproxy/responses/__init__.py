@@ -1,1 +1,0 @@
-"""OpenAI's Responses API: the end of a stream that is forwarded, and the map to chat completions and back. Pure."""

@@ -1,0 +1,43 @@
+"""Which address a LightningStore has for processes that are not this one. Asks no network."""
+
+from typing import Any
+
+from llmproxy_agl.errors import ProxyError
+from llmproxy_api.litellm.convert import is_this_machine
+
+_FIX = (
+    "start the trainer with AGL_SERVER_HOST set to its pod's IP (env valueFrom fieldRef status.podIP), or say "
+    "store_url=, the URL of a store that pods can reach"
+)
+
+
+def address(store: object, store_url: str | None, *, in_cluster: bool) -> str:
+    """Return the base URL that spans go to; raise ProxyError with the fix if pods cannot reach it."""
+    if store is None and not store_url:
+        raise ValueError("Store is not set. Please set the store before starting the LLMProxy, or say store_url=.")
+    url = store_url or _of(store)
+    if url is None:
+        raise ProxyError(
+            f"store {type(store).__name__}: has no address, and the proxy runs in other processes: use the "
+            'client-server strategy (Trainer(strategy="cs")), a LightningStoreServer or LightningStoreClient, or say '
+            "store_url="
+        )
+    if in_cluster and is_this_machine(url):
+        raise ProxyError(
+            f"store {url}: is an address of this machine only, which the proxy's pods cannot reach: {_FIX}"
+        )
+    return url.rstrip("/")
+
+
+def _of(store: object) -> str | None:
+    """Return the address of *store*; behind a wrapped client it is that client's, for the wrapper tells its own."""
+    inner: Any = store
+    seen: set[int] = set()
+    while inner is not None and id(inner) not in seen:
+        seen.add(id(inner))
+        root = getattr(inner, "server_address_root", None)
+        if isinstance(root, str):
+            return root
+        inner = getattr(inner, "store", None)
+    own = getattr(store, "endpoint", None)
+    return own if isinstance(own, str) else None
