@@ -42,7 +42,7 @@ def chat_response(ident: str, text: str = "hello", *, size: int = 0) -> bytes:
     ).encode()
 
 
-def a_call(call_id: int, rollout: str, attempt: str = "at-1", **more: Any) -> shipping_protocol.Call:
+def a_call(call_id: int, rollout: str, attempt: str = "at-1", **more: Any) -> shipping_protocol.CallRecord:
     """Return an answered chat call."""
     now = time.time_ns()
     fields: Json = {
@@ -64,7 +64,7 @@ def a_call(call_id: int, rollout: str, attempt: str = "at-1", **more: Any) -> sh
         "response": chat_response(f"chatcmpl-{rollout}-{call_id}"),
         "tries": [shipping_protocol.Try("phi/0", now - 5_000_000, now, 200, "")],
     }
-    return shipping_protocol.Call(**{**fields, **more})
+    return shipping_protocol.CallRecord(**{**fields, **more})
 
 
 class StoreDouble:
@@ -239,7 +239,7 @@ class Gateway:
 
     def __init__(self, run_dir: Path) -> None:
         self.handover = Handover(run_dir / "shipper.sock")
-        self.sent: dict[int, shipping_protocol.Call] = {}
+        self.sent: dict[int, shipping_protocol.CallRecord] = {}
 
     async def connected(self) -> None:
         await until(lambda: self.handover.connected)

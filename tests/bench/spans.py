@@ -121,7 +121,7 @@ class Driver(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.transport.write(
-            shipping_protocol.frame([shipping_protocol.Hello(shipping_protocol.PROTOCOL, f"bench{os.getpid()}")])
+            shipping_protocol.frame([shipping_protocol.GatewayHello(shipping_protocol.PROTOCOL, f"bench{os.getpid()}")])
         )
         self._more()
 
@@ -132,10 +132,10 @@ class Driver(asyncio.Protocol):
             if len(self.buffer) < 4 + length:
                 break
             for message in shipping_protocol.decode_to_gateway(bytes(self.buffer[4 : 4 + length])):
-                if isinstance(message, shipping_protocol.Stored):
+                if isinstance(message, shipping_protocol.StoredAck):
                     self.stored += len(message.call_ids)
                 else:
-                    self.refused += len(message.call_ids) * isinstance(message, shipping_protocol.Refused)
+                    self.refused += len(message.call_ids) * isinstance(message, shipping_protocol.Nack)
                     self.confirmed += len(message.call_ids)
             del self.buffer[: 4 + length]
         if self.confirmed >= self.total:
@@ -151,7 +151,7 @@ class Driver(asyncio.Protocol):
             self.sent = min(self.total, self.sent + self._batch)
 
     def _frame(self, numbers: range) -> bytes:
-        batch: list[shipping_protocol.Arrival | shipping_protocol.Call] = []
+        batch: list[shipping_protocol.Arrival | shipping_protocol.CallRecord] = []
         for number in numbers:
             rollout = f"ro-{number % 500}"
             if self.arrivals:
@@ -246,7 +246,7 @@ async def hand_over(folder: Path, total: int) -> dict[str, Any]:
         for start in range(0, total, 50):
             for call_id in range(start, start + 50):
                 handover.arrived(shipping_protocol.Arrival(call_id, "ro-1", "at-1", 1))
-                handover.ended(shipping_protocol.Call(call_id, *values))
+                handover.ended(shipping_protocol.CallRecord(call_id, *values))
             await asyncio.sleep(0)
             while handover.backlog > 2000:  # noqa: ASYNC110 - the gateway waits for nobody, this rig must
                 await asyncio.sleep(0.01)

@@ -78,7 +78,7 @@ class Wire:
         self._gateway = ""
 
     def told(self, message: Any) -> None:
-        if isinstance(message, shipping_protocol.Hello):
+        if isinstance(message, shipping_protocol.GatewayHello):
             self._gateway = message.gateway
             return
         name = f"{self._gateway}/{message.call_id}"
@@ -92,8 +92,8 @@ class Wire:
             self._heard.named[found.group()] = name
 
     def said(self, message: Any) -> None:
-        if not isinstance(message, shipping_protocol.Stored):
-            kept = self._heard.durable if isinstance(message, shipping_protocol.Durable) else self._heard.refused
+        if not isinstance(message, shipping_protocol.StoredAck):
+            kept = self._heard.durable if isinstance(message, shipping_protocol.DurableAck) else self._heard.refused
             kept.update(f"{self._gateway}/{call_id}" for call_id in message.call_ids)
 
 

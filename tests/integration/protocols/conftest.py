@@ -26,7 +26,7 @@ class Recorder:
     """The shipper's end of the socket: acknowledges every call and keeps it."""
 
     def __init__(self, path: Path) -> None:
-        self.calls: list[shipping_protocol.Call] = []
+        self.calls: list[shipping_protocol.CallRecord] = []
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
@@ -38,7 +38,7 @@ class Recorder:
         self._listener.close()
         self._thread.join(10)
 
-    def last(self) -> shipping_protocol.Call:
+    def last(self) -> shipping_protocol.CallRecord:
         """Return the newest call; waits for one."""
         deadline = time.monotonic() + 10
         while not self.calls and time.monotonic() < deadline:
@@ -62,11 +62,13 @@ class Recorder:
                 ended = [
                     m
                     for m in shipping_protocol.decode_to_shipper(data[shipping_protocol.HEADER.size : end])
-                    if isinstance(m, shipping_protocol.Call)
+                    if isinstance(m, shipping_protocol.CallRecord)
                 ]
                 data = data[end:]
                 if ended:
-                    connection.sendall(shipping_protocol.frame([shipping_protocol.Durable([c.call_id for c in ended])]))
+                    connection.sendall(
+                        shipping_protocol.frame([shipping_protocol.DurableAck([c.call_id for c in ended])])
+                    )
                     self.calls.extend(ended)
 
 

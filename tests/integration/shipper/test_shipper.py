@@ -423,7 +423,7 @@ async def test_a_call_whose_gateway_died_is_an_error_without_an_end(folder: Path
         b"\xff\xff\xff\xff",
         b"\x03\x00\x00\x00abc",
         shipping_protocol.frame([shipping_protocol.Arrival(1, "ro", "at", 1)]),
-        shipping_protocol.frame([shipping_protocol.Hello(shipping_protocol.PROTOCOL + 1, "gw")]),
+        shipping_protocol.frame([shipping_protocol.GatewayHello(shipping_protocol.PROTOCOL + 1, "gw")]),
     ],
     ids=["a frame too large", "no msgpack", "no hello", "another protocol"],
 )

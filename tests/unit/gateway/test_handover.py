@@ -40,7 +40,7 @@ class Shipper:
         self._writers[-1].write(data)
 
     def calls(self) -> list[int]:
-        return [m.call_id for m in self.heard if isinstance(m, shipping_protocol.Call)]
+        return [m.call_id for m in self.heard if isinstance(m, shipping_protocol.CallRecord)]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.append(writer)
@@ -54,8 +54,8 @@ class Shipper:
             writer.close()
 
 
-def a_call(ident: int, response: bytes = b"{}") -> shipping_protocol.Call:
-    return shipping_protocol.Call(
+def a_call(ident: int, response: bytes = b"{}") -> shipping_protocol.CallRecord:
+    return shipping_protocol.CallRecord(
         call_id=ident, rollout_id="ro", attempt_id="at", sequence_id=0, route="chat.completions", model="m",
         provider="p", upstream_model="u", started_ns=1, first_byte_ns=2, ended_ns=3, status=200, error="",
         streamed=False, request=b"{}", response=response, tries=[],
@@ -95,7 +95,7 @@ async def test_it_says_who_it_is_and_tells_of_both_ends_of_a_call(shipper: Shipp
     ours.ended(a_call(ident))
     await until(lambda: len(shipper.heard) == 3)
     hello, arrival, call = shipper.heard
-    assert isinstance(hello, shipping_protocol.Hello)
+    assert isinstance(hello, shipping_protocol.GatewayHello)
     assert hello.protocol == shipping_protocol.PROTOCOL
     assert arrival == shipping_protocol.Arrival(ident, "ro", "at", 1)
     assert call == a_call(ident)
@@ -105,7 +105,7 @@ async def test_a_call_is_forgotten_when_it_is_durable(shipper: Shipper, ours: Ha
     ours.ended(a_call(7))
     assert ours.backlog == 1
     await until(lambda: shipper.calls() == [7])
-    shipper.say(shipping_protocol.Durable([7]))
+    shipper.say(shipping_protocol.DurableAck([7]))
     await until(lambda: ours.backlog == 0)
     assert (ours.durable, ours._kept_bytes) == (1, 0)
 
@@ -113,7 +113,7 @@ async def test_a_call_is_forgotten_when_it_is_durable(shipper: Shipper, ours: Ha
 async def test_a_refused_call_is_forgotten_and_counted(shipper: Shipper, ours: Handover) -> None:
     ours.ended(a_call(7))
     await until(lambda: shipper.calls() == [7])
-    shipper.say(shipping_protocol.Refused([7], "full"))
+    shipper.say(shipping_protocol.Nack([7], "full"))
     await until(lambda: ours.backlog == 0)
     assert (ours.refused, ours.durable) == (1, 0)
 
@@ -122,7 +122,7 @@ async def test_what_is_not_confirmed_is_told_again_on_a_new_connection(shipper: 
     for ident in (1, 2, 3):
         ours.ended(a_call(ident))
     await until(lambda: len(shipper.calls()) == 3)
-    shipper.say(shipping_protocol.Durable([2]))
+    shipper.say(shipping_protocol.DurableAck([2]))
     await until(lambda: ours.backlog == 2)
     await shipper.stop()
     await until(lambda: not ours.connected)
@@ -130,7 +130,7 @@ async def test_what_is_not_confirmed_is_told_again_on_a_new_connection(shipper: 
     shipper.heard.clear()
     await shipper.start()
     await until(lambda: shipper.calls() == [1, 3, 4])
-    assert len([m for m in shipper.heard if isinstance(m, shipping_protocol.Hello)]) == 1
+    assert len([m for m in shipper.heard if isinstance(m, shipping_protocol.GatewayHello)]) == 1
 
 
 async def test_a_new_connection_is_told_of_calls_in_flight_and_of_no_other(shipper: Shipper, ours: Handover) -> None:
@@ -164,10 +164,10 @@ async def test_a_caller_waits_until_its_call_is_stored(shipper: Shipper, ours: H
     ours.ended(a_call(7))
     waiting = asyncio.ensure_future(ours.stored(7, 30))
     await until(lambda: shipper.calls() == [7])
-    shipper.say(shipping_protocol.Durable([7]))
+    shipper.say(shipping_protocol.DurableAck([7]))
     await until(lambda: ours.backlog == 0)
     assert not waiting.done()
-    shipper.say(shipping_protocol.Stored([7]))
+    shipper.say(shipping_protocol.StoredAck([7]))
     await asyncio.wait_for(waiting, 10)
     assert ours.released_unstored == 0
 
@@ -183,7 +183,7 @@ async def test_messages_go_together_and_at_once_when_a_caller_waits(
     waiting = asyncio.ensure_future(ours.stored(8, 30))
     await until(lambda: shipper.calls() == [7, 8])
     assert shipper.frames == 2
-    shipper.say(shipping_protocol.Stored([8]))
+    shipper.say(shipping_protocol.StoredAck([8]))
     await asyncio.wait_for(waiting, 10)
 
 
@@ -214,12 +214,12 @@ async def test_memory_of_a_large_backlog_is_given_back_once_it_is_durable(
     for ident in range(3):
         ours.ended(a_call(ident, b"x" * 1000))
     await until(lambda: len(shipper.calls()) == 3)
-    shipper.say(shipping_protocol.Durable([0, 1]))
-    shipper.say(shipping_protocol.Durable([2]))
+    shipper.say(shipping_protocol.DurableAck([0, 1]))
+    shipper.say(shipping_protocol.DurableAck([2]))
     await until(lambda: ours.backlog == 0)
     ours.ended(a_call(4))
     await until(lambda: 4 in shipper.calls())
-    shipper.say(shipping_protocol.Durable([4]))
+    shipper.say(shipping_protocol.DurableAck([4]))
     await until(lambda: ours.backlog == 0)
     assert trims == [0]
 
@@ -230,7 +230,7 @@ async def test_nobody_waits_longer_than_that(shipper: Shipper, ours: Handover, w
     waiting = asyncio.ensure_future(ours.stored(7, 0.05 if why == "time" else 30))
     await until(lambda: shipper.calls() == [7])
     if why == "refused":
-        shipper.say(shipping_protocol.Refused([7], "full"))
+        shipper.say(shipping_protocol.Nack([7], "full"))
     elif why == "connection":
         await shipper.stop()
     await asyncio.wait_for(waiting, 10)
@@ -253,7 +253,7 @@ async def test_its_end_waits_until_everything_is_durable(shipper: Shipper, ours:
     ending = asyncio.ensure_future(ours.close(30))
     await until(lambda: shipper.calls() == [7])
     assert not ending.done()
-    shipper.say(shipping_protocol.Durable([7]))
+    shipper.say(shipping_protocol.DurableAck([7]))
     await asyncio.wait_for(ending, 10)
 
 
@@ -286,8 +286,8 @@ async def test_a_shipper_that_speaks_nonsense_is_left_and_met_again(
 async def test_confirmations_in_parts_are_understood(shipper: Shipper, ours: Handover) -> None:
     ours.ended(a_call(7))
     await until(lambda: shipper.calls() == [7])
-    for byte in shipping_protocol.frame([shipping_protocol.Durable([7])]) + shipping_protocol.frame(
-        [shipping_protocol.Stored([7])]
+    for byte in shipping_protocol.frame([shipping_protocol.DurableAck([7])]) + shipping_protocol.frame(
+        [shipping_protocol.StoredAck([7])]
     ):
         shipper.write(bytes([byte]))
         await asyncio.sleep(0)
@@ -308,10 +308,10 @@ async def test_who_ends_faster_than_the_shipper_takes_waits_for_room(shipper: Sh
     assert ours.is_full
     waiting = [asyncio.ensure_future(ours.room()) for _ in range(3)]
     await until(lambda: shipper.calls() == [1, 2])
-    shipper.say(shipping_protocol.Durable([1]))
+    shipper.say(shipping_protocol.DurableAck([1]))
     await until(lambda: ours.durable == 1)
     assert not any(waiter.done() for waiter in waiting)
-    shipper.say(shipping_protocol.Durable([2]))
+    shipper.say(shipping_protocol.DurableAck([2]))
     await asyncio.wait_for(asyncio.gather(*waiting), 0.5)
     assert ours.waited == 3
 
@@ -345,5 +345,5 @@ async def test_a_caller_that_leaves_waits_for_room_no_longer(shipper: Shipper, o
     with pytest.raises(asyncio.CancelledError):
         await waiting
     await until(lambda: shipper.calls() == [1])
-    shipper.say(shipping_protocol.Durable([1]))
+    shipper.say(shipping_protocol.DurableAck([1]))
     await until(lambda: ours.durable == 1)

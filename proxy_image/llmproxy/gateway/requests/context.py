@@ -93,12 +93,12 @@ class Call:
         """The upstream's bytes."""
         self.told = False
 
-    def record(self) -> shipping_protocol.Call:
+    def record(self) -> shipping_protocol.CallRecord:
         """Return what the shipper is told. Only for a call that has asked for something."""
         asked, trying, opened, route = self.asked, self.trying, self.opened, self.route
         target = opened.target if opened is not None else None
         response = self.response[0] if len(self.response) == 1 else b"".join(self.response)
-        return shipping_protocol.Call(
+        return shipping_protocol.CallRecord(
             call_id=self.call_id,
             rollout_id=route.rollout_id,
             attempt_id=route.attempt_id,

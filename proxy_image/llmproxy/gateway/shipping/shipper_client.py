@@ -91,7 +91,7 @@ class Handover(asyncio.Protocol):
         self._begun[arrival.call_id] = message
         self._tell(message)
 
-    def ended(self, call: shipping_protocol.Call) -> None:
+    def ended(self, call: shipping_protocol.CallRecord) -> None:
         """Hand a call over; it is dropped, and counted, when too much is kept already."""
         self._begun.pop(call.call_id, None)
         message = shipping_protocol.encode(call)
@@ -177,7 +177,7 @@ class Handover(asyncio.Protocol):
         self._writable = True
         self._heard_s = self._loop.time()
         self._transport.write(
-            shipping_protocol.frame([shipping_protocol.Hello(shipping_protocol.PROTOCOL, self._gateway)])
+            shipping_protocol.frame([shipping_protocol.GatewayHello(shipping_protocol.PROTOCOL, self._gateway)])
         )
         self._queue = deque((*self._begun.values(), *self._unacked.values()))
         self._queued_bytes = sum(map(len, self._queue))
@@ -263,14 +263,14 @@ class Handover(asyncio.Protocol):
             self._transport.abort()
 
     def _confirmed(self, message: shipping_protocol.ToGateway) -> None:
-        if isinstance(message, shipping_protocol.Stored):
+        if isinstance(message, shipping_protocol.StoredAck):
             for call_id in message.call_ids:
                 future = self._stored.get(call_id)
                 if future is not None and not future.done():
                     future.set_result(True)
             return
         forgotten = self._forget(message.call_ids)
-        if isinstance(message, shipping_protocol.Durable):
+        if isinstance(message, shipping_protocol.DurableAck):
             self.durable += forgotten
         else:
             self.refused += forgotten

@@ -67,7 +67,7 @@ class Sequencer:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def known(self, gateway: str, call: shipping_protocol.Call) -> int:
+    def known(self, gateway: str, call: shipping_protocol.CallRecord) -> int:
         """Return the id of a call that has ended, 0 while there is none."""
         begun = self._journal.begun.get((gateway, call.call_id))
         number = call.sequence_id or (begun.sequence_id if begun is not None else 0)

@@ -102,7 +102,7 @@ class Intake:
         for gateway, call_ids in by_gateway.items():
             connection = self._connections.get(gateway)
             if connection is not None:
-                connection.tell(shipping_protocol.Stored(call_ids))
+                connection.tell(shipping_protocol.StoredAck(call_ids))
 
     def abandon(self, gateway: str | None = None) -> None:
         """End the calls of a gateway that is gone, or of all that are, which have begun and will never end."""
@@ -137,7 +137,7 @@ class Intake:
         """Take word of a call that has begun."""
         self._sequencer.arrived(gateway, arrival)
 
-    def ended(self, connection: "Connection", call: shipping_protocol.Call) -> None:
+    def ended(self, connection: "Connection", call: shipping_protocol.CallRecord) -> None:
         """Take a call."""
         self._counts.accepted += 1
         number = self._sequencer.known(connection.gateway, call)
@@ -185,14 +185,14 @@ class Intake:
     def _kept(self, kept: list[_Waiting]) -> None:
         self._sequencer.durable([item.record for item in kept])
         for connection, call_ids in _by_connection(kept):
-            connection.tell(shipping_protocol.Durable(call_ids))
+            connection.tell(shipping_protocol.DurableAck(call_ids))
 
     def _refuse(self, refused: list[_Waiting], why: str) -> None:
         self._journal.end([(item.record.gateway, item.record.call.call_id) for item in refused])
         for item in refused:
             self._sequencer.forget(item.record.gateway, item.record.call.call_id)
         for connection, call_ids in _by_connection(refused):
-            connection.tell(shipping_protocol.Refused(call_ids, why))
+            connection.tell(shipping_protocol.Nack(call_ids, why))
 
 
 class Connection(asyncio.Protocol):
@@ -263,7 +263,7 @@ class Connection(asyncio.Protocol):
             self._broken(f"a frame that is not understood: {exc}")
             return False
         for message in messages:
-            if isinstance(message, shipping_protocol.Hello):
+            if isinstance(message, shipping_protocol.GatewayHello):
                 if message.protocol != shipping_protocol.PROTOCOL:
                     self._broken(
                         f"protocol {message.protocol}, this is {shipping_protocol.PROTOCOL}: run images of one release"
@@ -294,8 +294,8 @@ def _by_connection(items: list[_Waiting]) -> Iterable[tuple[Connection, list[int
     return found.items()
 
 
-def _without_end(begun: Begun) -> shipping_protocol.Call:
-    return shipping_protocol.Call(
+def _without_end(begun: Begun) -> shipping_protocol.CallRecord:
+    return shipping_protocol.CallRecord(
         call_id=begun.call_id,
         rollout_id=begun.rollout_id,
         attempt_id=begun.attempt_id,

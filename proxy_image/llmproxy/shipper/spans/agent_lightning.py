@@ -141,7 +141,7 @@ def spans_of(record: Record, content: Content) -> list[Span]:
     ]
 
 
-def in_openais_terms(call: shipping_protocol.Call) -> shipping_protocol.Call:
+def in_openais_terms(call: shipping_protocol.CallRecord) -> shipping_protocol.CallRecord:
     """Return a call of Anthropic's or of the Responses API as the chat completion it was: adapters know no other."""
     if not is_answered(call):
         return call
@@ -153,7 +153,7 @@ def in_openais_terms(call: shipping_protocol.Call) -> shipping_protocol.Call:
     return msgspec.structs.replace(call, request=as_chat.request(call.request), response=answer)
 
 
-def _of_responses(call: shipping_protocol.Call) -> shipping_protocol.Call:
+def _of_responses(call: shipping_protocol.CallRecord) -> shipping_protocol.CallRecord:
     asked = parse(call.request)
     said = responses.of_events(events(call.response)) if call.streamed else parse(call.response)
     return msgspec.structs.replace(
@@ -163,7 +163,7 @@ def _of_responses(call: shipping_protocol.Call) -> shipping_protocol.Call:
     )
 
 
-def is_answered(call: shipping_protocol.Call) -> bool:
+def is_answered(call: shipping_protocol.CallRecord) -> bool:
     """Whether a call got what it asked for."""
     return not call.error and 200 <= call.status < 300  # noqa: PLR2004 - the class of successes
 
@@ -192,7 +192,7 @@ def facts_of(record: Record) -> Attributes:
     return facts
 
 
-def add_exchange(facts: Attributes, call: shipping_protocol.Call) -> None:
+def add_exchange(facts: Attributes, call: shipping_protocol.CallRecord) -> None:
     """Add what was asked and answered to a call that failed."""
     request = parse(call.request)
     if request is not None:
@@ -242,7 +242,7 @@ def _child(record: Record, name: str, attributes: Attributes, *, part: str = "")
     )
 
 
-def _root_attributes(call: shipping_protocol.Call, said: Conversation, *, full: bool) -> Attributes:
+def _root_attributes(call: shipping_protocol.CallRecord, said: Conversation, *, full: bool) -> Attributes:
     made: Attributes = {
         "gen_ai.operation.name": "chat",
         "gen_ai.system": call.provider or "openai",

@@ -97,7 +97,7 @@ def _span(record: Record, attributes: Attributes, error: str = "") -> Span:
     )
 
 
-def _common(call: shipping_protocol.Call, facts: Attributes) -> Attributes:
+def _common(call: shipping_protocol.CallRecord, facts: Attributes) -> Attributes:
     made: Attributes = {
         **facts,
         "gen_ai.operation.name": _OPERATIONS.get(call.route, "chat"),

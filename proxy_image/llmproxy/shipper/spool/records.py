@@ -11,7 +11,7 @@ class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
     gateway: str
     sequence_id: int
     """The store's, taken when the call arrived; 0 when there is none yet."""
-    call: shipping_protocol.Call
+    call: shipping_protocol.CallRecord
     tries: int = 0
     """How often the store refused it while it took others."""
     since_ns: int = 0
