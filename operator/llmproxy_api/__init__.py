@@ -1,7 +1,8 @@
-"""The LLMProxy custom resource: its models, its verdict on an object, and the CRD made from them.
+"""The LLMProxy custom resource: models, validation, CRD and API reference. Begin with `models`.
 
-Pure: nothing here speaks to a cluster, reads a clock or an environment. `parse` gives offline the verdict that the API
-server gives by the CRD, because both come from the same models and rules.
+Pure: nothing here calls a cluster or reads a clock or an environment. `parse` validates offline with the same result as
+the API server: the CRD is generated from the same models and rules.
+May import: pydantic, and of `llmproxy` only the table of providers.
 """
 
 from llmproxy_api.models import API_VERSION, GROUP, KIND, PLURAL, VERSION, LLMProxy, Spec

@@ -1,10 +1,10 @@
-"""The part of the resource that says who may call a proxy, what it may call, and who may look at its metrics."""
+"""API models of access: API keys, NetworkPolicies for ingress and egress, monitoring."""
 
 from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field
 
-from llmproxy_api.base import Part, UniqueItems, whole
+from llmproxy_api.base import ApiModel, UniqueItems, integral
 from llmproxy_api.pod import Labels, unreserved_keys, well_formed_keys
 from llmproxy_api.rules import Rule, optional_matches
 
@@ -13,7 +13,7 @@ EVERYWHERE = "*"
 Namespace = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?|[*])$")]
 
 
-Port = Annotated[int, Field(ge=1, le=65535), BeforeValidator(whole)]
+Port = Annotated[int, Field(ge=1, le=65535), BeforeValidator(integral)]
 
 _BYTE = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _IPV4 = rf"({_BYTE}[.]){{3}}{_BYTE}/(3[0-2]|[12]?[0-9])"
@@ -24,78 +24,78 @@ _IPV6 = (
     + ")/(12[0-8]|1[01][0-9]|[1-9]?[0-9])"
 )
 CIDR = f"({_IPV4}|{_IPV6})"
-"""A range of addresses as a NetworkPolicy takes it; `isCIDR` of CEL came only with Kubernetes 1.31."""
+"""A CIDR as a NetworkPolicy accepts it; CEL has `isCIDR` since Kubernetes 1.31 only."""
 
 
-class Destination(Part):
-    """A range of addresses that the pods may call."""
+class Destination(ApiModel):
+    """A destination that the pods may call."""
 
     cidr: Annotated[str, Field(min_length=1, max_length=49)]
-    """The addresses, such as `10.0.0.0/8`; `0.0.0.0/0` is every one of IPv4. A network sees the pods behind a Service,
-    not the Service: give the addresses of the pods."""
+    """Range of addresses: `10.0.0.0/8`; `0.0.0.0/0` is all of IPv4. NetworkPolicies apply to the pods behind a Service,
+    not to the Service: use the addresses of the pods."""
     ports: Annotated[tuple[Port, ...], Field(min_length=1, max_length=16, strict=False), UniqueItems()] | None = None
-    """Their TCP ports, those of the pods where a Service is before them. Default: every port."""
+    """TCP ports; behind a Service those of the pods. Default: every port."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         optional_matches("cidr", "cidr", CIDR, "must be a range of addresses such as 10.0.0.0/8 or fd00::/8"),
     )
 
 
-class SecretRef(Part):
+class SecretRef(ApiModel):
     """A Secret in the namespace of the LLMProxy, as a whole."""
 
     name: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
-    """Name of the Secret. Each of its values is a key, whatever it is called. Until it is there with at least one,
-    nothing is rolled and the condition Stalled names it. An edit of it counts within two minutes and rolls nothing."""
+    """Name of the Secret. Each value in it is an API key, under any name. Until it exists with at least one, no rollout
+    begins and the condition Stalled names it. An edit takes effect within two minutes and restarts no pod."""
 
 
-class ApiKeys(Part):
-    """Which keys open the proxy."""
+class ApiKeys(ApiModel):
+    """API keys that the proxy accepts."""
 
     secret_ref: SecretRef
-    """The Secret with the keys."""
+    """Secret with the keys."""
 
 
-class Access(Part):
-    """Who may call, and what the pods may call."""
+class Access(ApiModel):
+    """Access control: callers of the proxy, and destinations of its pods."""
 
     namespaces: Annotated[tuple[Namespace, ...], Field(max_length=64, strict=False), UniqueItems()] | None = None
-    """Namespaces whose pods may call, besides the LLMProxy's own; `["*"]` for all of the cluster. A NetworkPolicy says
-    so, which the cluster's network must enforce. Default: no policy."""
+    """Namespaces whose pods may call, besides the LLMProxy's own; `["*"]` for all. It is a NetworkPolicy, which the
+    cluster's network must enforce. Default: no policy."""
     api_keys: ApiKeys | None = None
-    """Keys that callers must show, as `Authorization: Bearer`, `x-api-key` or `api-key`; without a known one they get
-    401. Keys of callers are never sent to an upstream. Default: no key is asked for."""
+    """API keys of callers, sent as `Authorization: Bearer`, `x-api-key` or `api-key`. Requests without a valid key get
+    401. Keys of callers are never sent to an upstream. Default: no key is required."""
 
     egress: Annotated[tuple[Destination, ...], Field(max_length=64, strict=False)] | None = None
-    """What the pods may call, by a NetworkPolicy, which the cluster's network must enforce. List all that they need:
-    the upstreams of every model, the spans' store and collector, a Redis of yours. DNS (port 53), the proxy's other
-    pods and its own store of limits are always let through, and with `[]` nothing else. Default: no such policy."""
+    """Destinations that the pods may call, by a NetworkPolicy, which the cluster's network must enforce. List all: the
+    upstreams of every model, the store and the collector of the spans, your Redis. DNS (port 53), the proxy's other
+    pods and its managed limit store are always allowed, and with `[]` nothing else. Default: no such policy."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             f"!has(self.namespaces) || self.namespaces.size() == 1 || !self.namespaces.exists(n, n == '{EVERYWHERE}')",
-            f"{EVERYWHERE} stands for all namespaces: leave the others out",
+            f"{EVERYWHERE} means all namespaces: leave the others out",
             lambda a: a.namespaces is None or len(a.namespaces) == 1 or EVERYWHERE not in a.namespaces,
             ".namespaces",
         ),
     )
 
 
-class Monitoring(Part):
-    """How metrics are found."""
+class Monitoring(ApiModel):
+    """Discovery of the metrics."""
 
     pod_monitor: bool | None = None
-    """Make a PodMonitor, by which a Prometheus of the prometheus-operator finds the pods. Default: false."""
+    """Create a PodMonitor, from which the prometheus-operator configures a Prometheus. Default: false."""
     labels: Labels | None = None
-    """Labels of the PodMonitor, by which a Prometheus picks it: often `release: NAME`. Default: none but the
-    operator's."""
+    """Labels of the PodMonitor, which a Prometheus selects by: often `release: NAME`. Default: only the operator's
+    labels."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         well_formed_keys("labels", "labels"),
         unreserved_keys("labels", "labels"),
         Rule(
             "!has(self.labels) || (has(self.podMonitor) && self.podMonitor)",
-            "labels has a meaning only with podMonitor: true",
+            "labels requires podMonitor: true",
             lambda m: m.labels is None or bool(m.pod_monitor),
             ".labels",
         ),

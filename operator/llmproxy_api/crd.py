@@ -1,7 +1,7 @@
-"""Writes the CustomResourceDefinition from the models: structural schema, rules, subresources, printed columns.
+"""Generator of the CustomResourceDefinition: structural schema, CEL rules, subresources, printer columns.
 
-`python -m llmproxy_api.crd` prints it; with `--write` it writes `crds/` and the chart's copy anew, which a test holds
-equal to what is committed.
+`python -m llmproxy_api.crd` prints it; `--write` regenerates `crds/` and the chart's copy. A test compares both with
+what is committed.
 """
 
 import sys
@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from llmproxy_api.base import Part
+from llmproxy_api.base import ApiModel
 from llmproxy_api.models import GROUP, KIND, PLURAL, VERSION, LLMProxy, Spec
 from llmproxy_api.status import UNSEEN, Status
 
@@ -19,9 +19,9 @@ Schema = dict[str, Any]
 SHORT_NAME = "llmp"
 FILE = Path("crds") / f"{PLURAL}.{GROUP}.yaml"
 CHART_FILE = Path("charts/llmproxy-operator/templates/crd.yaml")
-HEADER = "# Made from operator/llmproxy_api/models.py by `make crds`; edit that.\n"
+HEADER = "# Generated from operator/llmproxy_api/models.py by `make crds`; edit that.\n"
 
-_DROPPED = {"title", "default"}
+_REMOVED_KEYS = {"title", "default"}
 _INT32_MAX = (1 << 31) - 1
 
 
@@ -83,7 +83,7 @@ def _root() -> Schema:
         "type": "object",
         "description": _text(LLMProxy.__doc__),
         "required": ["spec"],
-        "x-kubernetes-validations": [rule.as_validation() for rule in LLMProxy.RULES],
+        "x-kubernetes-validations": [rule.validation() for rule in LLMProxy.RULES],
         "properties": {
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
@@ -94,38 +94,38 @@ def _root() -> Schema:
     }
 
 
-def schema_of(part: type[Part]) -> Schema:
-    """Return the structural schema of *part*, every reference written out."""
+def schema_of(part: type[ApiModel]) -> Schema:
+    """Return the structural schema of *part*, references inlined."""
     raw = part.model_json_schema(by_alias=True, mode="validation")
     return _structural(raw, raw.get("$defs", {}))
 
 
 def _structural(raw: Schema, defs: Schema) -> Schema:
-    made = {k: v for k, v in _resolved(raw, defs).items() if k not in _DROPPED and not k.startswith("$")}
-    if "const" in made:
-        made["enum"] = [made.pop("const")]
-    if "description" in made:
-        made["description"] = _text(made["description"])
-    if made.get("type") == "integer":
-        made["format"] = "int32" if made["maximum"] <= _INT32_MAX else "int64"
-    if "properties" in made:
-        made["properties"] = {name: _structural(child, defs) for name, child in made["properties"].items()}
-    if made.get("additionalProperties") is False:
-        del made["additionalProperties"]  # said by the API server itself: what is unknown is pruned or refused
-    elif isinstance(made.get("additionalProperties"), dict):
-        made["additionalProperties"] = _structural(made["additionalProperties"], defs)
-    if "items" in made:
-        made["items"] = _structural(made["items"], defs)
-    return made
+    schema = {k: v for k, v in _resolved(raw, defs).items() if k not in _REMOVED_KEYS and not k.startswith("$")}
+    if "const" in schema:
+        schema["enum"] = [schema.pop("const")]
+    if "description" in schema:
+        schema["description"] = _text(schema["description"])
+    if schema.get("type") == "integer":
+        schema["format"] = "int32" if schema["maximum"] <= _INT32_MAX else "int64"
+    if "properties" in schema:
+        schema["properties"] = {name: _structural(child, defs) for name, child in schema["properties"].items()}
+    if schema.get("additionalProperties") is False:
+        del schema["additionalProperties"]  # the API server prunes or refuses unknown fields itself
+    elif isinstance(schema.get("additionalProperties"), dict):
+        schema["additionalProperties"] = _structural(schema["additionalProperties"], defs)
+    if "items" in schema:
+        schema["items"] = _structural(schema["items"], defs)
+    return schema
 
 
 def _resolved(raw: Schema, defs: Schema) -> Schema:
-    """Write a reference out, and take an optional field for what it is when it is there: absent, not null."""
+    """Inline references, and drop the null branch of optional fields: a field is absent, not null."""
     if "$ref" in raw:
         return {**_resolved(defs[raw["$ref"].rsplit("/", 1)[1]], defs), **{k: v for k, v in raw.items() if k != "$ref"}}
     if "anyOf" in raw:
-        (wanted,) = [branch for branch in raw["anyOf"] if branch != {"type": "null"}]
-        return {**_resolved(wanted, defs), **{k: v for k, v in raw.items() if k != "anyOf"}}
+        (branch,) = [branch for branch in raw["anyOf"] if branch != {"type": "null"}]
+        return {**_resolved(branch, defs), **{k: v for k, v in raw.items() if k != "anyOf"}}
     return raw
 
 
@@ -139,16 +139,16 @@ def crd_yaml() -> str:
 
 
 def chart_yaml() -> str:
-    """Return the chart's template: the same object, installed and kept as the values say."""
-    made = crd()
-    body = _dump({k: v for k, v in made.items() if k in {"spec"}})
+    """Return the chart's template: the same object, with the values `crds.install` and `crds.keep`."""
+    definition = crd()
+    body = _dump({"spec": definition["spec"]})
     return (
         "{{- /* " + HEADER.removeprefix("# ").strip() + " */ -}}\n"
         "{{- if .Values.crds.install }}\n"
-        f"apiVersion: {made['apiVersion']}\n"
-        f"kind: {made['kind']}\n"
+        f"apiVersion: {definition['apiVersion']}\n"
+        f"kind: {definition['kind']}\n"
         "metadata:\n"
-        f"  name: {made['metadata']['name']}\n"
+        f"  name: {definition['metadata']['name']}\n"
         "  labels:\n"
         '    {{- include "llmproxy-operator.labels" . | nindent 4 }}\n'
         "  {{- if .Values.crds.keep }}\n"

@@ -1,4 +1,4 @@
-"""One place that serves a model: provider, address, key, weight, times. Which providers there are is `providers`'s."""
+"""API model of a deployment, one server of a model. The providers are in `llmproxy.providers`."""
 
 from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar
@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from llmproxy.providers import PROVIDERS, Protocol, Way, unusable
 from llmproxy_api import model_params as params_of
-from llmproxy_api.base import Part, Weight
+from llmproxy_api.base import ApiModel, Weight
 from llmproxy_api.durations import Duration, seconds
 from llmproxy_api.rules import Rule, longer_than_zero, optional_matches
 from llmproxy_api.secret_refs import SecretSource
@@ -21,16 +21,16 @@ _WITHOUT_TOKEN_IDS = [*TRANSLATED, *(n for n, row in PROVIDERS.items() if row.pr
 _HOST = r"([A-Za-z0-9.\-]+|\[[0-9A-Fa-f:.]+\])"
 _PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 URL = f"https?://{_HOST}(:{_PORT})?" + r'(/[!"$->@-~]*)?'
-"""No user, password, query or fragment: what stands in an address is readable by everybody."""
+"""No user, password, query or fragment: addresses are readable by everybody."""
 
 
-def provider_in(names: Iterable[str], model: str = "self.model") -> str:
-    """Return CEL for whether the provider of *model* is one of *names*: a list is cheaper than a pattern."""
+def provider_is_in(names: Iterable[str], model: str = "self.model") -> str:
+    """Return the CEL test of the provider of *model* against *names*: a list costs less than a pattern."""
     return f"{model}.split('/')[0] in [{', '.join(repr(name) for name in sorted(names))}]"
 
 
 def _refuses(key: str, why: str) -> Rule:
-    """`params` has no *key*."""
+    """Return the rule that `params` has no *key*."""
     return Rule(
         f"!has(self.params) || !has(self.params.{key})",
         why,
@@ -39,33 +39,33 @@ def _refuses(key: str, why: str) -> Rule:
     )
 
 
-def _within_the_try(name: str, attribute: str) -> Rule:
-    """A bound of a part of the try, if it is given, is no longer than the try may take: it would never be met."""
+def _at_most_timeout(name: str, attribute: str) -> Rule:
+    """Return the rule that timeouts.*name* is at most the timeout of the attempt, which would end it first."""
 
     def holds(d: "Deployment") -> bool:
-        given = getattr(d.timeouts, attribute, None)
-        return given is None or seconds(given) <= seconds(d.timeout or DEFAULT_TIMEOUT)
+        bound = getattr(d.timeouts, attribute, None)
+        return bound is None or seconds(bound) <= seconds(d.timeout or DEFAULT_TIMEOUT)
 
     return Rule(
         f"!has(self.timeouts) || !has(self.timeouts.{name}) || duration(self.timeouts.{name}) <= "
         f"duration(has(self.timeout) ? self.timeout : '{DEFAULT_TIMEOUT}')",
-        f"must be at most timeout (default: {DEFAULT_TIMEOUT}), which bounds the whole try",
+        f"must be at most timeout (default: {DEFAULT_TIMEOUT}), which bounds the whole attempt",
         holds,
         f".timeouts.{name}",
     )
 
 
-class Timeouts(Part):
-    """Bounds of the parts of a try. A try that ends by one is repeated if no byte of an answer has come."""
+class Timeouts(ApiModel):
+    """Timeouts of the phases of an attempt. A timeout before the first byte of the response is retried."""
 
     connect: Duration | None = None
-    """How long a connection may take. Default: 5s."""
+    """Connect timeout. Default: 5s."""
     first_byte: Duration | None = None
-    """How long the first byte of an answer's body may take, from the request on: a model thinks in this time.
-    Default: no bound but `timeout`."""
+    """Time from the request to the first byte of the response body, in which a model thinks. Default: only `timeout`
+    applies."""
     idle: Duration | None = None
-    """How long an answer may pause between two parts, not counting while its caller is slow. Default: no bound but
-    `timeout`."""
+    """Time between two chunks of a response, not counting the time that a slow caller takes. Default: only `timeout`
+    applies."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         longer_than_zero("connect", "connect"),
@@ -74,28 +74,27 @@ class Timeouts(Part):
     )
 
 
-class Deployment(Part):
-    """One place that serves a model. Calls are spread over the deployments of a model by weight."""
+class Deployment(ApiModel):
+    """One server of a model. Requests are balanced over the deployments of a model by weight."""
 
     model: Annotated[str, Field(min_length=3, max_length=128, pattern="^[!-~]+$")]
-    """Provider and its own name of the model, as LiteLLM writes it: `hosted_vllm/Qwen2.5-7B`, `openai/gpt-4o-mini`.
-    Servers that speak the client's protocol, OpenAI's or Anthropic's, get its bytes; between the two the gateway maps;
-    LiteLLM translates for providers with a protocol of their own. docs/providers.md has them all."""
+    """Provider and model, as in LiteLLM: `hosted_vllm/Qwen2.5-7B`, `openai/gpt-4o-mini`. Servers that speak the
+    client's protocol, OpenAI's or Anthropic's, get its bytes; the gateway maps between the two; LiteLLM translates for
+    providers with other protocols. docs/providers.md lists all providers."""
     api_base: Annotated[str, Field(max_length=256)] | None = None
-    """URL of the server, up to where `/chat/completions` or `/messages` begins: `http://vllm:8000/v1`. Default: the
-    provider's own address. Needed by those that have none, such as hosted_vllm, sglang, azure and openai_like."""
+    """Base URL of the server, to which `/chat/completions` or `/messages` is appended: `http://vllm:8000/v1`. Default:
+    the provider's address. Required for providers without one, such as hosted_vllm, sglang, azure and openai_like."""
     api_key: SecretSource | None = None
-    """The key to call the server with. Default: none is sent."""
+    """API key of the server. Default: none is sent."""
     weight: Weight | None = None
-    """Share of the calls among the deployments of the model. Default: 1. With 0 it is used only when no
-    other is left."""
+    """Share of the requests among the deployments of the model. Default: 1. With 0 it is a standby, used only when no
+    other deployment is available."""
     token_ids: bool | None = None
-    """Ask the server for token ids, which trainers need. Default: true for hosted_vllm and vllm, else false."""
+    """Request token ids from the server, which trainers need. Default: true for hosted_vllm and vllm, else false."""
     timeout: Duration | None = None
-    """How long one try may take, from the request to its last byte. Default: 10m."""
+    """Timeout of one attempt, from the request to the last byte of the response. Default: 10m."""
     timeouts: Timeouts | None = None
-    """How long the parts of one try may take: its connection, its first byte, its pauses; none longer than timeout.
-    Default: connect 5s."""
+    """Timeouts of the phases of an attempt: connect, first byte, idle; each at most `timeout`. Default: connect 5s."""
     params: (
         Annotated[
             dict[str, Any],
@@ -104,11 +103,11 @@ class Deployment(Part):
         ]
         | None
     ) = None
-    """Defaults for fields of the request body, such as `temperature` or `top_p`; what the client sends wins."""
+    """Defaults for fields of the request body, such as `temperature` or `top_p`; the client's values win."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            f"self.model.matches('^[^/]+/.') && {provider_in(PROVIDERS)}",
+            f"self.model.matches('^[^/]+/.') && {provider_is_in(PROVIDERS)}",
             "must be provider/name with a provider of docs/providers.md; another server that speaks OpenAI's protocol "
             "is openai_like/NAME with apiBase",
             lambda d: _provider_of(d) in PROVIDERS and not d.model.endswith("/"),
@@ -122,33 +121,33 @@ class Deployment(Part):
             "must be a URL such as http://vllm:8000/v1, without user, password, query or fragment",
         ),
         Rule(
-            f"has(self.apiBase) || !({provider_in(_OWN_SERVER)})",
-            f"is needed by the providers {', '.join(sorted(_OWN_SERVER))}, which have no address of their own",
+            f"has(self.apiBase) || !({provider_is_in(_OWN_SERVER)})",
+            f"is required for the providers {', '.join(sorted(_OWN_SERVER))}, which have no default address",
             lambda d: _provider_of(d) not in _OWN_SERVER or d.api_base is not None,
             ".apiBase",
         ),
         Rule(
-            f"has(self.apiKey) || has(self.apiBase) || {provider_in(_KEYLESS)}",
-            "is needed to call the provider at its own address: name a Secret in apiKey.secretKeyRef",
+            f"has(self.apiKey) || has(self.apiBase) || {provider_is_in(_KEYLESS)}",
+            "is required to call the provider at its default address: name a Secret in apiKey.secretKeyRef",
             lambda d: d.api_key is not None or d.api_base is not None or _provider_of(d) in _KEYLESS,
             ".apiKey",
         ),
         Rule(
-            f"!has(self.tokenIds) || !self.tokenIds || (has(self.apiBase) && !({provider_in(_WITHOUT_TOKEN_IDS)}))",
+            f"!has(self.tokenIds) || !self.tokenIds || (has(self.apiBase) && !({provider_is_in(_WITHOUT_TOKEN_IDS)}))",
             "can be true only for a server at apiBase that speaks vLLM's protocol: leave it out",
             lambda d: not d.token_ids or (d.api_base is not None and _provider_of(d) not in _WITHOUT_TOKEN_IDS),
             ".tokenIds",
         ),
         longer_than_zero("timeout", "timeout"),
-        _within_the_try("connect", "connect"),
-        _within_the_try("firstByte", "first_byte"),
-        _within_the_try("idle", "idle"),
+        _at_most_timeout("connect", "connect"),
+        _at_most_timeout("firstByte", "first_byte"),
+        _at_most_timeout("idle", "idle"),
         *(_refuses(key, why) for key, why in sorted(params_of.DENIED.items())),
     )
 
     @property
     def translated(self) -> bool:
-        """Whether LiteLLM must translate for it."""
+        """True if LiteLLM translates for it."""
         return _provider_of(self) in TRANSLATED
 
 

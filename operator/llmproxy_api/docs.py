@@ -1,8 +1,8 @@
-"""Writes docs/api.md from the CRD, and docs/providers.md from the table of providers.
+"""Generator of docs/api.md (from the CRD) and docs/providers.md (from the table of providers).
 
-The first has every field with its type, bounds and description, and the rules between fields.
+docs/api.md has every field with type, bounds and description, and the rules between fields.
 
-`python -m llmproxy_api.reference --write` writes them below the current folder, which a test holds equal to what is
+`python -m llmproxy_api.docs --write` regenerates both below the current folder. A test compares them with what is
 committed.
 """
 
@@ -20,25 +20,25 @@ PROVIDERS_FILE = Path("docs/providers.md")
 
 PROVIDERS_HEAD = """# Providers
 
-Made from `proxy_image/llmproxy/providers.py` by `make crds`. A deployment's `model` is `provider/name`, with LiteLLM's
-name for the provider, or one of ours. Every name of the LiteLLM that is pinned stands here once; a test holds that.
-Calls go to the addresses below unless `apiBase` says another. The tests call servers of their own, not the providers.
+Generated from `proxy_image/llmproxy/providers.py` by `make crds`. A deployment's `model` is `provider/name`, with
+LiteLLM's name for the provider, or one of ours. A test checks that every provider of the pinned LiteLLM is listed once.
+Requests go to the addresses below unless `apiBase` is set. The tests call servers of their own, not the providers.
 
-## Native: the gateway speaks to them
+## Native: called by the gateway
 
-Bytes are forwarded, or mapped between OpenAI's protocol and Anthropic's. Any other server that speaks OpenAI's protocol
-is `openai_like/NAME` with `apiBase`.
+The gateway forwards bytes, or maps between OpenAI's and Anthropic's protocol. Any other server that speaks OpenAI's
+protocol is `openai_like/NAME` with `apiBase`.
 
 | provider | address | remarks |
 |---|---|---|
 """
 TRANSLATED_HEAD = """
-## Translated: LiteLLM speaks to them
+## Translated: called by LiteLLM
 
-The pod then has a container with LiteLLM: [protocols.md](protocols.md#translated-providers). `apiBase` means what
-LiteLLM's `api_base` means for that provider. Those that need an environment get it by `pod.env`, and **were not
-tried**: there is no such cloud where the tests run. LiteLLM 1.106.2 takes each line of Cohere's stream for JSON, so a
-stream with `event:` lines, as Cohere documents it, fails there; plain answers do not.
+The pod then has a container with LiteLLM: [protocols.md](protocols.md#translated-providers). `apiBase` has the meaning
+of LiteLLM's `api_base` for that provider. Providers that need environment variables get them by `pod.env`; they are
+**not tested**: the tests have no access to those clouds. LiteLLM 1.106.2 parses each line of Cohere's stream as JSON,
+so a stream with `event:` lines, as Cohere documents it, fails there; plain responses do not.
 
 | provider | address | needs |
 |---|---|---|
@@ -46,18 +46,18 @@ stream with `event:` lines, as Cohere documents it, fails there; plain answers d
 REFUSED_HEAD = """
 ## Refused
 
-| provider | why, and the way out |
+| provider | reason, and what to do |
 |---|---|
 """
 
 HEAD = f"""# API reference: {KIND} ({API_VERSION}, short {SHORT_NAME})
 
-Made from the models by `make crds`. `kubectl explain {KIND.lower()}.spec --recursive` says the same. No field has a
-default in the schema; defaults stand in the descriptions. Unknown fields are refused by `llmproxy check` and by strict
-writers such as `kubectl`; the API server drops them, with a warning, for others.
+Generated from the models by `make crds`. `kubectl explain {KIND.lower()}.spec --recursive` shows the same. The schema
+has no defaults; the descriptions name them. `llmproxy check` and strict clients such as `kubectl` refuse unknown
+fields; for other clients the API server drops them with a warning.
 
-Annotations on the object: `llmproxy.dev/paused: "true"` applies nothing until it is gone; another text in
-`llmproxy.dev/restart` rolls the pods once. See [rolls](rolls.md).
+Annotations on the object: `llmproxy.dev/paused: "true"` pauses reconciliation until it is removed; a new value of
+`llmproxy.dev/restart` restarts the pods once. See [rolls](rolls.md).
 """
 
 _BOUNDS = (
@@ -70,7 +70,7 @@ _BOUNDS = (
     ("maxProperties", "at most {} keys"),
 )
 _PLAIN = {("minimum", 0), ("minLength", 1), ("minItems", 1)}
-"""Go without saying."""
+"""Bounds that are not worth a word."""
 
 
 def markdown() -> str:
@@ -86,9 +86,9 @@ def providers_markdown() -> str:
     """Return the page of providers."""
     rows = sorted(PROVIDERS.values(), key=lambda row: row.name)
     native = [f"| {row.name} | {_address(row)} | {_remarks(row)} |" for row in rows if row.way is Way.NATIVE]
-    made = [f"| {row.name} | {_address(row)} | {row.environment} |" for row in rows if row.way is Way.TRANSLATED]
+    translated = [f"| {row.name} | {_address(row)} | {row.environment} |" for row in rows if row.way is Way.TRANSLATED]
     refused = [f"| {name} | {why} |" for name, why in sorted(REFUSED.items())]
-    parts = (PROVIDERS_HEAD, native, TRANSLATED_HEAD, made, REFUSED_HEAD, refused)
+    parts = (PROVIDERS_HEAD, native, TRANSLATED_HEAD, translated, REFUSED_HEAD, refused)
     return "".join(part if isinstance(part, str) else "\n".join(part) + "\n" for part in parts)
 
 
@@ -99,21 +99,21 @@ def _address(row: Provider) -> str:
 
 
 def _remarks(row: Provider) -> str:
-    told = (
+    remarks = (
         (row.protocol is Protocol.ANTHROPIC, "Anthropic's protocol"),
         (row.token_ids, "token ids"),
         (row.responses, "has `/responses`"),
         (row.key_optional, "a key is optional"),
         (bool(row.why), row.why),
     )
-    return "; ".join(text for holds, text in told if holds)
+    return "; ".join(text for holds, text in remarks if holds)
 
 
 def _section(schema: dict[str, Any], path: str) -> Iterator[str]:
     """Yield the table of one object, its rules, and then the objects in it."""
     inner = [(name, child) for name, child in schema["properties"].items() if _object(child) is not None]
     yield f"## {path}\n\n{schema.get('description', '')}\n"
-    yield "| field | type | what it is |\n|---|---|---|"
+    yield "| field | type | description |\n|---|---|---|"
     required = schema.get("required", ())
     for name, child in schema["properties"].items():
         need = " (required)" if name in required else ""
@@ -127,20 +127,20 @@ def _section(schema: dict[str, Any], path: str) -> Iterator[str]:
 
 
 def _rules(schema: dict[str, Any], path: str) -> Iterator[str]:
-    shown = [rule for rule in schema.get("x-kubernetes-validations", ()) if ".params." not in rule.get("fieldPath", "")]
-    if shown:
+    rules = [rule for rule in schema.get("x-kubernetes-validations", ()) if ".params." not in rule.get("fieldPath", "")]
+    if rules:
         yield f"Rules of `{path}`:\n"
-        for rule in shown:
+        for rule in rules:
             field = rule.get("fieldPath", "").removeprefix(".")
             yield f"- {f'`{field}`: ' if field else ''}{rule['message']}"
         yield ""
 
 
 def _object(schema: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the object that a field is or lists, None if it holds plain values."""
-    found: dict[str, Any] = schema.get("items", schema)
-    free = found.get("x-kubernetes-preserve-unknown-fields")
-    return found if found.get("properties") and not free else None
+    """Return the schema of the object in a field or in its list; None for plain values."""
+    item: dict[str, Any] = schema.get("items", schema)
+    free = item.get("x-kubernetes-preserve-unknown-fields")
+    return item if item.get("properties") and not free else None
 
 
 def _type(schema: dict[str, Any]) -> str:
@@ -157,8 +157,8 @@ def _type(schema: dict[str, Any]) -> str:
 
 def _cell(schema: dict[str, Any]) -> str:
     bounds = [text.format(schema[key]) for key, text in _BOUNDS if key in schema and (key, schema[key]) not in _PLAIN]
-    said = str(schema.get("description", "")).replace("|", "\\|")
-    return f"{said} *{', '.join(bounds)}*".strip() if bounds else said
+    description = str(schema.get("description", "")).replace("|", "\\|")
+    return f"{description} *{', '.join(bounds)}*".strip() if bounds else description
 
 
 def main(arguments: list[str]) -> None:

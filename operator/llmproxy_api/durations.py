@@ -1,4 +1,4 @@
-"""Durations as Go and Kubernetes write them (`500ms`, `8s`, `1h30m`): the one place that reads them."""
+"""Durations in the notation of Go and Kubernetes: `500ms`, `8s`, `1h30m`."""
 
 import re
 from typing import Annotated
@@ -7,14 +7,14 @@ from pydantic import AfterValidator, Field
 
 PATTERN = r"^([0-9]{1,9}(\.[0-9]{1,3})?(ms|s|m|h))+$"
 MAX_S = 168 * 3600
-"""No wait of a proxy is longer than a week; a longer one is a typing error."""
+"""A week: a longer duration is a typing error."""
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 
 
 def seconds(text: str) -> float:
-    """Return the seconds that *text* stands for; raise ValueError if it is no duration."""
+    """Return *text* in seconds; raise ValueError if it is no duration."""
     if not re.fullmatch(PATTERN[1:-1], text):
         raise ValueError(f"{text!r} is not a duration such as 500ms, 8s or 1h30m")
     return round(sum(float(number) * _UNITS_S[unit] for number, unit in _PART.findall(text)), 6)

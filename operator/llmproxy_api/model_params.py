@@ -1,7 +1,6 @@
-"""Which keys `params` refuses: those that a typed field owns, that carry credentials, or that no request body has.
+"""Keys that `params` refuses: fields with a type of their own, credentials, and keys that no request body has.
 
-`params` are defaults for the request body, so anything else in them would do nothing, or would put a key where
-everybody who may read a ConfigMap can read it.
+`params` are defaults of the request body. Other keys would have no effect, or would put a credential into a ConfigMap.
 """
 
 from collections.abc import Mapping
@@ -90,7 +89,7 @@ DENIED: Mapping[str, str] = {
     **dict.fromkeys(_NOT_BODY, _BODY),
     **dict.fromkeys(_TRANSPORT, _LITELLM),
 }
-"""Each refused key, and the reason with the way out."""
+"""Refused keys, each with the reason and what to do."""
 
 
 def schema() -> dict[str, Any]:
@@ -111,14 +110,14 @@ def without_nulls(params: object) -> object:
     return {key: value for key, value in params.items() if value is not None or key not in DENIED}
 
 
-def plain(value: object, *, depth: int = 0) -> bool:
-    """Whether *value* is what JSON can say, and not nested deeper than MAX_DEPTH."""
+def is_json(value: object, *, depth: int = 0) -> bool:
+    """Return whether *value* is plain JSON, nested at most MAX_DEPTH deep."""
     if depth > MAX_DEPTH:
         return False
     if isinstance(value, dict):
-        return all(isinstance(k, str) and plain(v, depth=depth + 1) for k, v in value.items())
+        return all(isinstance(k, str) and is_json(v, depth=depth + 1) for k, v in value.items())
     if isinstance(value, list):
-        return all(plain(item, depth=depth + 1) for item in value)
+        return all(is_json(item, depth=depth + 1) for item in value)
     if isinstance(value, float):
         return value == value and abs(value) != float("inf")  # noqa: PLR0124 - not a number is unequal to itself
     return value is None or isinstance(value, str | int | bool)

@@ -1,7 +1,7 @@
-"""The part of the resource that is about its pods: a chosen few fields of Kubernetes' own, and no more.
+"""API models of the pods: a selection of Kubernetes' own fields.
 
-Containers, volumes and security contexts are the operator's: whoever may edit an LLMProxy gets no pod of their
-own by it.
+Containers, volumes and security contexts belong to the operator: the right to edit an LLMProxy is not the right to run
+any pod.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from llmproxy.providers import PROVIDERS
-from llmproxy_api.base import ListMap, Part, whole
+from llmproxy_api.base import ApiModel, ListMap, integral
 from llmproxy_api.rules import Rule
 from llmproxy_api.secret_refs import SecretKeyRef
 
@@ -22,26 +22,26 @@ _KEY = rf"({_DOMAIN}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?"
 _VALUE = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
 _OURS = r"(([-a-z0-9.]*\.)?(llmproxy\.dev|kubernetes\.io|k8s\.io)/.*|pod-template-hash|controller-revision-hash)"
 _ALLOWED_DOMAIN = "cluster-autoscaler.kubernetes.io/"
-"""Its annotations say whether a node may be emptied: that is for the author of the proxy."""
+"""Its annotations say if a node may be drained, which the author of the proxy decides."""
 
 _SECRET_NAME = "KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS"  # noqa: S105 - a pattern of names
-ENVIRONMENT = sorted(
+ENV_PREFIXES = sorted(
     {
         name.partition("_")[0]
         for row in PROVIDERS.values()
         for name in re.findall(r"[A-Z][A-Z0-9]*_[A-Z0-9_]+", row.environment)
     }
 )
-"""What the names of variables that providers are told by begin with; no other can be set, for it could do anything."""
+"""Prefixes of the environment variables of providers. No other can be set: LD_PRELOAD would run any code."""
 
 LabelValue = Annotated[str, Field(max_length=63, pattern=_VALUE)]
 AnnotationValue = Annotated[str, Field(max_length=4096)]
-Seconds = Annotated[int, Field(ge=0, le=1_000_000_000), BeforeValidator(whole)]
+Seconds = Annotated[int, Field(ge=0, le=1_000_000_000), BeforeValidator(integral)]
 ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=rf"^{_DOMAIN}$")]
 
 
 def _without_nulls(raw: object) -> object:
-    """Drop what is null, as the API server does in a map whose values are declared."""
+    """Drop nulls, as the API server does in a map whose values have a schema."""
     return {key: value for key, value in raw.items() if value is not None} if isinstance(raw, dict) else raw
 
 
@@ -50,7 +50,7 @@ Annotations = Annotated[dict[str, AnnotationValue], Field(max_length=MAX_KEYS), 
 
 
 def well_formed_keys(name: str, attribute: str) -> Rule:
-    """Every key of the map, if it is there, is one that Kubernetes takes."""
+    """Return the rule that the keys of the map are qualified names of Kubernetes."""
     quoted = _KEY.replace("\\", "\\\\")
     return Rule(
         f"!has(self.{name}) || self.{name}.all(k, k.matches('^{quoted}$'))",
@@ -61,7 +61,7 @@ def well_formed_keys(name: str, attribute: str) -> Rule:
 
 
 def unreserved_keys(name: str, attribute: str) -> Rule:
-    """No key of the map, if it is there, is the operator's or Kubernetes' own."""
+    """Return the rule that no key of the map is reserved for the operator or Kubernetes."""
     quoted = _OURS.replace("\\", "\\\\")
 
     def holds(part: object) -> bool:
@@ -70,65 +70,65 @@ def unreserved_keys(name: str, attribute: str) -> Rule:
 
     return Rule(
         f"!has(self.{name}) || self.{name}.all(k, k.startsWith('{_ALLOWED_DOMAIN}') || !k.matches('^{quoted}$'))",
-        f"{name} must not have keys of llmproxy.dev, kubernetes.io or k8s.io, nor pod-template-hash: the operator and "
-        "Kubernetes set those",
+        f"{name} must not have keys of llmproxy.dev, kubernetes.io or k8s.io, nor pod-template-hash: they are reserved "
+        "for the operator and Kubernetes",
         holds,
         f".{name}",
     )
 
 
-class Toleration(Part):
-    """Lets the pods onto nodes with a taint."""
+class Toleration(ApiModel):
+    """Toleration of a taint."""
 
     key: Annotated[str, Field(max_length=316, pattern=r"^[-A-Za-z0-9_./]*$")] | None = None
-    """Key of the taint. Default: every key, which operator: Exists must say."""
+    """Key of the taint. Default: every key, which requires operator: Exists."""
     operator: Literal["Exists", "Equal"] | None = None
-    """Equal compares the value, Exists takes any. Default: Equal."""
+    """Equal compares the value, Exists matches any. Default: Equal."""
     value: LabelValue | None = None
-    """Value of the taint, with Equal. Default: an empty one."""
+    """Value of the taint, with Equal. Default: empty."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """Effect of the taint. Default: every effect."""
     toleration_seconds: Seconds | None = None
-    """With NoExecute: how long a pod stays on a node that gets the taint. Default: for ever."""
+    """With NoExecute: time that a pod stays on a node with the taint. Default: for ever."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "has(self.key) || (has(self.operator) && self.operator == 'Exists')",
-            "key is needed unless operator is Exists",
+            "key is required unless operator is Exists",
             lambda t: t.key is not None or t.operator == "Exists",
             ".key",
         ),
         Rule(
             "!has(self.value) || !has(self.operator) || self.operator == 'Equal'",
-            "value has a meaning only with operator: Equal",
+            "value requires operator: Equal",
             lambda t: t.value is None or t.operator in {None, "Equal"},
             ".value",
         ),
         Rule(
             "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
-            "tolerationSeconds has a meaning only with effect: NoExecute",
+            "tolerationSeconds requires effect: NoExecute",
             lambda t: t.toleration_seconds is None or t.effect == "NoExecute",
             ".tolerationSeconds",
         ),
     )
 
 
-class PullSecret(Part):
+class PullSecret(ApiModel):
     """A Secret of the type kubernetes.io/dockerconfigjson in the namespace of the LLMProxy."""
 
     name: ObjectName
     """Name of the Secret."""
 
 
-class Variable(Part):
-    """An environment variable by which LiteLLM is told of a provider's account."""
+class EnvVar(ApiModel):
+    """Environment variable of a provider that LiteLLM translates for."""
 
-    name: Annotated[str, Field(min_length=1, max_length=128, pattern=rf"^({'|'.join(ENVIRONMENT)})_[A-Z0-9_]+$")]
-    """One that a provider is told by: docs/providers.md lists them."""
+    name: Annotated[str, Field(min_length=1, max_length=128, pattern=rf"^({'|'.join(ENV_PREFIXES)})_[A-Z0-9_]+$")]
+    """Variable of a provider: docs/providers.md lists them."""
     value: Annotated[str, Field(max_length=4096)] | None = None
-    """What it holds, if everybody may know it: a region, a project. Default: none, and secretKeyRef is needed."""
+    """Value that is no secret: a region, a project. Default: none; secretKeyRef is required."""
     secret_key_ref: SecretKeyRef | None = None
-    """The key of a Secret in this namespace that it comes from. Default: none, and value is needed."""
+    """Key of a Secret in this namespace. Default: none; value is required."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -138,41 +138,40 @@ class Variable(Part):
         ),
         Rule(
             f"!has(self.value) || !self.name.matches('{_SECRET_NAME}')",
-            "would put a credential into the pods' template: keep it in a Secret and name that in secretKeyRef",
+            "puts a credential into the pods' template: keep it in a Secret and name the Secret in secretKeyRef",
             lambda v: v.value is None or re.search(_SECRET_NAME, v.name) is None,
             ".value",
         ),
     )
 
 
-class Pod(Part):
-    """Where and as whom the pods run. An edit rolls them."""
+class Pod(ApiModel):
+    """Scheduling, metadata and environment of the pods. An edit rolls them."""
 
     labels: Labels | None = None
-    """Labels of the pods besides the operator's. None is copied from the LLMProxy itself. Default: none. The operator's
-    settings may allow only some of the keys that have a domain."""
+    """Labels of the pods, besides the operator's. Labels of the LLMProxy are not copied. Default: none. The operator's
+    settings can restrict keys with a domain."""
     annotations: Annotations | None = None
-    """Annotations of the pods besides the operator's. None is copied from the LLMProxy itself. Default: none. The
-    operator's settings may allow only some of the keys that have a domain."""
+    """Annotations of the pods, besides the operator's. Annotations of the LLMProxy are not copied. Default: none. The
+    operator's settings can restrict keys with a domain."""
     node_selector: Labels | None = None
-    """Labels that a node must have to run a pod. Default: any node does."""
+    """Labels that a node must have. Default: any node."""
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=MAX_ITEMS, strict=False)] | None = None
-    """Taints of nodes that the pods bear. Default: none. The operator's settings may allow only some."""
+    """Tolerated taints of nodes. Default: none. The operator's settings can restrict them."""
     priority_class_name: ObjectName | None = None
-    """Which pods must leave first when a node is full. Default: the cluster's. The operator's settings may allow only
-    some."""
+    """PriorityClass of the pods. Default: the cluster's. The operator's settings can restrict it."""
     service_account_name: ObjectName | None = None
-    """Service account of the pods. No token of it is mounted; it stands for pull secrets and for policies of the
-    cluster. Default: default. The operator's settings may allow only some."""
+    """ServiceAccount of the pods, for pull secrets and policies of the cluster. Its token is not mounted. Default:
+    default. The operator's settings can restrict it."""
     image_pull_secrets: (
         Annotated[tuple[PullSecret, ...], Field(max_length=MAX_ITEMS, strict=False), ListMap("name")] | None
     ) = None
-    """Secrets to pull the image with. Default: those of the service account."""
-    env: Annotated[tuple[Variable, ...], Field(max_length=MAX_ITEMS, strict=False), ListMap("name")] | None = None
-    """Environment of the translator, for providers that LiteLLM learns of by it (`AWS_...`, `VERTEXAI_...`). Default:
-    none."""
+    """Pull secrets of the image. Default: those of the ServiceAccount."""
+    env: Annotated[tuple[EnvVar, ...], Field(max_length=MAX_ITEMS, strict=False), ListMap("name")] | None = None
+    """Environment variables of the translator, for providers that LiteLLM configures by them (`AWS_...`,
+    `VERTEXAI_...`). Default: none."""
     topology_spread: bool | None = None
-    """Prefer other nodes and zones for each pod, where there are any. Default: true."""
+    """Spread the pods over nodes and zones, where possible. Default: true."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         well_formed_keys("labels", "labels"),
@@ -182,7 +181,7 @@ class Pod(Part):
         well_formed_keys("nodeSelector", "node_selector"),
         Rule(
             "!has(self.priorityClassName) || !self.priorityClassName.startsWith('system-')",
-            "must not begin with system-: those are for the cluster's own pods",
+            "must not begin with system-: those classes are reserved for the cluster's own pods",
             lambda p: p.priority_class_name is None or not p.priority_class_name.startswith("system-"),
             ".priorityClassName",
         ),

@@ -1,7 +1,7 @@
-"""Amounts of memory, disk and processor as Kubernetes writes them (`512Mi`, `250m`): read, compared, written back.
+"""Quantities of memory, disk and CPU in Kubernetes' notation: `512Mi`, `250m`.
 
-Kubernetes stores a quantity in one canonical form. What the operator renders is in that form already, so that what
-it reads back is what it wrote.
+Kubernetes stores a quantity in one canonical form. The operator renders that form, so that a live object equals its
+manifest.
 """
 
 import re
@@ -21,13 +21,13 @@ _PARTS = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGTP]i|[mkMGTP]?)")
 
 
 def value(text: str) -> Decimal:
-    """Return the number that *text* stands for, in bytes or cores; raise ValueError if it is no quantity."""
+    """Return *text* in bytes or cores; raise ValueError if it is no quantity."""
     number, suffix = _split(text)
     return number * (Decimal(_KIBI) ** _BINARY[suffix] if suffix in _BINARY else Decimal(_MILLI) ** _DECIMAL[suffix])
 
 
 def canonical(text: str) -> str:
-    """Return *text* as the API server would store it: `1024Mi` is `1Gi`, `0.5` is `500m`, `2000` is `2k`."""
+    """Return *text* as the API server stores it: `1024Mi` as `1Gi`, `0.5` as `500m`, `2000` as `2k`."""
     amount = value(text)
     milli = (amount * _MILLI).to_integral_value(ROUND_CEILING)
     if _split(text)[1] in _BINARY and milli % _MILLI == 0 and amount >= _KIBI:

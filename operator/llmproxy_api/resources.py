@@ -1,22 +1,20 @@
-"""Processor and memory of a container, with the rules that keep requests and limits together."""
+"""API models of a container's CPU and memory."""
 
 from typing import ClassVar
 
 from llmproxy_api import quantities
-from llmproxy_api.base import Part
+from llmproxy_api.base import ApiModel
 from llmproxy_api.quantities import Quantity
 from llmproxy_api.rules import Rule
 
 
-class Amounts(Part):
-    """Processor and memory."""
+class ResourceAmounts(ApiModel):
+    """CPU and memory."""
 
     cpu: Quantity | None = None
-    """Cores: `2` or `500m`. Default: of a request that of the container, or the limit if that is smaller; of a limit
-    none."""
+    """Cores: `2` or `500m`. Default of a request: the container's, at most the limit. Default of a limit: none."""
     memory: Quantity | None = None
-    """Bytes: `512Mi`. Default: that of the container; a request is then at most the limit, a limit at least the
-    request."""
+    """Bytes: `512Mi`. Default: the container's; a request is at most the limit, a limit at least the request."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -49,13 +47,12 @@ def _request_fits(name: str) -> Rule:
     )
 
 
-class Resources(Part):
-    """Processor and memory of one container; what is left open is a default that does not contradict the rest."""
+class Resources(ApiModel):
+    """CPU and memory of one container. Unset fields get defaults that fit the others."""
 
-    requests: Amounts | None = None
-    """What is set aside for it, by which a node is chosen. Default: that of the container."""
-    limits: Amounts | None = None
-    """What it may use at most. Default: the memory of the container, and no limit of cpu, which would slow streams
-    down."""
+    requests: ResourceAmounts | None = None
+    """Reserved amounts, used for scheduling. Default: the container's."""
+    limits: ResourceAmounts | None = None
+    """Upper bounds. Default: the memory of the container, and no CPU limit: throttling slows streams down."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (_request_fits("cpu"), _request_fits("memory"))

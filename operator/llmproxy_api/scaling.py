@@ -1,33 +1,33 @@
-"""The part of the resource that is about how many pods there are, and how many may be away."""
+"""API models of the number of pods: replicas, autoscaling, disruption budget."""
 
 from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field
 
-from llmproxy_api.base import Part, whole
+from llmproxy_api.base import ApiModel, integral
 from llmproxy_api.rules import Rule
 
 MAX_REPLICAS = 64
-"""A pod's share of a limit is a whole number: more pods than this would leave most of them none."""
+"""A pod's share of a limit is an integer: with more pods most shares would be zero."""
 DEFAULT_MIN_REPLICAS = 1
 DEFAULT_TARGET_CPU = 70
 
-Replicas = Annotated[int, Field(ge=0, le=MAX_REPLICAS), BeforeValidator(whole)]
-Several = Annotated[int, Field(ge=1, le=MAX_REPLICAS), BeforeValidator(whole)]
-MoreThanOne = Annotated[int, Field(ge=2, le=MAX_REPLICAS), BeforeValidator(whole)]
-Percent = Annotated[int, Field(ge=1, le=100), BeforeValidator(whole)]
+Replicas = Annotated[int, Field(ge=0, le=MAX_REPLICAS), BeforeValidator(integral)]
+PodCount = Annotated[int, Field(ge=1, le=MAX_REPLICAS), BeforeValidator(integral)]
+ScaledPodCount = Annotated[int, Field(ge=2, le=MAX_REPLICAS), BeforeValidator(integral)]
+Percent = Annotated[int, Field(ge=1, le=100), BeforeValidator(integral)]
 
 
-class Autoscaling(Part):
-    """Lets a HorizontalPodAutoscaler say how many pods serve."""
+class Autoscaling(ApiModel):
+    """HorizontalPodAutoscaler of the pods."""
 
-    min_replicas: Several | None = None
-    """How many pods there are at least. Default: 1."""
-    max_replicas: MoreThanOne
-    """How many pods there are at most, also under load."""
+    min_replicas: PodCount | None = None
+    """Minimum number of pods. Default: 1."""
+    max_replicas: ScaledPodCount
+    """Maximum number of pods."""
     target_cpu_utilization: Annotated[Percent | None, Field(alias="targetCPUUtilization")] = None
-    """How busy the gateways should be: the average use of the processor in percent of what resources.requests.cpu sets
-    aside. Default: 70. It needs the cluster's metrics server."""
+    """Target of the gateways' average CPU utilization, in percent of resources.requests.cpu. Default: 70. It requires
+    the cluster's metrics server."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -39,8 +39,8 @@ class Autoscaling(Part):
     )
 
 
-class DisruptionBudget(Part):
-    """How many pods may be away because a node is emptied, as upgrades of a cluster do."""
+class DisruptionBudget(ApiModel):
+    """PodDisruptionBudget of the pods, for drains of nodes."""
 
-    max_unavailable: Several
-    """How many pods may be away at once."""
+    max_unavailable: PodCount
+    """Maximum number of pods that may be unavailable at once."""

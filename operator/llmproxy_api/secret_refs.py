@@ -1,23 +1,23 @@
-"""How the resource names credentials: by Secret and key, never by what is in them."""
+"""API models of references to Secrets."""
 
 from typing import Annotated
 
 from pydantic import Field
 
-from llmproxy_api.base import Part
+from llmproxy_api.base import ApiModel
 
 
-class SecretKeyRef(Part):
+class SecretKeyRef(ApiModel):
     """A key of a Secret in the namespace of the LLMProxy."""
 
     name: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
-    """Name of the Secret. Until it is there, nothing is rolled and the condition Stalled names it."""
+    """Name of the Secret. Until it exists, no rollout begins and the condition Stalled names it."""
     key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
-    """Key in the Secret's data. A change of its content rolls the pods."""
+    """Key in the Secret's data. An edit of its value rolls the pods."""
 
 
-class SecretSource(Part):
-    """Where a credential is; never the credential itself."""
+class SecretSource(ApiModel):
+    """Source of a credential; never the credential itself."""
 
     secret_key_ref: SecretKeyRef
-    """A key of a Secret in this namespace."""
+    """Key of a Secret in this namespace."""

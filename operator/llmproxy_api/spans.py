@@ -1,4 +1,4 @@
-"""The part of the resource that says where calls are recorded."""
+"""API models of spans, the records of requests: store, OTLP collector, spool."""
 
 import re
 from typing import Annotated, ClassVar, Literal
@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from llmproxy_api import quantities
-from llmproxy_api.base import ListMap, Part
+from llmproxy_api.base import ApiModel, ListMap
 from llmproxy_api.deployments import URL
 from llmproxy_api.durations import Duration, seconds
 from llmproxy_api.quantities import Quantity
@@ -22,18 +22,18 @@ _OWN_HEADERS = ("connection", "content-encoding", "content-length", "content-typ
 def _needs_store(name: str, attribute: str) -> Rule:
     return Rule(
         f"!has(self.{name}) || has(self.store)",
-        "has a meaning only with a store",
+        "requires a store",
         lambda s: getattr(s, attribute) is None or s.store is not None,
         f".{name}",
     )
 
 
-class Spool(Part):
-    """Disk for records of calls that are not delivered yet. It lives as long as the pod."""
+class Spool(ApiModel):
+    """Disk buffer of records that are not delivered yet. It has the lifetime of the pod."""
 
     size: Quantity | None = None
-    """How much disk the records of a pod may take. Above it new records are refused and counted; none that was
-    acknowledged is dropped. With a store and a collector each has half of it. Default: 1Gi."""
+    """Maximum size on disk, by pod. Above it new records are refused and counted; acknowledged records are never
+    dropped. With a store and a collector each has half of it. Default: 1Gi."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -46,13 +46,13 @@ class Spool(Part):
     )
 
 
-class OtlpHeader(Part):
+class OtlpHeader(ApiModel):
     """A header of every request to the collector."""
 
     name: Annotated[str, Field(min_length=1, max_length=64, pattern="^[a-z0-9][a-z0-9-]*$")]
     """Name of the header, in lower case: `authorization`, `x-api-key`."""
     value: SecretSource
-    """The Secret with the whole value of the header: `Bearer ...` with the word Bearer."""
+    """Secret with the whole value of the header: `Bearer ...` with the word Bearer."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -64,17 +64,17 @@ class OtlpHeader(Part):
     )
 
 
-class Otlp(Part):
-    """A collector that speaks OpenTelemetry's protocol.
+class Otlp(ApiModel):
+    """An OpenTelemetry collector.
 
-    It gets every call, also those of no rollout, as one span each under OpenTelemetry's names for generative AI.
+    It gets every request, with or without a rollout, as one span by OpenTelemetry's semantic conventions for GenAI.
     """
 
     endpoint: Annotated[str, Field(min_length=1, max_length=256)]
-    """Base URL of its OTLP/HTTP receiver: `http://collector.monitoring:4318`; calls go to `/v1/traces` below it. A
-    collector that is slow or away costs neither callers nor the store anything; records wait in the spool."""
+    """Base URL of the OTLP/HTTP receiver: `http://collector.monitoring:4318`; `/v1/traces` is appended. A slow or
+    unavailable collector delays neither callers nor the store; records wait in the spool."""
     headers: Annotated[tuple[OtlpHeader, ...], Field(max_length=8, strict=False), ListMap("name")] | None = None
-    """Headers of every request, such as a key. Default: none."""
+    """Headers of every export, such as a key. Default: none."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         optional_matches(
@@ -92,33 +92,32 @@ class Otlp(Part):
     )
 
 
-class Spans(Part):
-    """Where calls are recorded: in a store for training, in a collector, or in both, which know nothing of each other.
+class Spans(ApiModel):
+    """Recording of requests: in a store for training, in a collector, or in both, independently.
 
-    A store gets every answered call of a rollout, in the order of arrival.
+    A store gets every completed request of a rollout, in the order of arrival.
     """
 
     store: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    """Base URL of an Agent-Lightning LightningStore: `http://lightning-store:4747`. A store that is slow or away costs
-    callers nothing; records wait in the spool. Default: none, and otlp is needed."""
+    """Base URL of an Agent-Lightning LightningStore: `http://lightning-store:4747`. A slow or unavailable store does
+    not delay callers; records wait in the spool. Default: none; otlp is required."""
     otlp: Otlp | None = None
-    """A collector for the same calls, beside the store or instead of it. Default: none."""
+    """Collector for the same requests, beside the store or instead of it. Default: none."""
     register_resource: (
         Annotated[str, Field(min_length=1, max_length=64, pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None
     ) = None
-    """Name under which the store's resources tell runners of Agent-Lightning where this proxy is, as a `ProxyLLM` with
-    the first of the models; other resources stay. It follows an edit of the models. Default: it is not registered."""
+    """Name of a resource in the store that tells Agent-Lightning's runners the address of this proxy: a `ProxyLLM` with
+    the first model. Other resources are unchanged. It follows edits of the models. Default: not registered."""
     ack_wait: Duration | None = None
-    """How long the last byte of a rollout's call is held for its spans to be in the store, because trainers read them
-    once, the moment a rollout succeeds. Default: 50ms; at most 10s. With 0s nothing is held. Nobody waits for a
-    collector."""
+    """Time that the last byte of a rollout's response is held until its spans are in the store: trainers read them
+    once, the moment a rollout succeeds. Default: 50ms; at most 10s; 0s disables it. A collector is never waited for."""
     content: Literal["Full", "TokensOnly"] | None = None
-    """What of a call is recorded. `Full`: everything. `TokensOnly`: token ids, log-probabilities, usage, times and
-    models; no prompt, answer, tool or error text gets into a span. Default: Full."""
+    """Content of the spans. `Full`: everything. `TokensOnly`: token ids, log-probabilities, usage, times and models; no
+    text of prompts, responses, tools or errors. Default: Full."""
     spool: Spool | None = None
-    """Disk for records that are not delivered yet. Default: as its field says."""
+    """Disk buffer of records that are not delivered yet. Default: see its field."""
     resources: Resources | None = None
-    """Processor and memory of the shipper's container. Default: requests of cpu 100m and memory 128Mi, and at most
+    """CPU and memory of the shipper's container. Default: requests of cpu 100m and memory 128Mi, memory limit
     512Mi."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
@@ -138,7 +137,7 @@ class Spans(Part):
         Rule(
             "!has(self.ackWait) || duration(self.ackWait) <= duration('10s')",
             "must be at most 10s: callers wait for it",
-            lambda s: s.ack_wait is None or seconds(s.ack_wait) <= 10,  # noqa: PLR2004 - said by the rule
+            lambda s: s.ack_wait is None or seconds(s.ack_wait) <= 10,  # noqa: PLR2004 - as in the rule
             ".ackWait",
         ),
     )

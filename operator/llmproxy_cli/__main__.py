@@ -198,8 +198,8 @@ def convert(
     except FileError as exc:
         _fail(str(exc))
     typer.echo(made.manifests, nl=False)
-    for remark in made.remarks:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold]llmproxy:[/bold] {_plain(remark)}")
+    for warning in made.warnings:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold]llmproxy:[/bold] {_plain(warning)}")
 
 
 @app.command()

@@ -34,7 +34,7 @@ class Text:
     """What came of a file."""
 
     manifests: str
-    remarks: tuple[str, ...]
+    warnings: tuple[str, ...]
     """A line each: where it stands in the file, and what becomes of it."""
 
 
@@ -56,7 +56,7 @@ def convert_file(options: Options, environment: Mapping[str, str]) -> Text:
     secret = made.secret(placeholders=True)
     objects = [made.proxy] if secret is None else [made.proxy, secret]
     written = yaml.safe_dump_all(objects, sort_keys=False, allow_unicode=True, explicit_start=True)
-    return Text(written, tuple(_placed(remark, text, source) for remark in made.remarks))
+    return Text(written, tuple(_placed(remark, text, source) for remark in made.warnings))
 
 
 def _read(path: Path) -> tuple[str, dict[str, Any]]:

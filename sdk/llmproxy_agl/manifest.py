@@ -22,7 +22,7 @@ class Wanted:
 
     proxy: dict[str, Any]
     secret: dict[str, Any] | None
-    remarks: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     def __repr__(self) -> str:
         return f"Wanted({self.proxy!r})"  # the Secret holds keys
@@ -70,7 +70,7 @@ def wanted(  # noqa: PLR0913 - each is a part of what the trainer says
         raise ProxyError(
             "the proxy cannot be made of model_list and litellm_config:\n" + "\n".join(f"  {p}" for p in exc.problems)
         ) from None
-    return Wanted(proxy, secret, tuple(str(remark) for remark in made.remarks))
+    return Wanted(proxy, secret, tuple(str(warning) for warning in made.warnings))
 
 
 def known_callbacks(callbacks: Sequence[Any] | None) -> frozenset[str]:

@@ -255,8 +255,8 @@ class LLMProxy(agentlightning.LLMProxy):  # type: ignore[misc] # upstream has no
             spec=self._spec,
             environment=os.environ,
         )
-        for remark in filter(None, (*made.remarks, tracer_check.trouble())):
-            notices.once(f"LLMProxy: {remark}")
+        for warning in filter(None, (*made.warnings, tracer_check.trouble())):
+            notices.once(f"LLMProxy: {warning}")
         try:
             backend.put(made, cancelled)
         finally:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from llmproxy_agl.errors import ProxyError
-from llmproxy_api.litellm.convert import is_this_machine
+from llmproxy_api.litellm.convert import is_loopback
 
 _FIX = (
     "start the trainer with AGL_SERVER_HOST set to its pod's IP (env valueFrom fieldRef status.podIP), or say "
@@ -22,7 +22,7 @@ def address(store: object, store_url: str | None, *, in_cluster: bool) -> str:
             'client-server strategy (Trainer(strategy="cs")), a LightningStoreServer or LightningStoreClient, or say '
             "store_url="
         )
-    if in_cluster and is_this_machine(url):
+    if in_cluster and is_loopback(url):
         raise ProxyError(
             f"store {url}: is an address of this machine only, which the proxy's pods cannot reach: {_FIX}"
         )

@@ -1,54 +1,58 @@
-"""Who answers for whom: LiteLLM's `fallbacks` (`[{gpt-4o: [qwen]}]`) and `default_fallbacks` (`[qwen]`). Pure."""
+"""LiteLLM's `fallbacks` (`[{gpt-4o: [qwen]}]`) and `default_fallbacks` (`[qwen]`). Pure."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from llmproxy_api.litellm.notes import Notes
+from llmproxy_api.litellm.diagnostics import Diagnostics
 from llmproxy_api.models import MAX_FALLBACKS
 
 NAMES = NAME, DEFAULT = "fallbacks", "default_fallbacks"
 SECTIONS = ("litellm_settings", "router_settings")
-"""Those that have them; for a model that both name, the router's win, as in LiteLLM."""
+"""Sections with fallbacks. For a model in both, router_settings wins, as in LiteLLM."""
 
 
-def read(notes: Notes, config: Mapping[str, Any], models: Collection[str]) -> list[dict[str, Any]]:
-    """Return who answers for whom; what names nobody of *models* is refused in *notes*."""
-    found: dict[str, list[str]] = {}
+def read(diagnostics: Diagnostics, config: Mapping[str, Any], models: Collection[str]) -> list[dict[str, Any]]:
+    """Return the fallbacks; report those that name none of *models*."""
+    targets: dict[str, list[str]] = {}
     default: list[str] = []
     for section in SECTIONS:
-        default = _default(notes, section, notes.section(config, section).get(DEFAULT), models) or default
-        raw = notes.section(config, section).get(NAME)
+        default = _default(diagnostics, section, diagnostics.section(config, section).get(DEFAULT), models) or default
+        raw = diagnostics.section(config, section).get(NAME)
         path = f"{section}.{NAME}"
         if raw is None:
             continue
         if not isinstance(raw, list) or not all(isinstance(item, Mapping) for item in raw):
-            notes.refuse(path, "must list mappings of a model to the models that answer for it")
+            diagnostics.refuse(path, "must list mappings of a model to the models that answer for it")
             continue
         for item in raw:
-            found |= {str(model): _targets(notes, path, str(model), to, models) for model, to in item.items()}
+            targets |= {str(model): _targets(diagnostics, path, str(model), to, models) for model, to in item.items()}
     if default:
-        found = {model: [to for to in default if to != model] for model in models} | found
-    return [{"model": model, "to": to} for model, to in found.items() if to]
+        targets = {model: [to for to in default if to != model] for model in models} | targets
+    return [{"model": model, "to": to} for model, to in targets.items() if to]
 
 
-def _default(notes: Notes, section: str, raw: object, models: Collection[str]) -> list[str]:
-    """Return who answers for each model that has nobody of its own."""
+def _default(diagnostics: Diagnostics, section: str, raw: object, models: Collection[str]) -> list[str]:
+    """Return the fallbacks of a model without its own."""
     if raw is None:
         return []
     names = raw if isinstance(raw, list) else [raw]
     if any(not isinstance(name, str) or name not in models for name in names) or len(names) > MAX_FALLBACKS:
-        notes.refuse(f"{section}.{DEFAULT}", f"must list at most {MAX_FALLBACKS} models of model_list, by their names")
+        diagnostics.refuse(
+            f"{section}.{DEFAULT}", f"must list at most {MAX_FALLBACKS} models of model_list, by their names"
+        )
         return []
     return list(dict.fromkeys(names))
 
 
-def _targets(notes: Notes, path: str, model: str, to: object, models: Collection[str]) -> list[str]:
+def _targets(diagnostics: Diagnostics, path: str, model: str, to: object, models: Collection[str]) -> list[str]:
     names = [to] if isinstance(to, str) else to if isinstance(to, list) else []
     if model not in models:
-        notes.refuse(path, f"names {model}, which is no model of model_list: say each model by its name")
+        diagnostics.refuse(path, f"names {model}, which is no model of model_list: say each model by its name")
         return []
     unknown = [name for name in names if not isinstance(name, str) or name not in models or name == model]
     if unknown or not names or len(names) > MAX_FALLBACKS:
-        notes.refuse(path, f"must say for {model} 1 to {MAX_FALLBACKS} other models of model_list, by their names")
+        diagnostics.refuse(
+            path, f"must say for {model} 1 to {MAX_FALLBACKS} other models of model_list, by their names"
+        )
         return []
     return list(dict.fromkeys(names))

@@ -1,4 +1,4 @@
-"""One entry of a `model_list`: who serves the model, with which key, under which limits. Pure."""
+"""One entry of a `model_list`: deployment, credential and limits. Pure."""
 
 import ipaddress
 import re
@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 from llmproxy.providers import PROVIDERS, Way, unusable
 from llmproxy_api import model_params as params_of
 from llmproxy_api.litellm import settings_table as table
-from llmproxy_api.litellm.notes import FROM_ENVIRONMENT, Notes
+from llmproxy_api.litellm.diagnostics import FROM_ENVIRONMENT, Diagnostics
 
-_SAME: Mapping[str, str] = {
+_PROVIDER_ALIASES: Mapping[str, str] = {
     "custom_openai": "openai_like",
     "litellm_proxy": "openai_like",
     "llamafile": "openai_like",
@@ -20,100 +20,106 @@ _SAME: Mapping[str, str] = {
     "text-completion-openai": "openai",
     "vllm": "hosted_vllm",
 }
-"""Providers of LiteLLM's that are another here: with an address, LiteLLM's `vllm` is a server, not a library."""
+"""Providers of LiteLLM with another name here. LiteLLM's `vllm` is a library unless it has an api_base."""
 _OPENAI_NAMES = re.compile(r"(gpt-|chatgpt-|o[134](-|$)|text-embedding-|davinci|babbage).*")
-_IN_PROCESS = (
+_IN_PROCESS_ERROR = (
     "runs in the trainer's process, which a proxy cannot call: serve it over HTTP in OpenAI's protocol and name it as "
     "hosted_vllm/NAME (vLLM) or openai_like/NAME with api_base"
 )
 _ADDRESSES = ("api_base", "base_url")
-_READ = {
+_READ_KEYS = {
     *("model", "api_key", "weight", "timeout", "request_timeout", "custom_llm_provider", "return_token_ids"),
     *("extra_body", "stream_timeout", *_ADDRESSES, *table.LIMITS),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
-    """A credential: where its value comes from."""
+class Credential:
+    """A credential and the source of its value."""
 
     value: str | None
-    """It stands in the configuration; never shown."""
+    """The value itself; never printed."""
     variable: str | None = None
-    """An environment variable holds it."""
+    """Environment variable that holds it."""
 
     def __repr__(self) -> str:
         return f"Key(variable={self.variable!r})"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """What an entry says."""
+class ModelEntry:
+    """One entry of the list, read."""
 
     path: str
     name: str
     deployment: Mapping[str, Any]
     """As in the LLMProxy, without apiKey."""
     limits: Mapping[str, int]
-    key: Key | None
+    key: Credential | None
 
 
-def read(notes: Notes, path: str, raw: object, *, in_cluster: bool) -> Entry | None:
-    """Return what one entry says; None if it can not be used, and *notes* know why."""
+def read(diagnostics: Diagnostics, path: str, raw: object, *, in_cluster: bool) -> ModelEntry | None:
+    """Return one entry; None after an error."""
     if not isinstance(raw, Mapping) or not isinstance(raw.get("litellm_params"), Mapping):
-        notes.refuse(path, "must have model_name and litellm_params")
+        diagnostics.refuse(path, "must have model_name and litellm_params")
         return None
     name = raw.get("model_name")
     if not isinstance(name, str) or not name or "*" in name:
-        notes.refuse(f"{path}.model_name", "must be one model's name: wildcards are not served, list the models")
+        diagnostics.refuse(f"{path}.model_name", "must be one model's name: wildcards are not served, list the models")
         return None
     for key in raw:
         if key not in {"model_name", "litellm_params"}:
-            notes.ignored(f"{path}.{key}", table.MODEL_IGNORED.get(key, "only model_name and litellm_params are read"))
-    return _entry(notes, f"{path}.litellm_params", name, raw["litellm_params"], in_cluster=in_cluster)
+            diagnostics.ignored(
+                f"{path}.{key}", table.MODEL_IGNORED.get(key, "only model_name and litellm_params are read")
+            )
+    return _entry(diagnostics, f"{path}.litellm_params", name, raw["litellm_params"], in_cluster=in_cluster)
 
 
-def _entry(notes: Notes, path: str, name: str, raw: Mapping[str, Any], *, in_cluster: bool) -> Entry | None:
-    address = _address(notes, path, raw, in_cluster=in_cluster)
-    model = _model(notes, path, raw, has_address=address is not None)
+def _entry(
+    diagnostics: Diagnostics, path: str, name: str, raw: Mapping[str, Any], *, in_cluster: bool
+) -> ModelEntry | None:
+    address = _address(diagnostics, path, raw, in_cluster=in_cluster)
+    model = _model(diagnostics, path, raw, has_address=address is not None)
     if model is None:
         return None
-    made: dict[str, Any] = {"model": model}
+    deployment: dict[str, Any] = {"model": model}
     if address is not None:
-        made["apiBase"] = address
-    _fields(notes, path, raw, made)
-    params = _params(notes, path, raw)
+        deployment["apiBase"] = address
+    _fields(diagnostics, path, raw, deployment)
+    params = _params(diagnostics, path, raw)
     if isinstance(params.get("return_token_ids"), bool):
-        made.setdefault("tokenIds", params.pop("return_token_ids"))
+        deployment.setdefault("tokenIds", params.pop("return_token_ids"))
     if params:
-        made["params"] = params
-    return Entry(path, name, made, notes.limits(path, raw), _key(notes, path, raw.get("api_key")))
+        deployment["params"] = params
+    return ModelEntry(
+        path, name, deployment, diagnostics.limits(path, raw), _key(diagnostics, path, raw.get("api_key"))
+    )
 
 
-def _fields(notes: Notes, path: str, raw: Mapping[str, Any], made: dict[str, Any]) -> None:
-    if raw.get("weight") is not None and (weight := notes.number(f"{path}.weight", raw["weight"])) is not None:
-        made["weight"] = weight
+def _fields(diagnostics: Diagnostics, path: str, raw: Mapping[str, Any], deployment: dict[str, Any]) -> None:
+    if raw.get("weight") is not None and (weight := diagnostics.number(f"{path}.weight", raw["weight"])) is not None:
+        deployment["weight"] = weight
     for key in ("timeout", "request_timeout"):
-        timeout = notes.timeout(f"{path}.{key}", raw.get(key))
+        timeout = diagnostics.timeout(f"{path}.{key}", raw.get(key))
         if timeout is not None:
-            made.setdefault("timeout", timeout)
-    idle = notes.pause(f"{path}.stream_timeout", raw.get("stream_timeout"))
+            deployment.setdefault("timeout", timeout)
+    idle = diagnostics.pause(f"{path}.stream_timeout", raw.get("stream_timeout"))
     if idle is not None:
-        made["timeouts"] = {"idle": idle}
+        deployment["timeouts"] = {"idle": idle}
     if isinstance(raw.get("return_token_ids"), bool):
-        made["tokenIds"] = raw["return_token_ids"]
+        deployment["tokenIds"] = raw["return_token_ids"]
 
 
-def _address(notes: Notes, path: str, raw: Mapping[str, Any], *, in_cluster: bool) -> str | None:
+def _address(diagnostics: Diagnostics, path: str, raw: Mapping[str, Any], *, in_cluster: bool) -> str | None:
     key = next((k for k in _ADDRESSES if raw.get(k) is not None), None)
     if key is None:
         return None
-    address = notes.resolved(f"{path}.{key}", raw[key])
+    address = diagnostics.resolved(f"{path}.{key}", raw[key])
     if not isinstance(address, str) or not address.strip():
-        notes.refuse(f"{path}.{key}", "must be a URL such as http://vllm:8000/v1")
+        diagnostics.refuse(f"{path}.{key}", "must be a URL such as http://vllm:8000/v1")
         return None
-    if in_cluster and is_this_machine(address):
-        notes.refuse(
+    if in_cluster and is_loopback(address):
+        diagnostics.refuse(
             f"{path}.{key}",
             "is this machine's own address, and in a cluster each pod is a machine of its own: give the server a "
             "Service and say http://SERVICE.NAMESPACE.svc:PORT/v1, or the address of the pod or node it runs on",
@@ -121,8 +127,8 @@ def _address(notes: Notes, path: str, raw: Mapping[str, Any], *, in_cluster: boo
     return address.strip().rstrip("/")
 
 
-def is_this_machine(url: str) -> bool:
-    """Whether *url* has a loopback or unspecified address, or no host at all."""
+def is_loopback(url: str) -> bool:
+    """Return whether *url* has a loopback or unspecified address, or no host."""
     try:
         host = (urlsplit(url).hostname or "").rstrip(".").lower()
     except ValueError:
@@ -136,33 +142,35 @@ def is_this_machine(url: str) -> bool:
     return address.is_loopback or address.is_unspecified
 
 
-def _model(notes: Notes, path: str, raw: Mapping[str, Any], *, has_address: bool) -> str | None:
+def _model(diagnostics: Diagnostics, path: str, raw: Mapping[str, Any], *, has_address: bool) -> str | None:
     here = f"{path}.model"
-    model = notes.resolved(here, raw.get("model"))
+    model = diagnostics.resolved(here, raw.get("model"))
     if not isinstance(model, str) or not model or "*" in model:
-        notes.refuse(here, "must be provider/name of one model")
+        diagnostics.refuse(here, "must be provider/name of one model")
         return None
     provider, name = _split(model, raw.get("custom_llm_provider"))
     if provider is None:
-        notes.refuse(here, "names no provider: say it as in openai/gpt-4o-mini, hosted_vllm/NAME or openai_like/NAME")
+        diagnostics.refuse(
+            here, "names no provider: say it as in openai/gpt-4o-mini, hosted_vllm/NAME or openai_like/NAME"
+        )
         return None
     if provider == "vllm" and not has_address:
-        notes.refuse(here, _IN_PROCESS)
+        diagnostics.refuse(here, _IN_PROCESS_ERROR)
         return None
-    made = _SAME.get(provider, provider)
-    if made not in PROVIDERS:
-        notes.refuse(here, f"{unusable(f'{made}/{name}')}. A handler of your own {_IN_PROCESS}")
+    provider = _PROVIDER_ALIASES.get(provider, provider)
+    if provider not in PROVIDERS:
+        diagnostics.refuse(here, f"{unusable(f'{provider}/{name}')}. A handler of your own {_IN_PROCESS_ERROR}")
         return None
-    if PROVIDERS[made].api_base is None and not has_address:
-        notes.refuse(f"{path}.api_base", f"is needed by {made}, which has no address of its own")
+    if PROVIDERS[provider].api_base is None and not has_address:
+        diagnostics.refuse(f"{path}.api_base", f"is needed by {provider}, which has no address of its own")
         return None
-    if made == "openai" and has_address:
-        notes.remark(
+    if provider == "openai" and has_address:
+        diagnostics.warn(
             here, "token ids are asked of hosted_vllm/ only: if the server is a vLLM, name it so to train on it"
         )
-    if PROVIDERS[made].way is Way.TRANSLATED:
-        notes.remark(here, "is called through LiteLLM, which translates; no token ids come from it")
-    return f"{made}/{name}"
+    if PROVIDERS[provider].way is Way.TRANSLATED:
+        diagnostics.warn(here, "is called through LiteLLM, which translates; no token ids come from it")
+    return f"{provider}/{name}"
 
 
 def _split(model: str, custom: object) -> tuple[str | None, str]:
@@ -176,33 +184,33 @@ def _split(model: str, custom: object) -> tuple[str | None, str]:
     return ("anthropic" if model.startswith("claude-") else None), model
 
 
-def _params(notes: Notes, path: str, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defaults of the body: whatever is no setting of its own."""
+def _params(diagnostics: Diagnostics, path: str, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return defaults of the request body: the keys that are no settings."""
     extra = raw.get("extra_body")
     if extra is not None and not isinstance(extra, Mapping):
-        notes.refuse(f"{path}.extra_body", "must be a mapping")
+        diagnostics.refuse(f"{path}.extra_body", "must be a mapping")
         extra = None
-    params = {k: v for k, v in raw.items() if k not in _READ and v is not None}
+    params = {k: v for k, v in raw.items() if k not in _READ_KEYS and v is not None}
     for key in [k for k in params if k in table.MODEL_IGNORED]:
         del params[key]
-        notes.ignored(f"{path}.{key}", table.MODEL_IGNORED[key])
+        diagnostics.ignored(f"{path}.{key}", table.MODEL_IGNORED[key])
     for key in [k for k in params if k in params_of.DENIED]:
         del params[key]
-        notes.refuse(f"{path}.{key}", params_of.DENIED[key])
+        diagnostics.refuse(f"{path}.{key}", params_of.DENIED[key])
     return params | dict(extra or {})
 
 
-def _key(notes: Notes, path: str, value: object) -> Key | None:
+def _key(diagnostics: Diagnostics, path: str, value: object) -> Credential | None:
     here = f"{path}.api_key"
     if value is None or value == "":
         return None
     if not isinstance(value, str):
-        notes.refuse(here, "must be text")
+        diagnostics.refuse(here, "must be text")
         return None
     if not value.startswith(FROM_ENVIRONMENT):
-        return Key(value)
+        return Credential(value)
     variable = value.removeprefix(FROM_ENVIRONMENT)
     if not re.fullmatch(r"[-._a-zA-Z0-9]+", variable):
-        notes.refuse(here, "must be os.environ/NAME, with the name of an environment variable")
+        diagnostics.refuse(here, "must be os.environ/NAME, with the name of an environment variable")
         return None
-    return Key(notes.environment.get(variable), variable)
+    return Credential(diagnostics.environment.get(variable), variable)

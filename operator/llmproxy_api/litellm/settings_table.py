@@ -1,7 +1,7 @@
-"""What becomes of each setting of LiteLLM's `config.yaml` and of Agent-Lightning's `litellm_config`. Data only.
+"""Tables of the settings of LiteLLM's `config.yaml` and Agent-Lightning's `litellm_config`. Data only.
 
-A setting works, or is ignored and that is said, or is refused because a proxy without it would not do what its author
-wants. `convert` reads these tables; docs/agent-lightning.md shows them.
+A setting is carried over, ignored with a warning, or an error where a proxy without it would be less safe or call
+another server. `convert` reads these tables; docs/agent-lightning.md shows them.
 """
 
 from collections.abc import Mapping

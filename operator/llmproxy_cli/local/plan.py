@@ -69,7 +69,7 @@ def _alone(
     """Return what one gateway on one machine is told about others that count with it: document, variables, notes."""
     wanted = config.store_references(proxy)
     given = {name: keys[ref] for name, ref in wanted.items() if ref in keys}
-    notes = ["one gateway runs here, whatever the file says of replicas"] if proxy.spec.several else []
+    notes = ["one gateway runs here, whatever the file says of replicas"] if proxy.spec.multi_pod else []
     if document.shared_limits is None or (proxy.spec.sharing == "Redis" and given.keys() == wanted.keys()):
         return document, given, tuple(notes)
     if proxy.spec.sharing == "Redis":

@@ -125,7 +125,7 @@ def amounts(wanted: resources.Resources | None, default: _Defaults) -> dict[str,
     return {"requests": requests, "limits": limits}
 
 
-def _amounts(wanted: resources.Amounts | None) -> dict[str, str]:
+def _amounts(wanted: resources.ResourceAmounts | None) -> dict[str, str]:
     given = {} if wanted is None else {"cpu": wanted.cpu, "memory": wanted.memory}
     return {name: quantities.canonical(amount) for name, amount in given.items() if amount is not None}
 

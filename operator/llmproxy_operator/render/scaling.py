@@ -48,7 +48,7 @@ def disruption_budget(proxy: LLMProxy) -> Manifest | None:
     """Return the PodDisruptionBudget of *proxy*, None if it wants none and one pod is all there is."""
     wanted, name = proxy.spec.disruption_budget, proxy.metadata.name
     given = wanted.max_unavailable if wanted is not None else None
-    if given is None and not proxy.spec.several:
+    if given is None and not proxy.spec.multi_pod:
         return None
     labels = names.labels(name, names.SCALE)
     return {

@@ -8,7 +8,7 @@ import yaml
 
 from llmproxy_api import SpecError, parse
 from llmproxy_api.litellm import settings_table as table
-from llmproxy_api.litellm.convert import PLACEHOLDER, Converted, convert, is_this_machine
+from llmproxy_api.litellm.convert import PLACEHOLDER, Conversion, convert, is_loopback
 
 VLLM: dict[str, Any] = {"model": "hosted_vllm/qwen", "api_base": "http://vllm:8000/v1"}
 
@@ -17,7 +17,7 @@ def config(params: dict[str, Any] | None = None, **sections: Any) -> dict[str, A
     return {"model_list": [{"model_name": "m", "litellm_params": {**VLLM, **(params or {})}}], **sections}
 
 
-def made(raw: dict[str, Any], **more: Any) -> Converted:
+def made(raw: dict[str, Any], **more: Any) -> Conversion:
     result = convert(raw, name="p", **more)
     parse(result.proxy)
     return result
@@ -91,7 +91,7 @@ def test_a_whole_configuration() -> None:
     secret = result.secret()
     assert secret is not None
     assert secret["stringData"] == {"hosted-vllm": "EMPTY", "OPENAI_API_KEY": "sk-1"}
-    assert [r.path for r in result.remarks] == ["litellm_settings.drop_params", "model_list[0].litellm_params"]
+    assert [r.path for r in result.warnings] == ["litellm_settings.drop_params", "model_list[0].litellm_params"]
 
 
 @pytest.mark.parametrize(("name", "field"), table.LIMITS.items())
@@ -100,7 +100,7 @@ def test_a_limit_works_by_every_name_it_has(section: str, name: str, field: str)
     result = made(config(**{section: {name: 7}}))
 
     assert result.proxy["spec"]["rateLimits"] == {field: 7}
-    assert result.remarks == ()
+    assert result.warnings == ()
 
 
 @pytest.mark.parametrize(("name", "field"), table.LIMITS.items())
@@ -135,9 +135,9 @@ IGNORED = [
 def test_an_ignored_setting_is_said_and_changes_nothing(section: str, key: str) -> None:
     result = made(config(**{section: {key: "secret-value"}}))
 
-    assert [r.path for r in result.remarks] == [f"{section}.{key}"]
-    assert "is ignored: " in result.remarks[0].message
-    assert "secret-value" not in str(result.remarks)
+    assert [r.path for r in result.warnings] == [f"{section}.{key}"]
+    assert "is ignored: " in result.warnings[0].message
+    assert "secret-value" not in str(result.warnings)
     assert result.proxy == made(config()).proxy
 
 
@@ -145,7 +145,7 @@ def test_an_ignored_setting_is_said_and_changes_nothing(section: str, key: str) 
 def test_an_ignored_setting_of_a_model_is_said_and_changes_nothing(key: str) -> None:
     result = made(config({key: 1}))
 
-    assert [r.path for r in result.remarks] == [f"model_list[0].litellm_params.{key}"]
+    assert [r.path for r in result.warnings] == [f"model_list[0].litellm_params.{key}"]
     assert result.proxy == made(config()).proxy
 
 
@@ -162,7 +162,7 @@ def test_a_section_that_cannot_be_left_out_is_refused(key: str) -> None:
 
 @pytest.mark.parametrize("key", table.TOP)
 def test_a_section_that_can_be_left_out_is_ignored(key: str) -> None:
-    assert [r.path for r in made({**config(), key: {"x": 1}}).remarks] == [key]
+    assert [r.path for r in made({**config(), key: {"x": 1}}).warnings] == [key]
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_loopback_is_right_on_one_machine_and_a_store_there_is_not_in_a_cluster(
     ],
 )
 def test_which_addresses_are_this_machines_own(url: str, own: bool) -> None:  # noqa: FBT001 - a parameter of the test
-    assert is_this_machine(url) is own
+    assert is_loopback(url) is own
 
 
 def test_other_names_of_providers() -> None:
@@ -263,7 +263,7 @@ def test_a_limit_of_some_servers_of_a_model_is_ignored_and_said() -> None:
     result = made({"model_list": entries})
 
     assert "rateLimits" not in result.proxy["spec"]["models"][0]
-    assert "rpm stands at some servers of m only" in str(result.remarks[0])
+    assert "rpm stands at some servers of m only" in str(result.warnings[0])
 
 
 def test_keys_are_told_apart_and_shown_nowhere() -> None:
@@ -320,7 +320,7 @@ def test_fields_are_left_out_for_models_that_litellm_translates(model: str, kept
     result = convert({"model_list": [entry], "litellm_settings": {"drop_params": True}}, name="p")
 
     assert result.proxy["spec"].get("litellm") == kept
-    assert "litellm_settings.drop_params" in [r.path for r in result.remarks]
+    assert "litellm_settings.drop_params" in [r.path for r in result.warnings]
 
 
 TWO = [{"model_name": name, "litellm_params": VLLM} for name in ("main", "spare", "third")]
@@ -336,7 +336,7 @@ def test_default_fallbacks_are_those_of_each_model_that_has_none() -> None:
         "spare": ["third"],
         "third": ["spare"],
     }
-    assert result.remarks == ()
+    assert result.warnings == ()
     wrong = {"model_list": TWO, "router_settings": {"default_fallbacks": ["nobody"]}}
     assert "router_settings.default_fallbacks: must list at most 8 models of model_list" in refused(wrong)
 
@@ -351,7 +351,7 @@ def test_a_model_is_called_by_its_other_names() -> None:
     assert list(models) == ["main", "spare", "third", "gpt-4", "hidden"]
     assert models["gpt-4"] == models["main"]
     assert [f["model"] for f in result.proxy["spec"]["fallbacks"]] == ["main", "gpt-4"]
-    assert result.remarks == ()
+    assert result.warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -379,11 +379,11 @@ def test_a_stream_may_pause_as_long_as_stream_timeout_says() -> None:
     [a], [b] = (model["deployments"] for model in result.proxy["spec"]["models"])
     assert (a["timeouts"], a["timeout"]) == ({"idle": "5s"}, "600s")
     assert (b["timeouts"], b["timeout"]) == ({"idle": "30s"}, "600s")
-    assert {r.path for r in result.remarks} == {
+    assert {r.path for r in result.warnings} == {
         "model_list[0].litellm_params.stream_timeout",
         "router_settings.stream_timeout",
     }
-    assert all("timeouts.idle" in str(r) for r in result.remarks)
+    assert all("timeouts.idle" in str(r) for r in result.warnings)
 
 
 @pytest.mark.parametrize("more", [{"timeout": 5}, {}])
@@ -393,7 +393,7 @@ def test_a_stream_timeout_above_the_timeout_is_left_out(more: dict[str, Any]) ->
     result = made({"model_list": [entry]})
 
     assert "timeouts" not in result.proxy["spec"]["models"][0]["deployments"][0]
-    assert any("longer than the timeout" in str(r) and "model_list[0]" in r.path for r in result.remarks)
+    assert any("longer than the timeout" in str(r) and "model_list[0]" in r.path for r in result.warnings)
 
 
 def test_fallbacks_are_taken_over_and_the_routers_win() -> None:
@@ -408,7 +408,7 @@ def test_fallbacks_are_taken_over_and_the_routers_win() -> None:
         {"model": "main", "to": ["third", "spare"]},
         {"model": "spare", "to": ["main"]},
     ]
-    assert not [remark for remark in result.remarks if "fallbacks" in str(remark)]
+    assert not [remark for remark in result.warnings if "fallbacks" in str(remark)]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a conversion finds on its way: remarks and problems, and readers of single values that add to them. Pure."""
+"""Warnings and errors of a conversion, and readers of single values that report to them. Pure."""
 
 import difflib
 import math
@@ -13,25 +13,25 @@ MAX_LIMIT = 1_000_000_000
 MAX_RETRIES = 10
 
 
-class Notes:
-    """Collects; values are never repeated, as they may be keys."""
+class Diagnostics:
+    """Collects warnings and errors. Values are never repeated in them: they may be credentials."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = environment
-        self.remarks: list[Problem] = []
+        self.warnings: list[Problem] = []
         self.problems: list[Problem] = []
 
-    def remark(self, path: str, text: str) -> None:
-        """Say that something is ignored or understood in another way."""
-        self.remarks.append(Problem(path, text))
+    def warn(self, path: str, text: str) -> None:
+        """Report a setting that is ignored or has another meaning here."""
+        self.warnings.append(Problem(path, text))
 
     def refuse(self, path: str, text: str) -> None:
-        """Say that nothing can be made of it."""
+        """Report an error."""
         self.problems.append(Problem(path, text))
 
     def ignored(self, path: str, text: str) -> None:
-        """Say that a setting has no effect, and why."""
-        self.remark(path, f"is ignored: {text}")
+        """Report a setting without effect, and the reason."""
+        self.warn(path, f"is ignored: {text}")
 
     def section(self, raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
         """Return the mapping under *name*; an empty one where there is none."""
@@ -43,26 +43,26 @@ class Notes:
             return {}
         return value
 
-    def unknown(self, path: str, key: str, known: Iterable[str]) -> None:
-        """Refuse what looks like a typing error of a setting that works; else say that it is ignored."""
-        close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.85)
+    def unknown(self, path: str, key: str, options: Iterable[str]) -> None:
+        """Report an unknown key: an error if it resembles one of *options*, else a warning."""
+        close = difflib.get_close_matches(key, list(options), n=1, cutoff=0.85)
         if close:
             self.refuse(path, f"is unknown: did you mean {close[0]}?")
         else:
             self.ignored(path, "it is not a setting that this proxy knows")
 
     def resolved(self, path: str, value: object) -> object:
-        """Return *value*, or what the environment variable holds that it names as `os.environ/NAME`."""
+        """Return *value*; for `os.environ/NAME` the value of that environment variable."""
         if not isinstance(value, str) or not value.startswith(FROM_ENVIRONMENT):
             return value
         variable = value.removeprefix(FROM_ENVIRONMENT)
-        found = self.environment.get(variable)
-        if found is None:
+        value = self.environment.get(variable)
+        if value is None:
             self.refuse(path, f"the environment variable {variable} is not set")
-        return found
+        return value
 
     def number(self, path: str, value: object) -> float | None:
-        """Return *value* as a number; None for none, and for what is none of them, which is refused."""
+        """Return *value* as a number; None if it is absent, and for an error."""
         value = self.resolved(path, value)
         if value is None:
             return None
@@ -86,20 +86,20 @@ class Notes:
         return int(number)
 
     def limits(self, path: str, raw: Mapping[str, Any]) -> dict[str, int]:
-        """Return the limits that *raw* names in any of their spellings; two that differ are refused."""
-        found: dict[str, int] = {}
-        said: dict[str, str] = {}
+        """Return the limits of *raw* in any of their spellings; two that differ are an error."""
+        limits: dict[str, int] = {}
+        spelling: dict[str, str] = {}
         for key, field in table.LIMITS.items():
             value = self.limit(f"{path}.{key}", raw.get(key))
             if value is None:
                 continue
-            if found.setdefault(field, value) != value:
-                self.refuse(f"{path}.{key}", f"says another limit than {path}.{said[field]}: keep one of them")
-            said.setdefault(field, key)
-        return found
+            if limits.setdefault(field, value) != value:
+                self.refuse(f"{path}.{key}", f"says another limit than {path}.{spelling[field]}: keep one of them")
+            spelling.setdefault(field, key)
+        return limits
 
     def retries(self, path: str, value: object) -> int | None:
-        """Return how many tries follow the first."""
+        """Return the number of retries."""
         number = self.number(path, value)
         if number is None:
             return None
@@ -107,7 +107,7 @@ class Notes:
             self.refuse(path, "must be a whole number of 0 and more")
             return None
         if number > MAX_RETRIES:
-            self.remark(path, f"becomes {MAX_RETRIES}, the most there is")
+            self.warn(path, f"becomes {MAX_RETRIES}, the most there is")
         return min(int(number), MAX_RETRIES)
 
     def timeout(self, path: str, value: object) -> str | None:
@@ -121,8 +121,8 @@ class Notes:
         return f"{number:.0f}s" if number.is_integer() else f"{number * 1000:.0f}ms"
 
     def pause(self, path: str, value: object) -> str | None:
-        """Return how long a stream may pause: what LiteLLM's `stream_timeout` bounds once its first byte has come."""
+        """Return the idle timeout: LiteLLM's `stream_timeout` bounds the time between two chunks."""
         idle = self.timeout(path, value)
         if idle is not None:
-            self.remark(path, "becomes timeouts.idle: how long an answer may pause; its first byte has all of timeout")
+            self.warn(path, "becomes timeouts.idle: how long an answer may pause; its first byte has all of timeout")
         return idle
