@@ -23,7 +23,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Json:
     folder = tmp_path_factory.mktemp("runner")  # agentops writes a log where it stands
     with procs.running("llmproxy.echo", "--port", "0", ready="ready on") as echo:
         line = [sys.executable, "-W", "ignore", program, f"http://127.0.0.1:{echo.port}/v1"]
-        env = {**os.environ, "PYTHONPATH": str(procs.ROOT / "tests")}
+        env = {**os.environ, **procs.FAKES}
         done = subprocess.run(line, capture_output=True, text=True, timeout=100, check=False, env=env, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     found: Json = json.loads(done.stdout.splitlines()[-1])

@@ -1,7 +1,7 @@
 # Speed, side by side with other gateways. See docs/performance.md.
 .PHONY: bench bench-quick bench-mapping bench-sharing bench-spans bench-operator
 
-BENCH = PYTHONPATH=tests $(BIN)/python -m bench
+BENCH = PYTHONPATH=tests:tests/support $(BIN)/python -m bench
 
 bench: venv venv-agl compiled ## Speed and cost next to nginx, Envoy, LiteLLM and others: about 6 minutes; see docs/performance.md
 	@$(BENCH) $(BENCH_ARGS)
@@ -13,10 +13,10 @@ bench-mapping: venv venv-agl compiled ## CPU of a call and of a chunk whose serv
 	@$(BENCH).mapping
 
 bench-sharing: venv compiled ## CPU that limits shared over pods cost one, from idle to 5,000 requests a second: five minutes
-	@PYTHONPATH="$$($(COMPILE) 2>/dev/null || true):tests" $(BIN)/python -P -m bench.sharing
+	@PYTHONPATH="$$($(COMPILE) 2>/dev/null || true):tests:tests/support" $(BIN)/python -P -m bench.sharing
 
 bench-spans: venv venv-agl ## What the shipper takes and delivers a second, next to OpenTelemetry's batch exporter and Collector: two minutes
-	@PYTHONPATH=tests $(BIN)/python -m bench.spans
+	@PYTHONPATH=tests:tests/support $(BIN)/python -m bench.spans
 
 bench-operator: venv cluster-up ## The operator at 2,000 LLMProxies on a real API server: from empty, edits, a second pass; minutes
 	@KUBECONFIG=$$($(CLUSTER) place kubeconfig) LLMPROXY_E2E_KUBECONFIG=$$($(CLUSTER) place kubeconfig) \

@@ -1,4 +1,4 @@
-"""What the fakes of providers need of ASGI, and how they are run: `PYTHONPATH=tests python -m fakes.NAME`."""
+"""An ASGI server for the fakes of providers: `PYTHONPATH=tests:tests/support python -m fakes.NAME`."""
 
 import asyncio
 import json

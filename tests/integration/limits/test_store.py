@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pytest
 
+from delay_proxy import delay_proxy
 from integration.limits.gateways import Gateways, Whole
 from integration.limits.pods import Pod, Pods
 from redisd import redis_server
-from slowly import slowly
 from windows import worst_window
 
 N = 4
@@ -140,7 +140,7 @@ def pods(tmp_path: Path) -> Iterator[Pods]:
 
 def play(pods: Pods | Gateways, limits: dict[str, int], seconds: float) -> Scene:
     """Show every fault once, *seconds* each, with as much of calm before and after."""
-    with redis_server() as redis, slowly(redis.port) as way:
+    with redis_server() as redis, delay_proxy(redis.port) as way:
         redis.has_run_long("uid")
         scene = Scene(pods, f"redis://127.0.0.1:{way.port}", limits)
         for _ in range(N):

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "charts/llmproxy-operator/monitoring"
 PACKAGE = "prometheus"
 START_S = 60

@@ -1,4 +1,4 @@
-"""A way to a server that a test makes slower: every piece takes `delay_s` more, in both directions."""
+"""A TCP proxy that delays: every piece takes `delay_s` more, in both directions."""
 
 import contextlib
 import socket
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Slowly:
+class DelayProxy:
     """Listens at `port`, connects to *target* for each that comes."""
 
     def __init__(self, target: int) -> None:
@@ -55,8 +55,8 @@ class Slowly:
 
 
 @contextmanager
-def slowly(target: int) -> Iterator[Slowly]:
-    way = Slowly(target)
+def delay_proxy(target: int) -> Iterator[DelayProxy]:
+    way = DelayProxy(target)
     try:
         yield way
     finally:

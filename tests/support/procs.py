@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-FAKES = {"PYTHONPATH": str(ROOT / "tests")}
+ROOT = Path(__file__).parents[2]
+FAKES = {"PYTHONPATH": f"{ROOT}/tests:{ROOT}/tests/support"}
 """For `python -m fakes.NAME`."""
 AGL_PYTHON = ROOT / ".venv-agl/bin/python"
 """The environment with litellm and agentlightning, which no test imports but some start."""

@@ -42,7 +42,7 @@ ELSEWHERE = {
     "make bench": _TARGETS,
     "make bench-quick": _TARGETS,
     'make bench BENCH_ARGS="--rounds 3 --plot"': _TARGETS,
-    "PYTHONPATH=tests .venv/bin/python -m bench.report --paste": (
+    "PYTHONPATH=tests:tests/support .venv/bin/python -m bench.report --paste": (
         "tests/unit/bench/test_verdicts.py::test_tables_have_a_row_for_each_and_go_between_the_marks"
     ),
     # docs/gitops.md: needs an Argo CD
