@@ -16,7 +16,7 @@ include tests/cluster/cluster.mk
 -include tests/bench/bench.mk
 -include examples/demo/demo.mk
 
-.PHONY: help venv venv-agl compiled lock check test test-unit test-integration chaos soak test-agl test-otlp test-long test-chart test-argocd test-e2e crds clean
+.PHONY: help venv venv-agl compiled lock check quick kustomize test test-unit test-integration chaos soak test-agl test-otlp test-long test-chart test-argocd test-e2e crds clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,12 @@ lock: ## Write requirements/*.txt anew from pyproject.toml
 crds: venv ## Write crds/, the chart's copy and docs/api.md anew from the API models
 	@$(BIN)/python -m llmproxy_api.crd --write
 	@$(BIN)/python -m llmproxy_api.docs --write
+
+kustomize: venv helm ## Write gitops/kustomize/operator.yaml anew from the chart
+	@LLMPROXY_E2E_HELM="$$($(CLUSTER) tool helm)" $(BIN)/python tests/tools/kustomize.py
+
+quick: venv ## Linters and unit tests of the files that Git reports as touched: under 30 s
+	@$(BIN)/python tests/tools/quick.py
 
 check: venv ## Format, lint, types and layers
 	@$(SAY) "ruff format" $(BIN)/ruff format --check .
@@ -77,7 +83,7 @@ test-long: venv venv-agl ## What `make test` leaves out because it takes long: m
 	@tests/tools/test-e2e long
 
 test-chart: venv helm ## The chart: lint, what it renders, which values it refuses
-	@LLMPROXY_E2E_HELM="$$($(CLUSTER) tool helm)" $(BIN)/pytest -q tests/charts -m "not cluster"
+	@LLMPROXY_E2E_HELM="$$($(CLUSTER) tool helm)" $(BIN)/pytest -q tests/charts tests/unit/gitops/test_kustomize.py -m "not cluster"
 
 test-argocd: venv argocd ## A real Argo CD keeps LLMProxies on a real cluster as a Git repository has them
 	@tests/tools/test-e2e argocd

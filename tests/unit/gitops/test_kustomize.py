@@ -4,15 +4,14 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
+from tools import kustomize
+
 ROOT = Path(__file__).parents[3]
 BASE = ROOT / "gitops/kustomize"
-HELM_ONLY = {"helm.sh/chart", "app.kubernetes.io/managed-by"}
-"""Labels that say who installs."""
 
 
 def program(name: str, variable: str) -> str:
@@ -26,28 +25,10 @@ def ran(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
-def without_helms_labels(item: Any) -> Any:
-    if isinstance(item, dict):
-        return {key: without_helms_labels(value) for key, value in item.items() if key not in HELM_ONLY}
-    if isinstance(item, list):
-        return [without_helms_labels(value) for value in item]
-    return item
-
-
-def from_chart(helm: str) -> list[dict[str, Any]]:
-    chart = str(ROOT / "charts/llmproxy-operator")
-    flags = ("--namespace", "llmproxy-system", "--set", "crds.install=false")
-    return [
-        without_helms_labels(item)
-        for item in yaml.safe_load_all(ran(helm, "template", "llmproxy-operator", chart, *flags))
-        if item and "helm.sh/hook" not in item["metadata"].get("annotations", {})
-    ]
-
-
 def test_the_operator_is_what_the_chart_renders() -> None:
-    wanted = from_chart(program("helm", "LLMPROXY_E2E_HELM"))
+    text = kustomize.rendered(program("helm", "LLMPROXY_E2E_HELM"))
 
-    assert list(yaml.safe_load_all((BASE / "operator.yaml").read_text())) == wanted
+    assert (BASE / "operator.yaml").read_text() == text, "run make kustomize"
 
 
 def test_every_file_that_is_named_is_there_and_none_is_forgotten() -> None:
