@@ -51,9 +51,9 @@ def parse(raw: Mapping[str, Any]) -> LLMProxy:
     """Return the LLMProxy in *raw*, a manifest or an object of the API server; raise SpecError."""
     problems = tuple(_envelope_problems(raw))
     # A problem of the envelope is reported already, and must not hide those of the rest.
-    known = {key: value for key, value in raw.items() if key in {"metadata", "spec"} and isinstance(value, Mapping)}
+    body = {key: value for key, value in raw.items() if key in {"metadata", "spec"} and isinstance(value, Mapping)}
     try:
-        proxy = LLMProxy.model_validate(known)
+        proxy = LLMProxy.model_validate(body)
     except ValidationError as exc:
         reported = {problem.path for problem in problems}
         problems += tuple(problem for problem in _schema_problems(exc) if problem.path not in reported)

@@ -1,4 +1,5 @@
-"""The command line, `llmproxy`: the same resource and contract as in a cluster, on a laptop.
+"""The command line `llmproxy`: check, render, convert, local, top. Begin with `__main__`.
 
-manifests (a file) -> plan (what to run) -> pod (processes in place of containers) -> local (watch, roll, end).
+Layers: `__main__` > top, convert, render > local > manifests. May import: the API models, the operator's renderers, and
+of `llmproxy` the contract and the table of providers.
 """

@@ -1,4 +1,4 @@
-"""`llmproxy`: reads the command line and says what came of it."""
+"""Commands and flags of `llmproxy`."""
 
 import asyncio
 import os
@@ -10,19 +10,19 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from llmproxy_cli import convert as converted
+from llmproxy_cli import convert as converter
 from llmproxy_cli import manifests
-from llmproxy_cli.local import runner as running
+from llmproxy_cli.local import runner
 from llmproxy_cli.local.pod import PodError
 from llmproxy_cli.manifests import FileError, SecretRef
 from llmproxy_cli.render import IMAGE, render_text
-from llmproxy_cli.top import view as watching
-from llmproxy_cli.top.sources import LookError
+from llmproxy_cli.top import view
+from llmproxy_cli.top.sources import SourceError
 from llmproxy_operator.render.inputs import DEFAULT_STORE_IMAGE
 
 
 class Output(Enum):
-    """How `top` prints."""
+    """Output formats of `top`."""
 
     table = "table"
     json = "json"
@@ -30,7 +30,7 @@ class Output(Enum):
 
 app = typer.Typer(
     name="llmproxy",
-    help="Run, check, make and watch LLMProxy resources. Only `top` speaks to a cluster, and only reads.",
+    help="Run, validate, render, convert and monitor LLMProxy resources. Only `top` connects to a cluster, read-only.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -42,51 +42,55 @@ File = Annotated[
     typer.Option(
         "--file",
         "-f",
-        help="Manifests: an LLMProxy, and Secrets if you like; - is standard input.",
+        help="Manifests: an LLMProxy, and optionally Secrets; - is standard input.",
         show_default=False,
     ),
 ]
-Name = Annotated[str | None, typer.Option("--name", help="Which LLMProxy, if the file has several.")]
+Name = Annotated[str | None, typer.Option("--name", help="Name of the LLMProxy, if the file has several.")]
 ConnectTo = Annotated[
     list[str] | None,
     typer.Option(
         "--connect-to",
         metavar="HOST:PORT=HOST:PORT",
-        help="What a cluster calls by the first address is at the second here.",
+        help="Replace an address of the cluster by one of this machine.",
     ),
 ]
 SecretFlags = Annotated[
     list[str] | None,
-    typer.Option("--secret", metavar="NAME/KEY=VARIABLE", help="Environment variable that holds a Secret's key."),
+    typer.Option(
+        "--secret", metavar="NAME/KEY=VARIABLE", help="Environment variable with the value of a Secret's key."
+    ),
 ]
 
 
 @app.callback()
 def _main() -> None:
-    """Keep `llmproxy COMMAND`, however many commands there are."""
+    """Require a command, so that typer does not inline a single one."""
 
 
 @app.command()
 def local(  # noqa: PLR0913, PLR0917 - a flag of the command line each
     file: File,
-    port: Annotated[int, typer.Option(help="Where to serve.", min=0, max=65535)] = 4000,
-    host: Annotated[str, typer.Option(help="Address to listen on; it asks no one for a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Listen port; 0 is any free port.", min=0, max=65535)] = 4000,
+    host: Annotated[
+        str, typer.Option(help="Listen address. API keys are required only with spec.access.apiKeys.")
+    ] = "127.0.0.1",
     name: Name = None,
     secret: SecretFlags = None,
     connect_to: ConnectTo = None,
     run_dir: Annotated[
-        Path | None, typer.Option(help="Folder for sockets and the spool; default: one that is removed at the end.")
+        Path | None, typer.Option(help="Folder for sockets and the spool; default: a temporary one.")
     ] = None,
     translator_python: Annotated[
         str, typer.Option(help="Python of an environment with LiteLLM, for models that need translation.")
     ] = sys.executable,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every line that the parts print.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show all output of the processes.")] = False,
 ) -> None:
-    """Run an LLMProxy here: the same file and behaviour as in a cluster, processes in place of pods.
+    """Run an LLMProxy on this machine, with the manifest and behaviour of a cluster and processes instead of pods.
 
     The file is watched: an edit rolls to a new gateway on the same port,
-    which takes the limits' counters over, and no request is refused.
-    Ctrl-C finishes the calls in flight and delivers their spans.
+    which takes over the counters of the limits; no request is refused.
+    Ctrl-C finishes the requests in flight and delivers their spans.
 
     [bold]Examples[/bold]
 
@@ -96,8 +100,8 @@ def local(  # noqa: PLR0913, PLR0917 - a flag of the command line each
       llmproxy local -f gemini.yaml --translator-python ~/litellm/bin/python
     """
     if file == manifests.STDIN:
-        _fail("local watches its file for edits, so it cannot be standard input: name a file")
-    options = running.Options(
+        _fail("local watches its file for edits, which standard input cannot have: use a file")
+    options = runner.LocalOptions(
         file=file,
         name=name,
         host=host,
@@ -109,18 +113,18 @@ def local(  # noqa: PLR0913, PLR0917 - a flag of the command line each
         verbose=verbose,
     )
     try:
-        raise typer.Exit(asyncio.run(running.Local(options, _say, _show).run()))
-    except (FileError, PodError, running.LocalError) as exc:
+        raise typer.Exit(asyncio.run(runner.LocalRunner(options, _say, _show).run()))
+    except (FileError, PodError, runner.LocalError) as exc:
         _fail(str(exc))
 
 
 @app.command()
 def check(file: File, name: Name = None) -> None:
-    """Say whether a file is right, with every field that is not: the verdict of the API server, without one.
+    """Validate a manifest offline, with the same result as the API server. Lists every invalid field.
 
-    Ends with 0 if it is right, with 1 if not: for a hook before a commit.
-    What only a cluster knows is not looked at: whether Secrets and images
-    are there, and what its administrator allows.
+    The exit code is 0 if the manifest is valid, else 1: use it as a
+    pre-commit hook. It does not check what only a cluster knows: Secrets,
+    images, and the settings of the operator.
 
     [bold]Examples[/bold]
 
@@ -132,26 +136,24 @@ def check(file: File, name: Name = None) -> None:
     except FileError as exc:
         _fail(str(exc))
     names = ", ".join(model.name for model in bundle.proxy.spec.models)
-    _say(f"{file}: LLMProxy {bundle.proxy.metadata.name} is right; models {names}")
+    _say(f"{file}: LLMProxy {bundle.proxy.metadata.name} is valid; models {names}")
 
 
 @app.command()
 def render(
     file: File,
     name: Name = None,
-    image: Annotated[
-        str, typer.Option(help="Image of the proxy: the operator's own, where spec.image is absent.")
-    ] = IMAGE,
+    image: Annotated[str, typer.Option(help="Default image of the proxy, as in the operator's settings.")] = IMAGE,
     limits_store_image: Annotated[
-        str, typer.Option(help="Image of the store of shared limits, as the operator has it.")
+        str, typer.Option(help="Image of the store of shared limits, as in the operator's settings.")
     ] = DEFAULT_STORE_IMAGE,
 ) -> None:
-    """Print the objects that the operator would make of an LLMProxy, as YAML.
+    """Print the objects that the operator creates for an LLMProxy, as YAML.
 
-    They are for reading, as a diff in a pull request: in a cluster they have
-    an owner besides, and a hash that knows the Secrets. The Secrets that the
-    operator makes, and the ControllerRevision that keeps what the pods are
-    made from, are left out.
+    Use it to review changes, such as a diff in a pull request. In a cluster
+    the objects have an owner reference besides, and a hash that includes the
+    Secrets. The operator's own Secrets and the ControllerRevision of the pod
+    template are left out.
 
     [bold]Examples[/bold]
 
@@ -171,63 +173,68 @@ def convert(
     file: Annotated[
         Path,
         typer.Option(
-            "--file", "-f", help="A config.yaml of LiteLLM, or model_list beside litellm_config.", show_default=False
+            "--file",
+            "-f",
+            help="LiteLLM's config.yaml, or a file with model_list and litellm_config.",
+            show_default=False,
         ),
     ],
     name: Annotated[str, typer.Option(help="Name of the LLMProxy; its Secret is NAME-keys.", show_default=False)],
-    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Written into the objects.")] = None,
-    store: Annotated[str | None, typer.Option(help="LightningStore that calls are recorded in.")] = None,
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Namespace of the objects.")] = None,
+    store: Annotated[str | None, typer.Option(help="URL of the LightningStore that records requests.")] = None,
     for_local: Annotated[
-        bool, typer.Option("--for-local", help="For `llmproxy local`: addresses of this machine are right.")
+        bool, typer.Option("--for-local", help="For `llmproxy local`: accept addresses of this machine.")
     ] = False,
 ) -> None:
-    """Print the LLMProxy that does what a file of LiteLLM or Agent-Lightning says, and a Secret to fill in.
+    """Convert a configuration of LiteLLM or Agent-Lightning to an LLMProxy and a Secret to fill in.
 
-    Keys are never printed. What is not carried over is said on standard
-    error, each with its line; if it would change what the proxy does,
-    nothing is made.
+    Keys are never printed. Settings that are not carried over are warnings
+    on standard error, each with its line. A setting whose loss would change
+    what the proxy does is an error.
 
     [bold]Examples[/bold]
 
       llmproxy convert -f config.yaml --name qwen > proxy.yaml
       llmproxy convert -f config.yaml --name qwen -n training --store http://lightning-store:4747
     """
-    options = converted.Options(file, name, namespace, store, in_cluster=not for_local)
+    options = converter.ConvertOptions(file, name, namespace, store, in_cluster=not for_local)
     try:
-        made = converted.convert_file(options, os.environ)
+        conversion = converter.convert_file(options, os.environ)
     except FileError as exc:
         _fail(str(exc))
-    typer.echo(made.manifests, nl=False)
-    for warning in made.warnings:
+    typer.echo(conversion.manifests, nl=False)
+    for warning in conversion.warnings:
         Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold]llmproxy:[/bold] {_plain(warning)}")
 
 
 @app.command()
 def top(  # noqa: PLR0913, PLR0917 - a flag of the command line each
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these proxies.")] = None,
-    namespace: Annotated[
-        str | None, typer.Option("--namespace", "-n", help="Where in the cluster; default: the context's namespace.")
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Names of proxies; default: all.")
     ] = None,
-    everywhere: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Proxies of all namespaces.")] = False,
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", help="Namespace; default: the context's.")
+    ] = None,
+    everywhere: Annotated[bool, typer.Option("--all-namespaces", "-A", help="All namespaces.")] = False,
     here: Annotated[
-        bool, typer.Option("--local", help="What `llmproxy local` runs, even if flags or a context name a cluster.")
+        bool, typer.Option("--local", help="Runs of `llmproxy local`, even if other flags name a cluster.")
     ] = False,
     once: Annotated[
-        bool, typer.Option("--once", help="One table, after one interval; so is what goes into a pipe.")
+        bool, typer.Option("--once", help="Print one table, after one interval; the default in a pipe.")
     ] = False,
-    output: Annotated[Output, typer.Option("--output", "-o", help="`json` is once, for programs.")] = Output.table,
-    interval: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.2, max=60)] = 2.0,
+    output: Annotated[Output, typer.Option("--output", "-o", help="`json` implies --once.")] = Output.table,
+    interval: Annotated[float, typer.Option(help="Seconds between two samples.", min=0.2, max=60)] = 2.0,
     kubeconfig: Annotated[
         Path | None, typer.Option(help="Default: KUBECONFIG, else ~/.kube/config.", show_default=False)
     ] = None,
     context: Annotated[str | None, typer.Option(help="Context of the kubeconfig; default: the current one.")] = None,
 ) -> None:
-    """Show proxies at work: requests, 429s, latency, limits in use, and spans that are not in the store yet.
+    """Show live metrics of proxies: requests, 429s, latency, usage of limits, and spans not delivered yet.
 
-    Looks at what `llmproxy local` runs, if there is any and no flag names a
-    cluster; else at a cluster, where it needs the rights to list pods and to
-    get pods/proxy. Rates and percentiles are over the last 30 s, with --once
-    over one interval.
+    The source is `llmproxy local`, if one runs and no flag names a cluster;
+    else a cluster, which requires the rights to list pods and to get
+    pods/proxy. Rates and percentiles are over the last 30 s, with --once over
+    one interval.
 
     [bold]Examples[/bold]
 
@@ -236,7 +243,7 @@ def top(  # noqa: PLR0913, PLR0917 - a flag of the command line each
       llmproxy top -A --once
       llmproxy top -o json | jq '.proxies[] | {name, limited_per_s}'
     """
-    wanted = watching.Options(
+    options = view.TopOptions(
         names=tuple(names or ()),
         local=here,
         kubeconfig=kubeconfig,
@@ -247,44 +254,44 @@ def top(  # noqa: PLR0913, PLR0917 - a flag of the command line each
     )
     is_once = once or output is Output.json or not sys.stdout.isatty()
     try:
-        raise typer.Exit(asyncio.run(_top(wanted, output, is_once=is_once)))
-    except LookError as exc:
+        raise typer.Exit(asyncio.run(_top(options, output, is_once=is_once)))
+    except SourceError as exc:
         _fail(str(exc))
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
 
 
-async def _top(wanted: watching.Options, output: Output, *, is_once: bool) -> int:
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=watching.PIPE_WIDTH)
+async def _top(options: view.TopOptions, output: Output, *, is_once: bool) -> int:
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=view.PIPE_WIDTH)
     if not is_once:
-        await watching.live(wanted, console)
+        await view.live(options, console)
         return 0
-    history, place, look = await watching.once(wanted)
+    history, place, sample = await view.once(options)
     if output is Output.json:
-        typer.echo(watching.as_json(history, place, look))
+        typer.echo(view.as_json(history, place, sample))
     else:
-        console.print(watching.table(history.rows(), limits_apart=False))
-    for problem in look.problems:
-        _complain(problem)
-    return 1 if look.problems else 0
+        console.print(view.table(history.rows(), limits_apart=False))
+    for problem in sample.problems:
+        _print_error(problem)
+    return 1 if sample.problems else 0
 
 
-def _pairs(given: list[str] | None, flag: str, form: str) -> dict[str, str]:
+def _pairs(values: list[str] | None, flag: str, form: str) -> dict[str, str]:
     pairs = {}
-    for text in given or ():
-        left, equals, right = text.partition("=")
-        if not (left and equals and right):
-            raise typer.BadParameter(f"{flag} must be {form}, got {text!r}")
-        pairs[left] = right
+    for value in values or ():
+        key, equals, mapped = value.partition("=")
+        if not (key and equals and mapped):
+            raise typer.BadParameter(f"{flag} must be {form}, got {value!r}")
+        pairs[key] = mapped
     return pairs
 
 
-def _secrets(given: list[str] | None) -> dict[SecretRef, str]:
+def _secrets(values: list[str] | None) -> dict[SecretRef, str]:
     secrets = {}
-    for left, variable in _pairs(given, "--secret", "NAME/KEY=VARIABLE").items():
-        name, slash, key = left.partition("/")
+    for ref, variable in _pairs(values, "--secret", "NAME/KEY=VARIABLE").items():
+        name, slash, key = ref.partition("/")
         if not (name and slash and key):
-            raise typer.BadParameter(f"--secret must be NAME/KEY=VARIABLE, got {left!r}")
+            raise typer.BadParameter(f"--secret must be NAME/KEY=VARIABLE, got {ref!r}")
         secrets[name, key] = variable
     return secrets
 
@@ -293,22 +300,22 @@ def _say(text: str) -> None:
     Console(soft_wrap=True, highlight=False).print(f"[bold]llmproxy:[/bold] {_plain(text)}")
 
 
-def _show(part: str, line: str) -> None:
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[dim]{part} |[/dim] {_plain(line)}")
+def _show(process: str, line: str) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[dim]{process} |[/dim] {_plain(line)}")
 
 
 def _plain(text: str) -> str:
-    """Return *text* so that no bracket in it is taken for markup."""
+    """Return *text* with brackets escaped, which rich takes for markup."""
     return text.replace("[", "\\[")
 
 
 def _fail(text: str) -> NoReturn:
     for line in text.splitlines():
-        _complain(line)
+        _print_error(line)
     raise typer.Exit(1)
 
 
-def _complain(line: str) -> None:
+def _print_error(line: str) -> None:
     Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]llmproxy:[/bold red] {_plain(line)}")
 
 

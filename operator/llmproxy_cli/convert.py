@@ -1,4 +1,4 @@
-"""From a file of LiteLLM or Agent-Lightning to manifests as text, with the line of what that is not carried over."""
+"""`llmproxy convert`: manifests from a file of LiteLLM or Agent-Lightning, warnings with the line of the file."""
 
 import re
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What the command line says."""
+class ConvertOptions:
+    """Flags of the command."""
 
     file: Path
     name: str
@@ -30,20 +30,20 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
-    """What came of a file."""
+class ConvertedText:
+    """Manifests and warnings of a file."""
 
     manifests: str
     warnings: tuple[str, ...]
-    """A line each: where it stands in the file, and what becomes of it."""
+    """One line each, with the place in the file."""
 
 
-def convert_file(options: Options, environment: Mapping[str, str]) -> Text:
-    """Return the manifests that do what the file says; raise FileError with every line that stands against it."""
+def convert_file(options: ConvertOptions, environment: Mapping[str, str]) -> ConvertedText:
+    """Return the manifests of a file; raise FileError with one line for each error."""
     source = str(options.file)
     text, config = _read(options.file)
     try:
-        made = convert(
+        conversion = convert(
             config,
             name=options.name,
             namespace=options.namespace,
@@ -52,11 +52,11 @@ def convert_file(options: Options, environment: Mapping[str, str]) -> Text:
             environment=environment,
         )
     except SpecError as exc:
-        raise FileError("\n".join(_placed(problem, text, source) for problem in exc.problems)) from None
-    secret = made.secret(placeholders=True)
-    objects = [made.proxy] if secret is None else [made.proxy, secret]
+        raise FileError("\n".join(_with_location(problem, text, source) for problem in exc.problems)) from None
+    secret = conversion.secret(placeholders=True)
+    objects = [conversion.proxy] if secret is None else [conversion.proxy, secret]
     written = yaml.safe_dump_all(objects, sort_keys=False, allow_unicode=True, explicit_start=True)
-    return Text(written, tuple(_placed(remark, text, source) for remark in made.warnings))
+    return ConvertedText(written, tuple(_with_location(remark, text, source) for remark in conversion.warnings))
 
 
 def _read(path: Path) -> tuple[str, dict[str, Any]]:
@@ -78,13 +78,13 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
     return text, {**config, **(inner or {})}
 
 
-def _placed(problem: Problem, text: str, source: str) -> str:
+def _with_location(problem: Problem, text: str, source: str) -> str:
     line = line_of(problem.path, text)
     return f"{source}{f':{line}' if line else ''}: {problem}"
 
 
 def line_of(path: str, text: str) -> int | None:
-    """Return the line of *text* (YAML) where *path* stands, or the last of its steps that is there."""
+    """Return the line of *path* in *text* (YAML), or of the last of its steps that exists."""
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     outer = _key(root, AGENT_LIGHTNING)
     places = [_walk(start, path) for start in (root, None if outer is None else outer[1])]
@@ -97,8 +97,8 @@ def _walk(node: yaml.Node | None, path: str) -> int | None:
         if index and isinstance(node, yaml.SequenceNode) and int(index) < len(node.value):
             node = node.value[int(index)]
             line = node.start_mark.line + 1
-        elif not index and (found := _key(node, name)) is not None:
-            line, node = found
+        elif not index and (location := _key(node, name)) is not None:
+            line, node = location
         else:
             break
     return line

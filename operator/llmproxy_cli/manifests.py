@@ -1,6 +1,6 @@
-"""From a file of manifests to one LLMProxy and the Secrets beside it. Pure but for reading the file.
+"""Reader of manifests: one LLMProxy and its Secrets. Pure but for reading the file.
 
-Whatever else stands in the file is for a cluster and left alone.
+Objects of other kinds are ignored.
 """
 
 import base64
@@ -25,19 +25,19 @@ SecretRef = tuple[str, str]
 
 
 class FileError(Exception):
-    """The file cannot be used; the message names the place and the way out, a line a problem."""
+    """The file is invalid; the message has one line for each problem, with its place and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
-    """What a file says."""
+class ManifestBundle:
+    """LLMProxy and Secrets of a file."""
 
     proxy: LLMProxy
     secrets: Mapping[SecretRef, str]
 
 
-def load(path: Path, *, name: str | None = None, connect_to: Mapping[str, str] | None = None) -> Bundle:
-    """Return what the file *path* says of the LLMProxy *name* (or the only one); raise FileError. `-` is the input."""
+def load(path: Path, *, name: str | None = None, connect_to: Mapping[str, str] | None = None) -> ManifestBundle:
+    """Return the LLMProxy *name* (or the only one) of the file *path*; raise FileError. `-` is standard input."""
     try:
         if path == STDIN:
             return read(sys.stdin.read(), "standard input", name=name, connect_to=connect_to or {})
@@ -51,19 +51,19 @@ def load(path: Path, *, name: str | None = None, connect_to: Mapping[str, str] |
     return read(text, str(path), name=name, connect_to=connect_to or {})
 
 
-def read(text: str, source: str, *, name: str | None, connect_to: Mapping[str, str]) -> Bundle:
-    """Return what *text* says; raise FileError whose lines begin with *source*."""
+def read(text: str, source: str, *, name: str | None, connect_to: Mapping[str, str]) -> ManifestBundle:
+    """Return the LLMProxy and Secrets of *text*; raise FileError whose lines begin with *source*."""
     objects = list(_objects(text, source))
-    raw = _choose([o for o in objects if o.get("kind") == KIND], name, source)
+    raw = _select([o for o in objects if o.get("kind") == KIND], name, source)
     secrets: dict[SecretRef, str] = {}
     for secret in objects:
         if secret.get("kind") == "Secret" and _same_namespace(secret, raw):
             secrets.update(_contents(secret, source))
     try:
-        proxy = parse(_readdressed(raw, connect_to, source))
+        proxy = parse(_with_addresses(raw, connect_to, source))
     except SpecError as exc:
         raise FileError("\n".join(f"{source}: {problem}" for problem in exc.problems)) from exc
-    return Bundle(proxy, secrets)
+    return ManifestBundle(proxy, secrets)
 
 
 def _objects(text: str, source: str) -> Iterator[dict[str, Any]]:
@@ -80,7 +80,7 @@ def _objects(text: str, source: str) -> Iterator[dict[str, Any]]:
         raise FileError(f"{source}: not YAML: {exc}") from exc
 
 
-def _choose(proxies: list[dict[str, Any]], name: str | None, source: str) -> dict[str, Any]:
+def _select(proxies: list[dict[str, Any]], name: str | None, source: str) -> dict[str, Any]:
     names = [str(_metadata(p).get("name")) for p in proxies]
     if not proxies:
         raise FileError(f"{source}: there is no object of kind {KIND}")
@@ -103,13 +103,13 @@ def _same_namespace(secret: Mapping[str, Any], proxy: Mapping[str, Any]) -> bool
 
 
 def _contents(secret: Mapping[str, Any], source: str) -> Iterator[tuple[SecretRef, str]]:
-    """Yield what a Secret holds; `stringData` wins over `data`, as in the API server."""
+    """Yield the values of a Secret; `stringData` wins over `data`, as in the API server."""
     name = str(_metadata(secret).get("name"))
     for field in ("data", "stringData"):
-        given = secret.get(field) or {}
-        if not isinstance(given, dict):
+        values = secret.get(field) or {}
+        if not isinstance(values, dict):
             raise FileError(f"{source}: Secret {name!r}: {field} must be a mapping")
-        for key, value in given.items():
+        for key, value in values.items():
             if not isinstance(value, str):
                 raise FileError(f"{source}: Secret {name!r}: {field}.{key} must be a string: quote it")
             yield (name, str(key)), value if field == "stringData" else _decoded(value, f"{name!r}: data.{key}", source)
@@ -122,27 +122,27 @@ def _decoded(value: str, where: str, source: str) -> str:
         raise FileError(f"{source}: Secret {where} is not text in base64: write plain text into stringData") from exc
 
 
-def _readdressed(raw: dict[str, Any], connect_to: Mapping[str, str], source: str) -> dict[str, Any]:
-    """Return *raw* with the hosts of its addresses replaced: what a cluster calls `echo:8000` has another name here."""
+def _with_addresses(raw: dict[str, Any], connect_to: Mapping[str, str], source: str) -> dict[str, Any]:
+    """Return *raw* with hosts of the cluster, such as `echo:8000`, replaced by those of *connect_to*."""
     if not connect_to:
         return raw
-    made = copy.deepcopy(raw)
-    found: set[str] = set()
-    for place, key in _addresses(made):
+    manifest = copy.deepcopy(raw)
+    hosts: set[str] = set()
+    for place, key in _addresses(manifest):
         address = place.get(key)
         host = urlsplit(address).netloc if isinstance(address, str) else ""
-        found.add(host)
+        hosts.add(host)
         if isinstance(address, str) and host in connect_to:
             place[key] = address.replace(f"//{host}", f"//{connect_to[host]}", 1)
     for host in connect_to:
-        if host not in found:
-            known = ", ".join(sorted(found - {""})) or "none"
-            raise FileError(f"{source}: --connect-to {host}=...: no apiBase or store is there; there is {known}")
-    return made
+        if host not in hosts:
+            names = ", ".join(sorted(hosts - {""})) or "none"
+            raise FileError(f"{source}: --connect-to {host}=...: no apiBase or store is there; there is {names}")
+    return manifest
 
 
 def _addresses(raw: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield each place that may hold an address; what has another shape is left to the check."""
+    """Yield each field that may hold an address; other shapes are left to the validation."""
     spec = raw.get("spec")
     if not isinstance(spec, dict):
         return

@@ -1,17 +1,17 @@
-"""What the operator would make of a file, as text for people."""
+"""`llmproxy render`: the objects that the operator creates for an LLMProxy, as YAML."""
 
 import yaml
 
 from llmproxy_api import SpecError
-from llmproxy_cli.manifests import Bundle, FileError
+from llmproxy_cli.manifests import FileError, ManifestBundle
 from llmproxy_operator.render import Inputs, digested, render, revision
 from llmproxy_operator.render.inputs import DEFAULT_STORE_IMAGE
 
 IMAGE = "localhost/llmproxy:dev"
-"""Stands for the image that an operator was installed with."""
+"""Placeholder of the operator's default image."""
 
 
-def render_text(bundle: Bundle, *, image: str = IMAGE, store_image: str = DEFAULT_STORE_IMAGE) -> str:
+def render_text(bundle: ManifestBundle, *, image: str = IMAGE, store_image: str = DEFAULT_STORE_IMAGE) -> str:
     """Return the child objects as YAML documents, with the images of an operator's settings; raise FileError."""
     digests = dict.fromkeys(digested(bundle.proxy), "unknown")
     try:
@@ -19,19 +19,19 @@ def render_text(bundle: Bundle, *, image: str = IMAGE, store_image: str = DEFAUL
         rendered = render(bundle.proxy, revision(bundle.proxy, inputs))
     except SpecError as exc:
         raise FileError("\n".join(str(problem) for problem in exc.problems)) from exc
-    # What a cluster keeps of the template and the document says the same once more.
+    # A ControllerRevision repeats template and document.
     objects = [item for item in rendered if item["kind"] != "ControllerRevision"]
     for item in objects:
         item["metadata"].pop("ownerReferences", None)  # the owner is in no cluster
-    return yaml.dump_all(objects, Dumper=_Readable, sort_keys=False, allow_unicode=True, explicit_start=True)
+    return yaml.dump_all(objects, Dumper=_BlockStyleDumper, sort_keys=False, allow_unicode=True, explicit_start=True)
 
 
-class _Readable(yaml.SafeDumper):
-    """Writes text of several lines as it stands."""
+class _BlockStyleDumper(yaml.SafeDumper):
+    """Writes multi-line text in block style."""
 
 
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
 
 
-_Readable.add_representer(str, _text)
+_BlockStyleDumper.add_representer(str, _represent_text)

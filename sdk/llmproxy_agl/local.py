@@ -82,7 +82,7 @@ class LocalBackend:
         digest = hashlib.sha256(text.encode()).hexdigest()
         running = self.is_running()
         state = self._state()
-        if running and (state.get("seen"), state.get("problem")) == (digest, ""):
+        if running and (state.get("digest"), state.get("problem")) == (digest, ""):
             return
         self._prepare()
         if not running:
@@ -149,7 +149,7 @@ class LocalBackend:
         deadline_s = time.monotonic() + READY_S
         while True:
             state = self._state()
-            if state.get("seen") == digest:
+            if state.get("digest") == digest:
                 if state.get("problem"):
                     raise ProxyError(
                         f"LLMProxy {self.name}: what ran before goes on, the change is not in force: {state['problem']}"

@@ -1,7 +1,6 @@
-"""One child process: started in a group of its own, what it prints passed on, ended by its id.
+"""A child process in its own process group, with its output forwarded.
 
-A group of its own, because a terminal's Ctrl-C goes to the whole group: gateway, shipper and translator must end one
-after the other.
+A terminal's Ctrl-C goes to the whole group; gateway, shipper and translator must terminate one after the other.
 """
 
 import asyncio
@@ -20,20 +19,20 @@ _MAX_LINE = 1 << 20
 _PR_SET_PDEATHSIG = 1
 _QUIET = {"debug", "info"}
 
-Show = Callable[[str, str], None]
-"""Takes the name of a child and a line that it printed."""
+LineHandler = Callable[[str, str], None]
+"""Receives the name of a child and a line of its output."""
 
 
-class Child:
-    """A process that has been started."""
+class ChildProcess:
+    """A running child process."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process, show: Show, *, verbose: bool) -> None:
+    def __init__(self, name: str, process: asyncio.subprocess.Process, show: LineHandler, *, verbose: bool) -> None:
         self.name = name
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._process = process
         self._show = show
         self._verbose = verbose
-        self._pumping = asyncio.ensure_future(self._pump())
+        self._forwarding = asyncio.ensure_future(self._forward_output())
 
     @classmethod
     async def start(
@@ -43,10 +42,10 @@ class Child:
         *,
         env: Mapping[str, str],
         fds: Sequence[int] = (),
-        show: Show,
+        show: LineHandler,
         verbose: bool = False,
-    ) -> "Child":
-        """Start *command* with the variables of *env* added to ours."""
+    ) -> "ChildProcess":
+        """Start *command* with our environment and the variables of *env*."""
         process = await asyncio.create_subprocess_exec(
             *command,
             env={**os.environ, **env},
@@ -56,33 +55,33 @@ class Child:
             limit=_MAX_LINE,
             pass_fds=fds,
             start_new_session=True,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            preexec_fn=_terminate_with_parent if sys.platform == "linux" else None,
         )
         return cls(name, process, show, verbose=verbose)
 
     @property
     def pid(self) -> int:
-        """Its id."""
+        """Process id."""
         return self._process.pid
 
     @property
     def code(self) -> int | None:
-        """Its exit code; None while it runs."""
+        """Exit code; None while it runs."""
         return self._process.returncode
 
     async def wait(self) -> int:
-        """Wait for its end and return its exit code."""
+        """Wait for its exit and return the exit code."""
         code = await self._process.wait()
-        await self._pumping
+        await self._forwarding
         return code
 
     def signal(self, number: int) -> None:
-        """Send it a signal, if it still runs."""
+        """Send a signal, if it still runs."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 
-    async def end(self, grace_s: float) -> int:
-        """Ask it to end, kill it when it has not within *grace_s*, and return its exit code."""
+    async def terminate(self, grace_s: float) -> int:
+        """Send SIGTERM, SIGKILL after *grace_s*, and return the exit code."""
         self.signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(grace_s):
@@ -91,23 +90,23 @@ class Child:
             self.signal(signal.SIGKILL)
             return await self.wait()
 
-    async def _pump(self) -> None:
+    async def _forward_output(self) -> None:
         stream = self._process.stdout
         while stream is not None:
             try:
                 line = await stream.readline()
-            except ValueError:  # a line above _MAX_LINE: the reader has dropped it
+            except ValueError:  # a line above _MAX_LINE: the reader drops it
                 continue
             if not line:
                 return
             text = line.decode(errors="replace").rstrip()
             self.tail.append(text)
-            if self._verbose or not _is_quiet(text):
+            if self._verbose or not _is_routine(text):
                 self._show(self.name, text)
 
 
-def _is_quiet(line: str) -> bool:
-    """Whether *line* is a structured event that says no more than that all is well."""
+def _is_routine(line: str) -> bool:
+    """Return whether *line* is a structured log event of level debug or info."""
     if not line.startswith("{"):
         return False
     try:
@@ -117,6 +116,6 @@ def _is_quiet(line: str) -> bool:
     return isinstance(event, dict) and str(event.get("level", "")).lower() in _QUIET
 
 
-def _end_with_parent() -> None:
-    """Have the kernel end this process when its parent is killed: nothing is left behind then either."""
+def _terminate_with_parent() -> None:
+    """Have the kernel terminate this process when its parent is killed: no orphans remain."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

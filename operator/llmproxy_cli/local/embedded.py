@@ -1,7 +1,7 @@
-"""`python -m llmproxy_cli.local.embedded`: what `llmproxy local` runs, for a program that has started it.
+"""`llmproxy local` for programs, as `python -m llmproxy_cli.local.embedded`.
 
-It needs nothing to print with, writes what is in force into a file, and ends like on Ctrl-C when the program that
-started it is gone. The file: `{"pid", "seen", "problem"}`; `seen` is the SHA-256 of the manifests looked at last.
+It writes its state into a file, and terminates as on Ctrl-C when its parent process exits. The file:
+`{"pid", "digest", "problem"}`; `digest` is the SHA-256 of the manifests that were read last.
 """
 
 import argparse
@@ -22,50 +22,52 @@ PARENT_INTERVAL_S = 0.5
 
 
 def main(argv: Sequence[str]) -> int:
-    """Serve until SIGTERM, SIGINT or the end of the parent; return the exit code."""
+    """Serve until SIGTERM, SIGINT or the exit of the parent; return the exit code."""
     parser = argparse.ArgumentParser(prog="llmproxy_cli.local.embedded", description=__doc__)
     parser.add_argument("--file", type=Path, required=True)
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--state", type=Path, required=True)
-    parser.add_argument("--parent", type=int, required=True, help="id of the process whose end is ours")
+    parser.add_argument(
+        "--parent", type=int, required=True, help="process id of the parent; its exit terminates this process"
+    )
     parser.add_argument("--translator-python", default=sys.executable)
-    given = parser.parse_args(argv)
-    options = runner.Options(
-        file=given.file,
-        host=given.host,
-        port=given.port,
-        run_dir=given.run_dir,
-        translator_python=given.translator_python,
-        told=lambda state: write(given.state, state),
+    arguments = parser.parse_args(argv)
+    options = runner.LocalOptions(
+        file=arguments.file,
+        host=arguments.host,
+        port=arguments.port,
+        run_dir=arguments.run_dir,
+        translator_python=arguments.translator_python,
+        on_state=lambda state: write(arguments.state, state),
     )
     try:
-        return asyncio.run(_run(options, given.parent))
+        return asyncio.run(_run(options, arguments.parent))
     except (FileError, PodError, runner.LocalError) as exc:
         _say(str(exc))
         return 1
 
 
-async def _run(options: runner.Options, parent: int) -> int:
-    running = runner.Local(options, _say, lambda part, line: _say(f"{part} | {line}"))
-    watching = asyncio.ensure_future(_end_with(parent))
+async def _run(options: runner.LocalOptions, parent: int) -> int:
+    running = runner.LocalRunner(options, _say, lambda part, line: _say(f"{part} | {line}"))
+    watching = asyncio.ensure_future(_terminate_with(parent))
     try:
         return await running.run()
     finally:
         watching.cancel()
 
 
-async def _end_with(parent: int) -> None:
-    """Ask for the end when the parent has gone: an orphan has another parent."""
-    while os.getppid() == parent:  # noqa: ASYNC110 - nothing tells of it but the kernel, by another number
+async def _terminate_with(parent: int) -> None:
+    """Terminate when the parent has exited: an orphan has another parent."""
+    while os.getppid() == parent:  # noqa: ASYNC110 - the kernel only changes the number
         await asyncio.sleep(PARENT_INTERVAL_S)
     _say("the program that started this has ended")
     signal.raise_signal(signal.SIGTERM)
 
 
-def write(path: Path, state: runner.State) -> None:
-    """Write *state* so that a reader sees all of it or what was before."""
+def write(path: Path, state: runner.RunState) -> None:
+    """Replace the file atomically."""
     beside = path.with_suffix(".new")
     beside.write_text(json.dumps({"pid": os.getpid(), **asdict(state)}))
     beside.replace(path)

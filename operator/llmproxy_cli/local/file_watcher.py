@@ -1,4 +1,4 @@
-"""Notices that a file has changed, by looking: no editor's way of writing is missed, and nothing needs installing."""
+"""Watches a file by polling, which works for every editor's way of writing and without a dependency."""
 
 import asyncio
 import hashlib
@@ -7,33 +7,33 @@ from pathlib import Path
 INTERVAL_S = 0.25
 
 
-class Watch:
-    """Looks at one file."""
+class FileWatcher:
+    """Polls one file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._last = self._look()
+        self._last_lines = self._read()
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the content at the last time, in hex."""
-        return hashlib.sha256(self._last or b"").hexdigest()
+        """SHA-256 of the last content, in hex."""
+        return hashlib.sha256(self._last_lines or b"").hexdigest()
 
     async def changed(self) -> None:
-        """Return when the file has another content than at the last time and stays so for a moment.
+        """Return when the content has changed and is stable for one interval.
 
-        A file that is away is being replaced by an editor; it is waited for.
+        A missing file is being replaced by an editor and is waited for.
         """
-        before = self._last
+        before = self._last_lines
         while True:
             await asyncio.sleep(INTERVAL_S)
-            now = self._look()
-            if now is not None and now == before and now != self._last:
-                self._last = now
+            now = self._read()
+            if now is not None and now == before and now != self._last_lines:
+                self._last_lines = now
                 return
             before = now
 
-    def _look(self) -> bytes | None:
+    def _read(self) -> bytes | None:
         try:
             return self._path.read_bytes()
         except OSError:

@@ -1,4 +1,4 @@
-"""From what a file says to what is to run: the contract document, who gets which key, which parts are needed. Pure."""
+"""Plan of a local pod: contract document, keys of each process, required processes. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from llmproxy import contract, providers
 from llmproxy_api import LLMProxy, SpecError
-from llmproxy_cli.manifests import Bundle, FileError, SecretRef
+from llmproxy_cli.manifests import FileError, ManifestBundle, SecretRef
 from llmproxy_operator.render import config
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What one pod's worth of processes is told."""
+class PodPlan:
+    """Configuration of the processes of one pod."""
 
     document: contract.Document
     gateway_keys: Mapping[str, str]
@@ -20,11 +20,11 @@ class Plan:
     translator_keys: Mapping[str, str]
     shipper_keys: Mapping[str, str]
     hash: str
-    """Changes with anything that matters to a process, Secrets included."""
+    """Hash of the configuration, Secrets included: another hash is a roll."""
     client_keys: tuple[str, ...] = ()
-    """What callers may show; another set of them needs no other process."""
+    """API keys of callers; they are replaced without a roll."""
     notes: tuple[str, ...] = ()
-    """What is otherwise than it would be in a cluster."""
+    """Differences from a cluster."""
 
     @property
     def translated(self) -> tuple[str, ...]:
@@ -36,15 +36,17 @@ class Plan:
         )
 
 
-def make(bundle: Bundle, named: Mapping[SecretRef, str], environment: Mapping[str, str], source: str) -> Plan:
-    """Return what to run for *bundle*; *named* says which variable holds a Secret's key. Raise FileError."""
+def build_plan(
+    bundle: ManifestBundle, named: Mapping[SecretRef, str], environment: Mapping[str, str], source: str
+) -> PodPlan:
+    """Return the plan of *bundle*; *named* maps a Secret's key to an environment variable. Raise FileError."""
     proxy = bundle.proxy
     try:
         document = config.document(proxy)
     except SpecError as exc:
         raise FileError("\n".join(f"{source}: {problem}" for problem in exc.problems)) from exc
     keys = _resolve(bundle, named, environment, source)
-    document, gateway_keys, notes = _alone(proxy, document, keys)
+    document, gateway_keys, notes = _single_gateway(proxy, document, keys)
     digests = {ref: config.secret_digest("local", value.encode()) for ref, value in keys.items()}
     ways: dict[bool, dict[str, str]] = {True: {}, False: gateway_keys}
     for deployment, ref in config.keyed_deployments(proxy):
@@ -52,7 +54,7 @@ def make(bundle: Bundle, named: Mapping[SecretRef, str], environment: Mapping[st
     ways[True] |= config.environment_values(proxy)
     ways[True] |= {name: keys[ref] for name, ref in config.environment_references(proxy).items()}
     headers = {config.key_variable(ref): keys[ref] for ref in config.header_references(proxy)}
-    return Plan(
+    return PodPlan(
         document=document,
         gateway_keys=ways[False],
         translator_keys=ways[True],
@@ -63,65 +65,65 @@ def make(bundle: Bundle, named: Mapping[SecretRef, str], environment: Mapping[st
     )
 
 
-def _alone(
+def _single_gateway(
     proxy: LLMProxy, document: contract.Document, keys: Mapping[SecretRef, str]
 ) -> tuple[contract.Document, dict[str, str], tuple[str, ...]]:
-    """Return what one gateway on one machine is told about others that count with it: document, variables, notes."""
-    wanted = config.store_references(proxy)
-    given = {name: keys[ref] for name, ref in wanted.items() if ref in keys}
-    notes = ["one gateway runs here, whatever the file says of replicas"] if proxy.spec.multi_pod else []
-    if document.shared_limits is None or (proxy.spec.sharing == "Redis" and given.keys() == wanted.keys()):
-        return document, given, tuple(notes)
+    """Return document, variables and notes for a single gateway: without a store of shared limits it counts alone."""
+    references = config.store_references(proxy)
+    secrets = {name: keys[ref] for name, ref in references.items() if ref in keys}
+    notes = ["one gateway runs here; spec.replicas and spec.autoscaling have no effect"] if proxy.spec.multi_pod else []
+    if document.shared_limits is None or (proxy.spec.sharing == "Redis" and secrets.keys() == references.keys()):
+        return document, secrets, tuple(notes)
     if proxy.spec.sharing == "Redis":
-        missing = ", ".join(f"{name}/{key}" for name, key in wanted.values() if (name, key) not in keys)
-        notes.append(f"limits are counted in this gateway alone: nothing is known of the Secret {missing}")
+        missing = ", ".join(f"{name}/{key}" for name, key in references.values() if (name, key) not in keys)
+        notes.append(f"limits are counted in this gateway alone: the value of the Secret {missing} is unknown")
     return document.model_copy(update={"shared_limits": None}), {}, tuple(notes)
 
 
-def _client_keys(bundle: Bundle, source: str) -> tuple[str, ...]:
+def _client_keys(bundle: ManifestBundle, source: str) -> tuple[str, ...]:
     name = config.client_secret(bundle.proxy)
-    found = sorted(v.strip() for (secret, _), v in bundle.secrets.items() if secret == name and v.strip())
-    if name is not None and not found:
+    keys = sorted(v.strip() for (secret, _), v in bundle.secrets.items() if secret == name and v.strip())
+    if name is not None and not keys:
         raise FileError(
             f"{source}: spec.access.apiKeys: Secret {name!r} with at least one value is not in the file: add it with "
             "stringData"
         )
-    return tuple(found)
+    return tuple(keys)
 
 
 def variable_for(ref: SecretRef) -> str:
-    """Return the environment variable that stands for a Secret's key: `openai`, `api-key` is OPENAI_API_KEY."""
+    """Return the default environment variable of a Secret's key: OPENAI_API_KEY for `openai`, `api-key`."""
     return re.sub(r"[^A-Z0-9]", "_", "_".join(ref).upper())
 
 
 def _resolve(
-    bundle: Bundle, named: Mapping[SecretRef, str], environment: Mapping[str, str], source: str
+    bundle: ManifestBundle, named: Mapping[SecretRef, str], environment: Mapping[str, str], source: str
 ) -> dict[SecretRef, str]:
-    wanted = config.secret_references(bundle.proxy)
-    unknown = sorted(set(named) - set(wanted))
+    references = config.secret_references(bundle.proxy)
+    unknown = sorted(set(named) - set(references))
     if unknown:
-        known = ", ".join("/".join(ref) for ref in wanted) or "none"
-        raise FileError(f"--secret {'/'.join(unknown[0])}: nothing in the file names it; there is {known}")
-    # Without its store a gateway that runs alone counts as well.
+        names = ", ".join("/".join(ref) for ref in references) or "none"
+        raise FileError(f"--secret {'/'.join(unknown[0])}: no field in the file names it; it names {names}")
+    # The store of shared limits is optional here: a single gateway counts alone.
     others = {ref for _, ref in config.keyed_deployments(bundle.proxy)}
     others |= set(config.environment_references(bundle.proxy).values())
     others |= set(config.header_references(bundle.proxy))
     needed = others | set(named)
     keys: dict[SecretRef, str] = {}
     missing = []
-    for ref in wanted:
+    for ref in references:
         variable = named.get(ref) or variable_for(ref)
         key = environment.get(variable, "") if ref in named else bundle.secrets.get(ref, environment.get(variable, ""))
         if key.strip():
             keys[ref] = key.strip()
         elif ref in needed:
-            missing.append(f"{source}: {_where(bundle.proxy, ref)}: {_way_out(ref, variable, named=ref in named)}")
+            missing.append(f"{source}: {_field_of(bundle.proxy, ref)}: {_hint(ref, variable, named=ref in named)}")
     if missing:
         raise FileError("\n".join(missing))
     return keys
 
 
-def _where(proxy: LLMProxy, ref: SecretRef) -> str:
+def _field_of(proxy: LLMProxy, ref: SecretRef) -> str:
     for i, model in enumerate(proxy.spec.models):
         for j, deployment in enumerate(model.deployments):
             at = deployment.api_key.secret_key_ref if deployment.api_key is not None else None
@@ -134,11 +136,11 @@ def _where(proxy: LLMProxy, ref: SecretRef) -> str:
     return "spec.spans.otlp.headers" if ref in config.header_references(proxy) else "spec.rateLimits.shared"
 
 
-def _way_out(ref: SecretRef, variable: str, *, named: bool) -> str:
+def _hint(ref: SecretRef, variable: str, *, named: bool) -> str:
     name, key = ref
     if named:
-        return f"the environment variable {variable}, which --secret names for {name}/{key}, is not set"
+        return f"the environment variable {variable} of --secret {name}/{key} is not set"
     return (
         f"Secret {name!r} with key {key!r} is not in the file: set the environment variable {variable}, "
-        f"or name another by --secret {name}/{key}=VARIABLE, or add the Secret to the file with stringData"
+        f"or another one by --secret {name}/{key}=VARIABLE, or add the Secret to the file with stringData"
     )

@@ -1,7 +1,6 @@
-"""Where the runs of `llmproxy local` are told to other programs of the same user: a small file for each.
+"""Registry of the runs of `llmproxy local` of one user: a file for each in `$XDG_STATE_HOME/llmproxy/local`.
 
-It is the user's own folder, `$XDG_STATE_HOME/llmproxy/local`. A run that was killed leaves its file; readers see by the
-process' id that it is over, and the next run removes it.
+A killed run leaves its file. Readers check the process id, and the next run removes the file.
 """
 
 import contextlib
@@ -13,55 +12,55 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Run:
+class LocalRun:
     """One `llmproxy local`."""
 
     pid: int
     namespace: str
     name: str
     url: str
-    """Where it serves."""
+    """URL of the proxy."""
     admin: tuple[str, ...]
-    """Health and metrics of each pod that is there; while one drains there are two."""
+    """Admin URL of each pod; while one drains there are two."""
 
 
 def folder() -> Path:
-    """Return where the files are."""
+    """Return the folder of the files."""
     home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local/state")
     return Path(home) / "llmproxy/local"
 
 
-def tell(run: Run) -> None:
-    """Write the file of *run* anew, so that a reader sees all of it or what was before. Raise OSError."""
+def register(run: LocalRun) -> None:
+    """Replace the file of *run* atomically. Raise OSError."""
     place = folder()
     place.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for path, known in _files():
-        if known is None or not _is_alive(known.pid):
+    for path, other in _files():
+        if other is None or not _is_alive(other.pid):
             path.unlink(missing_ok=True)
     beside = place / f"{run.pid}.new"
     beside.write_text(json.dumps(asdict(run)))
     beside.replace(place / f"{run.pid}.json")
 
 
-def forget(pid: int) -> None:
-    """Remove the file of a run that ends."""
+def unregister(pid: int) -> None:
+    """Remove the file of a run."""
     with contextlib.suppress(OSError):
         (folder() / f"{pid}.json").unlink(missing_ok=True)
 
 
-def alive() -> list[Run]:
-    """Return the runs that are there."""
+def running() -> list[LocalRun]:
+    """Return the runs whose process is alive."""
     return [run for _, run in _files() if run is not None and _is_alive(run.pid)]
 
 
-def _files() -> Sequence[tuple[Path, Run | None]]:
+def _files() -> Sequence[tuple[Path, LocalRun | None]]:
     return [(path, _read(path)) for path in sorted(folder().glob("*.json"))]
 
 
-def _read(path: Path) -> Run | None:
+def _read(path: Path) -> LocalRun | None:
     try:
-        said = json.loads(path.read_text())
-        return Run(int(said["pid"]), said["namespace"], said["name"], said["url"], tuple(said["admin"]))
+        raw = json.loads(path.read_text())
+        return LocalRun(int(raw["pid"]), raw["namespace"], raw["name"], raw["url"], tuple(raw["admin"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

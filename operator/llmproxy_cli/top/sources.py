@@ -1,7 +1,7 @@
-"""Where `llmproxy top` looks: pods of a cluster, through its API server, or the runs of `llmproxy local`.
+"""Sources of samples for `llmproxy top`: pods of a cluster, through its API server, or runs of `llmproxy local`.
 
-In a cluster it lists pods and asks their admin port by the API server's proxy to pods. That needs `list` on pods and
-`get` on pods/proxy, nothing that writes; a port-forward would need `create`, and could send anything to any port.
+In a cluster it lists pods and reads their admin port through the API server's pod proxy. That requires `list` on pods
+and `get` on pods/proxy, no right to write; a port-forward would require `create` and reach any port.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from urllib.parse import quote
 import aiohttp
 
 from llmproxy_cli.local import registry
-from llmproxy_cli.top.metrics import Look, MetricsError, Owner, Pod, parse
+from llmproxy_cli.top.metrics import MetricsError, Owner, PodMetrics, Sample, parse
 from llmproxy_operator import names
 
 if TYPE_CHECKING:
@@ -26,62 +26,63 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 5.0
 AT_ONCE = 16
-"""Pods that are asked at the same time."""
+"""Concurrent requests to pods."""
 MAX_BYTES = 8 << 20
 
-Looker = Callable[[], Awaitable[Look]]
+Sampler = Callable[[], Awaitable[Sample]]
 _Ask = Callable[[], Awaitable[str]]
 
 
-class LookError(Exception):
-    """There is nothing to look at; the message says why and what to do."""
+class SourceError(Exception):
+    """There is no source; the message says why and what to do."""
 
 
 @asynccontextmanager
-async def at_local() -> AsyncIterator[Looker]:
-    """Yield what looks at every `llmproxy local` of this user."""
+async def local_source() -> AsyncIterator[Sampler]:
+    """Yield a sampler of every `llmproxy local` of this user."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as session:
 
         async def fetch(url: str) -> str:
             async with session.get(f"{url}/metrics") as answer:
                 return (await answer.content.read(MAX_BYTES)).decode()
 
-        async def look() -> Look:
-            found = registry.alive()
-            asked = [_pod((run.namespace, run.name), url, partial(fetch, url)) for run in found for url in run.admin]
-            return await _look(asked)
+        async def sample() -> Sample:
+            runs = registry.running()
+            return await _sample(
+                _pod((run.namespace, run.name), url, partial(fetch, url)) for run in runs for url in run.admin
+            )
 
-        yield look
+        yield sample
 
 
 @asynccontextmanager
-async def at_cluster(
+async def cluster_source(
     *,
     kubeconfig: Path | None = None,
     context: str | None = None,
     namespace: str | None = None,
     everywhere: bool = False,
-) -> AsyncIterator[tuple[Looker, str]]:
-    """Yield what looks at the pods of one namespace or of all, and the namespace (empty: all). Raise LookError."""
+) -> AsyncIterator[tuple[Sampler, str]]:
+    """Yield a sampler of the pods of one namespace or of all, and the namespace (empty: all). Raise SourceError."""
     from kubernetes.aio import client  # noqa: PLC0415 - a second to import, which no other command should take
 
     settings, default = await _settings(kubeconfig, context)
     where = "" if everywhere else namespace or default
     async with client.ApiClient(settings) as api:
         api.user_agent = "llmproxy-top"
-        server = _Server(api)
+        server = _ApiServer(api)
 
-        async def look() -> Look:
+        async def sample() -> Sample:
             path = f"/api/v1/namespaces/{quote(where)}/pods" if where else "/api/v1/pods"
-            wanted = {names.LABEL_COMPONENT: names.GATEWAY, "app.kubernetes.io/managed-by": names.FIELD_MANAGER}
-            listed = json.loads(await server.get(path, {"labelSelector": names.selector(wanted)}))
-            return await _look([_asked(server, *which) for which in running(listed["items"])])
+            labels = {names.LABEL_COMPONENT: names.GATEWAY, "app.kubernetes.io/managed-by": names.FIELD_MANAGER}
+            listed = json.loads(await server.get(path, {"labelSelector": names.selector(labels)}))
+            return await _sample([_pod_request(server, *which) for which in running_pods(listed["items"])])
 
-        yield look, where
+        yield sample, where
 
 
-def running(pods: Iterable[dict[str, Any]]) -> list[tuple[Owner, str]]:
-    """Return the LLMProxy and name of each pod that can be asked."""
+def running_pods(pods: Iterable[dict[str, Any]]) -> list[tuple[Owner, str]]:
+    """Return the LLMProxy and the name of each running pod."""
     return [
         ((pod["metadata"]["namespace"], pod["metadata"]["labels"][names.LABEL_NAME]), pod["metadata"]["name"])
         for pod in pods
@@ -90,7 +91,7 @@ def running(pods: Iterable[dict[str, Any]]) -> list[tuple[Owner, str]]:
 
 
 async def _settings(kubeconfig: Path | None, context: str | None) -> tuple[Any, str]:
-    """Return how to reach the API server, and the namespace to look at unless another is named."""
+    """Return the client's configuration and the default namespace."""
     from kubernetes.aio import client, config  # noqa: PLC0415 - as above
 
     settings = client.Configuration()
@@ -102,8 +103,8 @@ async def _settings(kubeconfig: Path | None, context: str | None) -> tuple[Any, 
         await config.load_kube_config(config_file=where, context=context, client_configuration=settings)
         contexts, current = config.list_kube_config_contexts(where)
     except (config.ConfigException, OSError) as exc:
-        raise LookError(f"no cluster can be reached: {exc}; say --kubeconfig FILE, or --local") from exc
-    chosen = next((found for found in contexts if found["name"] == context), current)
+        raise SourceError(f"no cluster can be reached: {exc}; use --kubeconfig FILE, or --local") from exc
+    chosen = next((item for item in contexts if item["name"] == context), current)
     return settings, chosen["context"].get("namespace") or "default"
 
 
@@ -112,7 +113,7 @@ def _own_namespace() -> str:
     return Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace").read_text().strip()
 
 
-class _Server:
+class _ApiServer:
     """The API server, for reading."""
 
     def __init__(self, api: "client.ApiClient") -> None:
@@ -128,47 +129,47 @@ class _Server:
                 answer = await self._api.call_api(*parts, _request_timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
                 content: bytes = await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            raise LookError(f"no answer from the API server: {str(exc) or type(exc).__name__}") from exc
+            raise SourceError(f"no answer from the API server: {str(exc) or type(exc).__name__}") from exc
         text = content.decode(errors="replace")
         if answer.status != 200:  # noqa: PLR2004 - HTTP's own number
-            raise LookError(refusal(answer.status, text))
+            raise SourceError(refusal(answer.status, text))
         return text
 
 
 def refusal(status: int, text: str) -> str:
-    """Return in one line what the API server says, with the way out if a right is missing."""
+    """Return the API server's message in one line, with the required rights after a 403."""
     try:
-        said = str(json.loads(text)["message"])
+        reason = str(json.loads(text)["message"])
     except (ValueError, KeyError, TypeError):
-        said = " ".join(text.split())[:200]
+        reason = " ".join(text.split())[:200]
     way_out = "; it needs list on pods and get on pods/proxy: see docs/cli.md" if status == 403 else ""  # noqa: PLR2004
-    return f"{status} {said}{way_out}"
+    return f"{status} {reason}{way_out}"
 
 
-def _asked(server: _Server, owner: Owner, name: str) -> Awaitable[Pod | str]:
+def _pod_request(server: _ApiServer, owner: Owner, name: str) -> Awaitable[PodMetrics | str]:
     path = f"/api/v1/namespaces/{quote(owner[0])}/pods/{quote(name)}:{names.PORT_ADMIN}/proxy/metrics"
     return _pod(owner, name, partial(server.get, path))
 
 
-async def _pod(owner: Owner, name: str, ask: _Ask) -> Pod | str:
-    """Return what a pod said, or in words why not."""
+async def _pod(owner: Owner, name: str, ask: _Ask) -> PodMetrics | str:
+    """Return the metrics of a pod, or the error as text."""
     try:
-        return Pod(owner, name, parse(await ask()))
-    except (LookError, MetricsError, aiohttp.ClientError, TimeoutError, OSError, UnicodeDecodeError) as exc:
+        return PodMetrics(owner, name, parse(await ask()))
+    except (SourceError, MetricsError, aiohttp.ClientError, TimeoutError, OSError, UnicodeDecodeError) as exc:
         return f"{owner[0]}/{name}: {str(exc) or type(exc).__name__}"
 
 
-async def _look(asked: Iterable[Awaitable[Pod | str]]) -> Look:
+async def _sample(requests: Iterable[Awaitable[PodMetrics | str]]) -> Sample:
     gate = asyncio.Semaphore(AT_ONCE)
 
-    async def one(pod: Awaitable[Pod | str]) -> Pod | str:
+    async def one(pod: Awaitable[PodMetrics | str]) -> PodMetrics | str:
         async with gate:
             return await pod
 
     at_s = time.monotonic()
-    found = await asyncio.gather(*(one(pod) for pod in asked))
-    return Look(
+    results = await asyncio.gather(*(one(pod) for pod in requests))
+    return Sample(
         at_s,
-        tuple(pod for pod in found if isinstance(pod, Pod)),
-        tuple(sorted(said for said in found if isinstance(said, str))),
+        tuple(pod for pod in results if isinstance(pod, PodMetrics)),
+        tuple(sorted(reason for reason in results if isinstance(reason, str))),
     )

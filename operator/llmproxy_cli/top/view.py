@@ -1,4 +1,4 @@
-"""`llmproxy top`: looks again and again, and shows what came of it: a live table, one table, or JSON."""
+"""`llmproxy top`: a live table, one table, or JSON of samples taken at an interval."""
 
 import asyncio
 import json
@@ -15,21 +15,21 @@ from rich.text import Text
 
 from llmproxy_cli.local import registry
 from llmproxy_cli.top import sources
-from llmproxy_cli.top.metrics import Backlog, History, Look, Row, Use
-from llmproxy_cli.top.sources import Looker, LookError
+from llmproxy_cli.top.metrics import Backlog, History, LimitUsage, ProxyRow, Sample
+from llmproxy_cli.top.sources import Sampler, SourceError
 
 WINDOW_S = 30.0
-"""What rates and percentiles are over in the live view, once it runs so long."""
+"""Interval of rates and percentiles in the live view."""
 PIPE_WIDTH = 400
-"""Columns where nobody's screen bounds them: a proxy is one line."""
+"""Columns without a terminal: each proxy is one line."""
 WARN_SHARE = 0.9
-"""A limit that is used so far is shown in another colour."""
+"""Share of a limit from which it is highlighted."""
 _KIB = 1024
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the command line says."""
+class TopOptions:
+    """Flags of the command."""
 
     names: tuple[str, ...] = ()
     """Only these proxies; empty: all."""
@@ -42,103 +42,103 @@ class Options:
 
     @property
     def is_local(self) -> bool:
-        """Whether `llmproxy local` is looked at: if it is asked for, or runs and no cluster is."""
+        """True if `llmproxy local` is the source: by flag, or because it runs and no flag names a cluster."""
         cluster = self.kubeconfig or self.context or self.namespace or self.everywhere
-        return self.local or (not cluster and bool(registry.alive()))
+        return self.local or (not cluster and bool(registry.running()))
 
 
-async def once(options: Options) -> tuple[History, str, Look]:
-    """Look twice, an interval apart; return it with where that was and the last look. Raise LookError."""
+async def once(options: TopOptions) -> tuple[History, str, Sample]:
+    """Take two samples, an interval apart; return history, source and last sample. Raise SourceError."""
     async with AsyncExitStack() as stack:
-        looker, place = await _looker(options, stack)
+        sampler, place = await _sampler(options, stack)
         history = History(1)
-        history.add(await _chosen(looker, options))
+        history.add(await _filtered(sampler, options))
         await asyncio.sleep(options.interval_s)
-        look = await _chosen(looker, options)
-        history.add(look)
-        return history, place, look
+        sample = await _filtered(sampler, options)
+        history.add(sample)
+        return history, place, sample
 
 
-async def live(options: Options, console: Console) -> None:
-    """Show it until Ctrl-C. A look that fails is told, and the last one stays."""
+async def live(options: TopOptions, console: Console) -> None:
+    """Show the live table until Ctrl-C. After a failed sample it shows the error and the last sample."""
     async with AsyncExitStack() as stack:
-        looker, place = await _looker(options, stack)
+        sampler, place = await _sampler(options, stack)
         history = History(max(1, round(WINDOW_S / options.interval_s)))
-        look = await _chosen(looker, options)  # what cannot be reached at all is told before the screen is taken
-        history.add(look)
+        sample = await _filtered(sampler, options)  # an unreachable source fails before the screen is cleared
+        history.add(sample)
         trouble = ""
-        with Live(console=console, screen=True, auto_refresh=False) as shown:
+        with Live(console=console, screen=True, auto_refresh=False) as display:
             while True:
-                shown.update(screen(history, place, look, trouble), refresh=True)
+                display.update(screen(history, place, sample, trouble), refresh=True)
                 await asyncio.sleep(options.interval_s)
                 try:
-                    look, trouble = await _chosen(looker, options), ""
-                    history.add(look)
-                except LookError as exc:
+                    sample, trouble = await _filtered(sampler, options), ""
+                    history.add(sample)
+                except SourceError as exc:
                     trouble = str(exc)
 
 
-async def _looker(options: Options, stack: AsyncExitStack) -> tuple[Looker, str]:
+async def _sampler(options: TopOptions, stack: AsyncExitStack) -> tuple[Sampler, str]:
     if options.is_local:
-        if not registry.alive():
-            raise LookError("no `llmproxy local` runs here")
-        return await stack.enter_async_context(sources.at_local()), "llmproxy local"
-    looker, namespace = await stack.enter_async_context(
-        sources.at_cluster(
+        if not registry.running():
+            raise SourceError("no `llmproxy local` is running")
+        return await stack.enter_async_context(sources.local_source()), "llmproxy local"
+    sampler, namespace = await stack.enter_async_context(
+        sources.cluster_source(
             kubeconfig=options.kubeconfig,
             context=options.context,
             namespace=options.namespace,
             everywhere=options.everywhere,
         )
     )
-    return looker, f"namespace {namespace}" if namespace else "all namespaces"
+    return sampler, f"namespace {namespace}" if namespace else "all namespaces"
 
 
-async def _chosen(looker: Looker, options: Options) -> Look:
-    look = await looker()
+async def _filtered(sampler: Sampler, options: TopOptions) -> Sample:
+    sample = await sampler()
     if not options.names:
-        return look
-    pods = tuple(pod for pod in look.pods if pod.owner[1] in options.names)
-    return Look(look.at_s, pods, look.problems)
+        return sample
+    pods = tuple(pod for pod in sample.pods if pod.owner[1] in options.names)
+    return Sample(sample.at_s, pods, sample.problems)
 
 
-def as_json(history: History, place: str, look: Look) -> str:
-    """Return all of it for programs."""
+def as_json(history: History, place: str, sample: Sample) -> str:
+    """Return the table as JSON."""
     rows = [row.plain() for row in history.rows()]
-    said = {"place": place, "overSeconds": round(history.over_s, 3), "proxies": rows, "problems": look.problems}
-    return json.dumps(said, indent=2)
+    document = {"place": place, "overSeconds": round(history.over_s, 3), "proxies": rows, "problems": sample.problems}
+    return json.dumps(document, indent=2)
 
 
-def screen(history: History, place: str, look: Look, trouble: str) -> RenderableType:
-    """Return what the live view shows."""
+def screen(history: History, place: str, sample: Sample, trouble: str) -> RenderableType:
+    """Return the live view."""
     head = Text(f"{place}   {datetime.now(UTC).astimezone():%H:%M:%S}   over {history.over_s:.0f} s   Ctrl-C ends")
-    told = [Text(problem, style="red") for problem in (*look.problems, *([trouble] if trouble else []))]
-    return Group(head, table(history.rows(), limits_apart=True), *told)
+    messages = [Text(problem, style="red") for problem in (*sample.problems, *([trouble] if trouble else []))]
+    return Group(head, table(history.rows(), limits_apart=True), *messages)
 
 
-def table(rows: list[Row], *, limits_apart: bool) -> RenderableType:
-    """Return the rows; with *limits_apart* each limit on a line of its own, else one line a proxy."""
+def table(rows: list[ProxyRow], *, limits_apart: bool) -> RenderableType:
+    """Return the table; with *limits_apart* each limit has its own line, else each proxy is one line."""
     if not rows:
-        return Text("no pod of an LLMProxy runs here")
-    made = Table(box=box.SIMPLE_HEAD if limits_apart else None, pad_edge=False)
+        return Text("no pods of an LLMProxy are running here")
+    grid = Table(box=box.SIMPLE_HEAD if limits_apart else None, pad_edge=False)
     for title in ("NAMESPACE", "NAME", "PODS", "MODE"):
-        made.add_column(title, no_wrap=True)
+        grid.add_column(title, no_wrap=True)
     for title in ("REQ/S", "429/S", "5XX/S", "IN FLIGHT", "WAITING", "P50", "P99", "SPANS BEHIND"):
-        made.add_column(title, no_wrap=True, justify="right")
-    made.add_column("LIMITS IN USE", no_wrap=True)
+        grid.add_column(title, no_wrap=True, justify="right")
+    grid.add_column("LIMITS IN USE", no_wrap=True)
     for row in rows:
-        uses = [_use(use) for use in row.limits] or [Text("-")]
-        made.add_row(
+        usages = [_usage(usage) for usage in row.limits] or [Text("-")]
+        grid.add_row(
             *(row.namespace, row.name, str(row.pods), row.mode or "-"),
             *(rate(row.requests_per_s), rate(row.limited_per_s), rate(row.failed_per_s)),
             *(str(row.in_flight), str(row.waiting), seconds(row.p50_s), seconds(row.p99_s), behind(row.backlog)),
-            Text("\n" if limits_apart else ", ").join(uses),
+            Text("\n" if limits_apart else ", ").join(usages),
         )
-    return made
+    return grid
 
 
 def rate(value: float | None) -> str:
-    """Return events a second in few characters."""
+    """Return a rate by second in few characters."""
     if value is None:
         return "-"
     return "0" if not value else f"{value:.2f}" if value < 10 else f"{value:.0f}"  # noqa: PLR2004 - three digits
@@ -154,7 +154,7 @@ def seconds(value: float | None) -> str:
 
 
 def behind(backlog: Backlog | None) -> str:
-    """Return what is not in the store yet."""
+    """Return the backlog in few characters."""
     if backlog is None:
         return "-"
     if not (backlog.calls or backlog.waiting_bytes):
@@ -173,7 +173,7 @@ def size(count: float) -> str:
     return f"{count:.1f}GiB"
 
 
-def _use(use: Use) -> Text:
-    named = f"{use.model}:{use.kind}" if use.model else use.kind
-    full = use.limit and use.used >= WARN_SHARE * use.limit
-    return Text(f"{named} {use.used:g}/{use.limit:g}", style="yellow" if full else "")
+def _usage(usage: LimitUsage) -> Text:
+    name = f"{usage.model}:{usage.kind}" if usage.model else usage.kind
+    full = usage.limit and usage.used >= WARN_SHARE * usage.limit
+    return Text(f"{name} {usage.used:g}/{usage.limit:g}", style="yellow" if full else "")

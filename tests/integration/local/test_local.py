@@ -99,7 +99,7 @@ def test_a_bad_edit_is_told_with_its_field_and_changes_nothing(echo: Process, tm
     with local(tmp_path, manifest(echo.port, "  rateLimits: {rpm: 50}")) as here:
         children = here.children()
         here.edit("rpm: 50", "rpm: none")
-        line = here.process.wait_for("the edit is not in force", 10)
+        line = here.process.wait_for("the edit is not in effect", 10)
         answer = here.chat("hi")
         same = here.children()
         here.edit("rpm: none", "rpm: 60")
@@ -124,7 +124,7 @@ def test_a_comment_is_no_reason_to_roll(echo: Process, tmp_path: Path) -> None:
 def test_a_part_that_dies_is_started_again_and_the_port_stays_open(echo: Process, tmp_path: Path) -> None:
     with local(tmp_path, manifest(echo.port)) as here:
         kill(here.children()["llmproxy.gateway"])
-        here.process.wait_for("gateway ended with SIGKILL; starting it again", 10)
+        here.process.wait_for("gateway exited with SIGKILL; restarting it", 10)
 
         assert here.chat("hi").status_code == 200
 
@@ -253,7 +253,7 @@ def test_a_model_that_needs_translation_is_served_and_a_new_secret_rolls(tmp_pat
         pytest.param(
             "", ("--connect-to", "nobody:1=127.0.0.1:1"), "no apiBase or store is there", id="no such address"
         ),
-        pytest.param("", ("--secret", "a/b=C"), "nothing in the file names it", id="no such secret"),
+        pytest.param("", ("--secret", "a/b=C"), "no field in the file names it", id="no such secret"),
         pytest.param("", ("--name", "other"), "is called 'other'", id="no such name"),
     ],
 )
@@ -313,7 +313,7 @@ def test_keys_of_callers_and_an_edit_of_them_that_rolls_nothing(echo: Process, t
         before = [ask("first-key-of-alice"), ask("second-key-of-alice"), here.chat("hi").status_code]
         children = here.children()
         here.edit("first-key", "second-key")
-        here.process.wait_for("other API keys of callers")
+        here.process.wait_for("API keys of callers replaced")
         deadline = time.monotonic() + 30
         after: list[int] = []
         while after != [401, 200] and time.monotonic() < deadline:

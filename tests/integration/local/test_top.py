@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from integration.local.conftest import PYTHON, Local, local, manifest
-from llmproxy_cli.top.metrics import READ
+from llmproxy_cli.top.metrics import METRICS
 from procs import Process
 
 pytestmark = pytest.mark.timeout(180)
@@ -75,9 +75,9 @@ def test_a_run_is_shown_with_its_limits_latency_and_429s(echo: Process, store: s
     assert re.search(r"rpm \d+/50000", lines[0]), lines
     assert "\x1b" not in rolled.stdout
 
-    assert READ - told == set()
+    assert METRICS - told == set()
     assert (after.returncode, after.stdout) == (1, "")
-    assert "no `llmproxy local` runs here" in after.stderr
+    assert "no `llmproxy local` is running" in after.stderr
 
 
 def read(terminal: int, until: str) -> str:

@@ -8,17 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from llmproxy_cli.local.child_process import Child
-from llmproxy_cli.local.file_watcher import Watch
+from llmproxy_cli.local.child_process import ChildProcess
+from llmproxy_cli.local.file_watcher import FileWatcher
 
 Lines = list[tuple[str, str]]
 
 
-async def start(code: str, shown: Lines, *, verbose: bool = False) -> Child:
+async def start(code: str, shown: Lines, *, verbose: bool = False) -> ChildProcess:
     def show(name: str, line: str) -> None:
         shown.append((name, line))
 
-    return await Child.start("kid", (sys.executable, "-u", "-c", code), env={"X": "y"}, show=show, verbose=verbose)
+    return await ChildProcess.start(
+        "kid", (sys.executable, "-u", "-c", code), env={"X": "y"}, show=show, verbose=verbose
+    )
 
 
 async def test_what_a_child_prints_is_passed_on_but_for_events_that_all_is_well() -> None:
@@ -52,14 +54,14 @@ async def test_a_child_that_does_not_end_is_killed() -> None:
         while not shown:  # noqa: ASYNC110 - what is waited for is another process
             await asyncio.sleep(0.01)
 
-    assert await child.end(0.2) == -signal.SIGKILL
+    assert await child.terminate(0.2) == -signal.SIGKILL
 
 
 async def test_a_terminals_ctrl_c_does_not_reach_a_child() -> None:
     child = await start("import time; time.sleep(60)", [])
 
     assert os.getpgid(child.pid) != os.getpgid(0)
-    assert await child.end(10) == -signal.SIGTERM
+    assert await child.terminate(10) == -signal.SIGTERM
 
 
 @pytest.fixture
@@ -79,7 +81,7 @@ def write(path: Path, text: str | None, *, move_to: Path | None = None) -> None:
 
 
 async def test_an_edit_is_noticed_however_it_is_written(file: Path, tmp_path: Path) -> None:
-    watch = Watch(file)
+    watch = FileWatcher(file)
 
     write(file, "two")
     await asyncio.wait_for(watch.changed(), 5)
@@ -94,7 +96,7 @@ async def test_an_edit_is_noticed_however_it_is_written(file: Path, tmp_path: Pa
 
 
 async def test_writing_the_same_again_is_no_edit(file: Path) -> None:
-    watch = Watch(file)
+    watch = FileWatcher(file)
 
     write(file, "one")
 

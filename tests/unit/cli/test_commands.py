@@ -34,7 +34,7 @@ def test_check_says_that_a_file_is_right(file: Path) -> None:
     done = CliRunner().invoke(app, ["check", "-f", str(file)])
 
     assert done.exit_code == 0
-    assert "LLMProxy demo is right; models gpt" in done.output
+    assert "LLMProxy demo is valid; models gpt" in done.output
 
 
 def test_check_names_every_field_that_is_wrong(file: Path) -> None:

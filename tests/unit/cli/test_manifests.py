@@ -7,7 +7,7 @@ import pytest
 
 from llmproxy_cli import manifests
 from llmproxy_cli.local import plan
-from llmproxy_cli.manifests import Bundle, FileError
+from llmproxy_cli.manifests import FileError, ManifestBundle
 
 PROXY = """\
 apiVersion: llmproxy.dev/v1alpha1
@@ -49,7 +49,7 @@ metadata: {{name: other}}
 """
 
 
-def read(text: str, name: str | None = None, connect_to: dict[str, str] | None = None) -> Bundle:
+def read(text: str, name: str | None = None, connect_to: dict[str, str] | None = None) -> ManifestBundle:
     return manifests.read(text, "proxy.yaml", name=name, connect_to=connect_to or {})
 
 
@@ -61,7 +61,7 @@ def test_proxy_and_secrets_of_its_namespace_are_read_and_the_rest_is_left_alone(
 
 
 def test_keys_go_to_the_part_that_calls_with_them() -> None:
-    made = plan.make(read(PROXY + SECRETS), {}, {}, "proxy.yaml")
+    made = plan.build_plan(read(PROXY + SECRETS), {}, {}, "proxy.yaml")
 
     assert list(made.gateway_keys.values()) == ["sk-plain"]
     assert list(made.translator_keys.values()) == ["AIza"]
@@ -74,7 +74,7 @@ def test_keys_go_to_the_part_that_calls_with_them() -> None:
 def test_a_secret_that_is_not_in_the_file_comes_from_the_environment() -> None:
     environment = {"OPENAI_API_KEY": "sk-default", "MINE": "AIza-mine"}
 
-    made = plan.make(read(PROXY), {("google", "key"): "MINE"}, environment, "proxy.yaml")
+    made = plan.build_plan(read(PROXY), {("google", "key"): "MINE"}, environment, "proxy.yaml")
 
     assert list(made.gateway_keys.values()) == ["sk-default"]
     assert list(made.translator_keys.values()) == ["AIza-mine"]
@@ -82,7 +82,7 @@ def test_a_secret_that_is_not_in_the_file_comes_from_the_environment() -> None:
 
 def test_a_secret_that_is_nowhere_is_named_with_every_way_out() -> None:
     with pytest.raises(FileError) as refused:
-        plan.make(read(PROXY), {}, {}, "proxy.yaml")
+        plan.build_plan(read(PROXY), {}, {}, "proxy.yaml")
 
     google, openai = str(refused.value).splitlines()
     assert "spec.models[1].deployments[0].apiKey" in openai
@@ -92,18 +92,18 @@ def test_a_secret_that_is_nowhere_is_named_with_every_way_out() -> None:
 
 
 def test_a_flag_that_names_a_secret_nobody_asks_for_is_an_error() -> None:
-    with pytest.raises(FileError, match=r"--secret nope/x: .* there is google/key, openai/api-key"):
-        plan.make(read(PROXY + SECRETS), {("nope", "x"): "X"}, {}, "proxy.yaml")
+    with pytest.raises(FileError, match=r"--secret nope/x: .* it names google/key, openai/api-key"):
+        plan.build_plan(read(PROXY + SECRETS), {("nope", "x"): "X"}, {}, "proxy.yaml")
 
 
 def test_a_variable_that_a_flag_names_and_is_not_set_is_an_error_even_with_a_secret_in_the_file() -> None:
-    with pytest.raises(FileError, match="environment variable X, which --secret names for openai/api-key, is not set"):
-        plan.make(read(PROXY + SECRETS), {("openai", "api-key"): "X"}, {}, "proxy.yaml")
+    with pytest.raises(FileError, match="environment variable X of --secret openai/api-key is not set"):
+        plan.build_plan(read(PROXY + SECRETS), {("openai", "api-key"): "X"}, {}, "proxy.yaml")
 
 
 def test_the_hash_follows_documents_and_secrets_and_nothing_else() -> None:
     def hash_of(text: str) -> str:
-        return plan.make(read(text), {}, {}, "proxy.yaml").hash
+        return plan.build_plan(read(text), {}, {}, "proxy.yaml").hash
 
     same = hash_of(PROXY + SECRETS)
 
@@ -172,16 +172,16 @@ KEYS = {"OPENAI_API_KEY": "sk", "GOOGLE_KEY": "AIza"}
 
 
 def test_one_gateway_counts_by_itself_whatever_is_said_of_replicas() -> None:
-    made = plan.make(read(MANY), {}, KEYS, "proxy.yaml")
+    made = plan.build_plan(read(MANY), {}, KEYS, "proxy.yaml")
 
     assert made.document.shared_limits is None
     assert made.document.rate_limits.rpm == 5
     assert "one gateway runs here" in made.notes[0]
-    assert plan.make(read(PROXY), {}, KEYS, "proxy.yaml").notes == ()
+    assert plan.build_plan(read(PROXY), {}, KEYS, "proxy.yaml").notes == ()
 
 
 def test_a_store_of_ones_own_is_used_if_its_address_is_given() -> None:
-    made = plan.make(read(IN_REDIS), {}, {**KEYS, "REDIS_URL": "redis://127.0.0.1:6379"}, "proxy.yaml")
+    made = plan.build_plan(read(IN_REDIS), {}, {**KEYS, "REDIS_URL": "redis://127.0.0.1:6379"}, "proxy.yaml")
 
     assert made.document.shared_limits is not None
     assert made.gateway_keys[made.document.shared_limits.url_env] == "redis://127.0.0.1:6379"
@@ -189,13 +189,13 @@ def test_a_store_of_ones_own_is_used_if_its_address_is_given() -> None:
 
 
 def test_without_its_address_the_gateway_counts_alone_and_says_so() -> None:
-    made = plan.make(read(IN_REDIS), {}, KEYS, "proxy.yaml")
+    made = plan.build_plan(read(IN_REDIS), {}, KEYS, "proxy.yaml")
 
     assert made.document.shared_limits is None
     assert len(made.notes) == 1
     assert "redis/url" in made.notes[0]
-    with pytest.raises(FileError, match=r"shared: the environment variable MINE, which --secret names"):
-        plan.make(read(IN_REDIS), {("redis", "url"): "MINE"}, KEYS, "proxy.yaml")
+    with pytest.raises(FileError, match=r"shared: the environment variable MINE of --secret"):
+        plan.build_plan(read(IN_REDIS), {("redis", "url"): "MINE"}, KEYS, "proxy.yaml")
 
 
 IN_A_CLOUD = """\
@@ -209,9 +209,9 @@ spec:
 
 
 def test_the_translator_is_told_of_accounts_by_its_environment() -> None:
-    made = plan.make(read(IN_A_CLOUD), {}, {"AWS_SECRET": "key"}, "proxy.yaml")
+    made = plan.build_plan(read(IN_A_CLOUD), {}, {"AWS_SECRET": "key"}, "proxy.yaml")
 
     assert made.translator_keys == {"AWS_REGION": "eu", "AWS_SECRET_ACCESS_KEY": "key"}
     assert made.gateway_keys == {}
     with pytest.raises(FileError, match=r"spec.pod.env\[1\].secretKeyRef: Secret 'aws'"):
-        plan.make(read(IN_A_CLOUD), {}, {}, "proxy.yaml")
+        plan.build_plan(read(IN_A_CLOUD), {}, {}, "proxy.yaml")

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from llmproxy_cli.__main__ import app
 from llmproxy_cli.local import registry
 from llmproxy_cli.top import metrics, sources, view
-from llmproxy_cli.top.metrics import Backlog, History, Look, Pod, Row, Use
+from llmproxy_cli.top.metrics import Backlog, History, LimitUsage, PodMetrics, ProxyRow, Sample
 
 
 def a_pod(
@@ -26,7 +26,7 @@ def a_pod(
     buckets: dict[str, int] | None = None,
     used: float = 1,
     more: str = "",
-) -> Pod:
+) -> PodMetrics:
     text = f"""\
 llmproxy_in_flight 2
 llmproxy_limit_waiting 1
@@ -40,14 +40,14 @@ llmproxy_requests_total{{model="b",endpoint="chat.completions",status="502"}} {f
 {more}"""
     for bound, count in (buckets or {}).items():
         text += f'\nllmproxy_request_duration_seconds_bucket{{model="a",le="{bound}"}} {count}'
-    return Pod(("n", "p"), name, metrics.parse(text + "\n"))
+    return PodMetrics(("n", "p"), name, metrics.parse(text + "\n"))
 
 
-def row_of(*seen: list[Pod], length: int = 10) -> Row:
+def row_of(*seen: list[PodMetrics], length: int = 10) -> ProxyRow:
     """Return what is shown after looks that are 2 s apart."""
     history = History(length)
     for at, pods in enumerate(seen):
-        history.add(Look(2.0 * at, tuple(pods)))
+        history.add(Sample(2.0 * at, tuple(pods)))
     [row] = history.rows()
     return row
 
@@ -110,11 +110,11 @@ def test_quantiles(share: float, buckets: dict[float, float], expected: float | 
 
 
 def test_pods_with_common_counters_tell_one_use_and_pods_on_shares_a_part_each() -> None:
-    common = metrics.uses([a_pod(mode="shared", used=4), a_pod("p-2", mode="shared", used=5)])
-    parted = metrics.uses([a_pod(mode="shares", used=4), a_pod("p-2", mode="shares", used=5)])
+    common = metrics.limit_usages([a_pod(mode="shared", used=4), a_pod("p-2", mode="shared", used=5)])
+    parted = metrics.limit_usages([a_pod(mode="shares", used=4), a_pod("p-2", mode="shares", used=5)])
 
-    assert common == (Use("", "rpm", 5, 10),)
-    assert parted == (Use("", "rpm", 9, 10),)
+    assert common == (LimitUsage("", "rpm", 5, 10),)
+    assert parted == (LimitUsage("", "rpm", 9, 10),)
 
 
 def test_the_mode_of_a_roll_is_that_of_the_pod_that_decides() -> None:
@@ -143,10 +143,10 @@ def test_what_is_no_metrics_of_a_gateway_is_said(text: str) -> None:
         metrics.parse(text)
 
 
-def printed(*seen: list[Pod]) -> list[str]:
+def printed(*seen: list[PodMetrics]) -> list[str]:
     history = History(1)
     for at, pods in enumerate(seen):
-        history.add(Look(2.0 * at, tuple(pods)))
+        history.add(Sample(2.0 * at, tuple(pods)))
     console = Console(width=view.PIPE_WIDTH, highlight=False)
     with console.capture() as captured:
         console.print(view.table(history.rows(), limits_apart=False))
@@ -161,7 +161,7 @@ def test_in_a_pipe_a_proxy_is_one_line_with_every_column() -> None:
 
 
 def test_no_pod_is_said() -> None:
-    assert printed([]) == ["no pod of an LLMProxy runs here"]
+    assert printed([]) == ["no pods of an LLMProxy are running here"]
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_pods_that_do_not_run_are_not_asked() -> None:
     mine = {"llmproxy.dev/name": "p"}
     pods = [raw("a", "Running", mine), raw("b", "Pending", mine), raw("c", "Running", {})]
 
-    assert sources.running(pods) == [(("n", "p"), "a")]
+    assert sources.running_pods(pods) == [(("n", "p"), "a")]
 
 
 def test_a_missing_right_is_named_with_the_way_out() -> None:
@@ -205,43 +205,43 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_run_is_found_until_it_ends(state: Path) -> None:
-    run = registry.Run(os.getpid(), "n", "p", "http://127.0.0.1:4000", ("http://127.0.0.1:1",))
+    run = registry.LocalRun(os.getpid(), "n", "p", "http://127.0.0.1:4000", ("http://127.0.0.1:1",))
 
-    registry.tell(run)
-    assert registry.alive() == [run]
+    registry.register(run)
+    assert registry.running() == [run]
     assert (state.stat().st_mode & 0o777) == 0o700
 
-    registry.forget(run.pid)
-    assert registry.alive() == []
+    registry.unregister(run.pid)
+    assert registry.running() == []
     assert list(state.iterdir()) == []
 
 
 def test_what_a_killed_run_left_is_not_shown_and_removed_by_the_next(state: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    registry.tell(registry.Run(ended.pid, "n", "old", "http://127.0.0.1:1", ()))
+    registry.register(registry.LocalRun(ended.pid, "n", "old", "http://127.0.0.1:1", ()))
     (state / "0.json").write_text("{half")
 
-    assert registry.alive() == []
+    assert registry.running() == []
 
-    registry.tell(registry.Run(os.getpid(), "n", "new", "http://127.0.0.1:2", ()))
+    registry.register(registry.LocalRun(os.getpid(), "n", "new", "http://127.0.0.1:2", ()))
     assert [path.name for path in state.iterdir()] == [f"{os.getpid()}.json"]
 
 
 def test_a_run_is_preferred_unless_a_flag_names_a_cluster(state: Path) -> None:
-    assert not view.Options().is_local
-    registry.tell(registry.Run(os.getpid(), "n", "p", "http://127.0.0.1:2", ()))
+    assert not view.TopOptions().is_local
+    registry.register(registry.LocalRun(os.getpid(), "n", "p", "http://127.0.0.1:2", ()))
 
-    assert view.Options().is_local
-    assert not view.Options(namespace="n").is_local
-    assert not view.Options(everywhere=True).is_local
-    assert view.Options(namespace="n", local=True).is_local
+    assert view.TopOptions().is_local
+    assert not view.TopOptions(namespace="n").is_local
+    assert not view.TopOptions(everywhere=True).is_local
+    assert view.TopOptions(namespace="n", local=True).is_local
 
 
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        pytest.param(["--local"], "no `llmproxy local` runs here", id="no run"),
+        pytest.param(["--local"], "no `llmproxy local` is running", id="no run"),
         pytest.param(["--kubeconfig", "/nowhere/config"], "no cluster can be reached", id="no kubeconfig"),
     ],
 )
