@@ -62,8 +62,18 @@ def test_a_command_stands_where_tests_find_it(page: Path) -> None:
     assert hidden == []
 
 
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md", "docs/releasing.md"])
+def test_every_path_that_a_page_for_developers_names_is_there(page: str) -> None:
+    folders = "|".join(path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("."))
+    named = re.findall(rf"`((?:{folders})/[\w./-]+)`", (ROOT / page).read_text())
+
+    assert len(named) > 1
+    assert [path for path in named if not (ROOT / path).exists() and not path.startswith("build/")] == []
+
+
 def test_every_make_target_that_a_page_names_is_there() -> None:
-    named = {target for page in PAGES for target in re.findall(r"[`$] ?make ([a-z][a-z0-9-]*)", page.read_text())}
+    lists = [line for page in PAGES for line in re.findall(r"[`$] ?make ((?:[a-z][a-z0-9-]* ?)+)", page.read_text())]
+    named = {target for line in lists for target in line.split()}
     made = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     known = set(re.findall(r"^\s*(?:\x1b\[1m)?([a-z0-9-]+)", made.stdout, re.MULTILINE))
 

@@ -6,9 +6,11 @@ import operator as stdlib_operator
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,3 +75,11 @@ def test_no_module_has_more_than_six_hundred_lines() -> None:
     sources = [p for p in tracked_files() if p.suffix == ".py" and p.exists() and "tests" not in p.parts]
     long = {str(p.relative_to(ROOT)): n for p in sources if (n := len(p.read_text().splitlines())) > 600}
     assert long == {}
+
+
+def test_one_version_in_package_program_and_chart() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    program = importlib.import_module("llmproxy").__version__
+    chart = yaml.safe_load((ROOT / "charts/llmproxy-operator/Chart.yaml").read_text())
+
+    assert [program, chart["version"], chart["appVersion"]] == [project] * 3
