@@ -1,5 +1,8 @@
 """The house itself: rules about files that no linter knows."""
 
+import ast
+import copy
+import graphlib
 import importlib
 import json
 import operator as stdlib_operator
@@ -7,12 +10,18 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
+import grimp
 import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
+PACKAGES = ("llmproxy", "llmproxy_api", "llmproxy_operator", "llmproxy_cli", "llmproxy_agl")
+SOURCES = ("operator", "proxy_image", "sdk")
+LONGEST_CHAIN = 8
+LONGEST_MODULE = 600
 
 
 def test_the_operator_folder_does_not_shadow_the_standard_library() -> None:
@@ -71,10 +80,70 @@ def test_every_module_opens_with_what_it_is_for() -> None:
     assert bare == []
 
 
+def sources() -> list[Path]:
+    return [p for p in tracked_files() if p.suffix == ".py" and p.relative_to(ROOT).parts[0] in SOURCES and p.exists()]
+
+
+SYNTAX = {path: ast.parse(path.read_text()) for path in sources()}
+
+
+def where(path: Path, node: ast.AST) -> str:
+    return f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
+
+
 def test_no_module_has_more_than_six_hundred_lines() -> None:
-    sources = [p for p in tracked_files() if p.suffix == ".py" and p.exists() and "tests" not in p.parts]
-    long = {str(p.relative_to(ROOT)): n for p in sources if (n := len(p.read_text().splitlines())) > 600}
-    assert long == {}
+    modules = [p for p in tracked_files() if p.suffix == ".py" and p.exists() and "tests" not in p.parts]
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in modules}
+    assert {path: lines for path, lines in lengths.items() if lines > LONGEST_MODULE} == {}
+
+
+@pytest.mark.parametrize("package", ["llmproxy_api", "llmproxy_operator", "llmproxy_cli"])
+def test_a_class_name_stands_for_one_thing_in_a_package(package: str) -> None:
+    places: dict[str, list[str]] = {}
+    for path, tree in SYNTAX.items():
+        if package in path.relative_to(ROOT).parts:
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ClassDef):
+                    places.setdefault(node.name.lstrip("_"), []).append(where(path, node))
+    assert places
+    assert {name: at for name, at in places.items() if len(at) > 1} == {}
+
+
+@cache
+def rooms() -> dict[str, dict[str, set[str]]]:
+    """Return for each package its direct children and which of the others each imports; a sub-package is one child."""
+    found = {}
+    for root in PACKAGES:
+        graph = grimp.build_graph(root, cache_dir=None)
+        for package in sorted(m for m in graph.modules if graph.find_children(m)):
+            children = graph.find_children(package)
+            inner = copy.deepcopy(graph)
+            for child in children:
+                if graph.find_children(child):
+                    inner.squash_module(child)
+            found[package] = {
+                child: (inner.find_modules_directly_imported_by(child) & children) - {child} for child in children
+            }
+    return found
+
+
+def chain(imports: dict[str, set[str]]) -> list[str]:
+    """Return the longest chain of *imports*; raises graphlib.CycleError where they go round."""
+    longest: dict[str, list[str]] = {}
+    for module in graphlib.TopologicalSorter(imports).static_order():
+        longest[module] = [module, *max((longest[target] for target in imports[module]), key=len, default=[])]
+    return max(longest.values(), key=len)
+
+
+CIRCLES = {"llmproxy.gateway", "llmproxy.gateway.http", "llmproxy.gateway.limits", "llmproxy.protocols"}
+
+
+@pytest.mark.parametrize("package", sorted(rooms().keys() - CIRCLES))
+def test_imports_within_a_package_go_one_way_and_not_far(package: str) -> None:
+    """A chain counts modules; a sub-package is one. `chain` refuses a circle."""
+    longest = chain(rooms()[package])
+
+    assert len(longest) <= LONGEST_CHAIN + (package == "llmproxy_api"), " > ".join(longest)
 
 
 def test_one_version_in_package_program_and_chart() -> None:
