@@ -1,7 +1,7 @@
-"""The seam to Kubernetes: the few things a pass asks of a cluster, and how the API server is asked for them.
+"""Client of the API server: the few requests that the operator makes.
 
-The only module that imports the Kubernetes client. It decides nothing: whose an object is and whether it must change
-is known to the callers. Objects are plain data, as JSON has them.
+The only module that imports the Kubernetes client. It decides nothing: callers judge ownership and differences.
+Objects are plain data, as in JSON.
 """
 
 import asyncio
@@ -38,100 +38,100 @@ PLURALS = {
     ("v1", "Secret"): "secrets",
     ("v1", "Service"): "services",
 }
-"""Every kind that is spoken of, with its name in URLs."""
+"""Every kind that is used, with its plural in URLs."""
 
 TIMEOUT_S = 15
-"""For one request: the API server answers in milliseconds or is in trouble."""
+"""Timeout of one request: the API server answers in milliseconds or is in trouble."""
 MAX_CONNECTIONS = 64
-"""For requests; each watch has one besides."""
-PART = 500
-"""Objects in one part of a list."""
-MAX_AGAIN_S = 60.0
-"""No `Retry-After` is waited for longer."""
+"""Connections for requests; each watch has one besides."""
+PAGE_SIZE = 500
+"""Objects in one page of a list."""
+MAX_RETRY_AFTER_S = 60.0
+"""Longer values of `Retry-After` are cut to this."""
 MAX_MESSAGE_CHARS = 1000
-_PLAIN = {"Accept": "application/json", "Accept-Encoding": "identity"}
-"""Compressing long lists costs the API server more than sending them."""
+_HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}
+"""Without compression: compressing long lists costs the API server more than sending them."""
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
 _CREATED = 201
 _OK = 200
 _NOT_FOUND = 404
-_AGAIN = frozenset({401, 404, 408, 409, 410, 429})
-"""Besides 5xx: answers that may be others the next time. 404 to a write: the namespace or the object is just going."""
+_TRANSIENT = frozenset({401, 404, 408, 409, 410, 429})
+"""Transient statuses besides 5xx. 404 to a write: the namespace or the object is just being deleted."""
 
 
-class Applied(NamedTuple):
-    """What an apply led to."""
+class ApplyResult(NamedTuple):
+    """Result of a server-side apply."""
 
     live: Manifest
     created: bool
-    """False: there was an object of that name."""
+    """False: an object of that name existed."""
 
 
-class Listed(NamedTuple):
-    """A whole list of one kind."""
+class ObjectList(NamedTuple):
+    """All objects of one kind, with the list's version."""
 
     items: tuple[Manifest, ...]
     version: str
-    """To watch from; empty if the kind is not served."""
+    """Version to watch from; empty if the kind is not served."""
 
     @property
     def served(self) -> bool:
-        """Whether the API server knows the kind."""
+        """The API server serves the kind."""
         return bool(self.version)
 
 
-class Change(NamedTuple):
-    """What a watch tells."""
+class WatchEvent(NamedTuple):
+    """Event of a watch."""
 
     type: str
-    """ADDED, MODIFIED, DELETED; or BOOKMARK, which has no more than a version."""
+    """ADDED, MODIFIED, DELETED; or BOOKMARK, which only has a version."""
     object: Manifest
 
 
 class Cluster(Protocol):
-    """What the operator needs of a cluster. Every method may raise ClusterError."""
+    """Requests of the operator to a cluster. Every method may raise ClusterError."""
 
-    async def get(self, target: Ref, *, maybe_old: bool = False) -> Manifest | None:
-        """Return an object, None if there is none; a moment ago, with *maybe_old*, which costs less."""
+    async def get(self, target: Ref, *, allow_stale: bool = False) -> Manifest | None:
+        """Return an object, None if there is none; with *allow_stale* possibly an older one, which costs less."""
 
     async def list(
-        self, api_version: str, kind: str, namespace: str, labels: Mapping[str, str], *, fresh: bool = False
+        self, api_version: str, kind: str, namespace: str, labels: Mapping[str, str], *, uncached: bool = False
     ) -> tuple[Manifest, ...]:
         """Return the objects of a namespace with these labels; none of a kind that is not served.
 
-        With *fresh* it is the API server that is asked, whatever is known.
+        With *uncached* the API server is asked, whatever a cache has.
         """
 
     async def serves(self, api_version: str, kind: str) -> bool:
-        """Return whether the API server knows a kind that is no part of Kubernetes itself."""
+        """Return whether the API server serves a kind that is no part of Kubernetes itself."""
 
-    async def apply(self, manifest: Manifest, *, force: bool, manager: str = names.FIELD_MANAGER) -> Applied:
-        """Server-side apply; without *force* a field of somebody else's is a ConflictError."""
+    async def apply(self, manifest: Manifest, *, force: bool, manager: str = names.FIELD_MANAGER) -> ApplyResult:
+        """Server-side apply; without *force* a field of another manager is a ConflictError."""
 
     async def apply_status(self, manifest: Manifest) -> Manifest:
         """Server-side apply of the status alone."""
 
     async def delete(self, target: Ref, *, uid: str) -> None:
-        """Delete exactly this object, none that took its name; one that is gone is as good as deleted."""
+        """Delete exactly this object, none that took its name; one that is gone counts as deleted."""
 
     async def create(self, manifest: Manifest) -> Manifest:
-        """Create an object; ConflictError if there is one of that name."""
+        """Create an object; ConflictError if one of that name exists."""
 
     async def replace(self, manifest: Manifest) -> Manifest:
         """Replace an object; ConflictError if it is not at the manifest's resourceVersion any more."""
 
     async def merge(self, target: Ref, change: Mapping[str, Any]) -> Manifest:
-        """Merge a change into an object."""
+        """Apply a JSON merge patch to an object."""
 
 
 class ConfigurationError(OperatorError):
-    """No cluster can be found from here; the message says where it was looked for."""
+    """No cluster is configured; the message says where a configuration was looked for."""
 
 
 @dataclass(frozen=True)
-class Access:
-    """How to reach the API server; kopf takes it from here too, so that both speak to the same one."""
+class ConnectionInfo:
+    """Address and credentials of the API server, also for kopf, so that both use the same one."""
 
     server: str
     ca_path: str | None
@@ -139,23 +139,23 @@ class Access:
     key_path: str | None
     verify: bool
     token: Callable[[], Awaitable[str | None]]
-    """The bearer token of now, without its scheme: a service account's is renewed every hour."""
+    """Return the present bearer token, without its scheme: a service account's is renewed every hour."""
 
 
 class ApiServer:
-    """The cluster behind an API server. Every write is counted by *wrote*, called with its verb and kind."""
+    """Cluster behind an API server. *on_write* is called with the verb and kind of every write."""
 
-    def __init__(self, api: client.ApiClient, wrote: Callable[[str, str], None] = lambda _verb, _kind: None) -> None:
+    def __init__(self, api: client.ApiClient, on_write: Callable[[str, str], None] = lambda _verb, _kind: None) -> None:
         self._api = api
-        self._wrote = wrote
+        self._on_write = on_write
         self.before_write: Callable[[], None] = lambda: None
-        """Called before every write but that of a Lease; what it raises keeps the write from being sent."""
+        """Called before every write but that of a Lease; an exception keeps the write from being sent."""
 
-    async def get(self, target: Ref, *, maybe_old: bool = False) -> Manifest | None:
+    async def get(self, target: Ref, *, allow_stale: bool = False) -> Manifest | None:
         """See Cluster."""
         try:
-            # Version 0 is whatever the API server has at hand; without one it asks etcd.
-            return (await self._ask("GET", target, query={"resourceVersion": "0"} if maybe_old else None)).live
+            # resourceVersion=0 reads the API server's cache; without one it reads etcd.
+            return (await self._request("GET", target, query={"resourceVersion": "0"} if allow_stale else None)).live
         except UnavailableError as exc:
             if exc.status == _NOT_FOUND:
                 return None
@@ -164,12 +164,12 @@ class ApiServer:
     async def serves(self, api_version: str, kind: str) -> bool:
         """See Cluster."""
         try:
-            found = await self._ask("GET", Ref(api_version, "", "", ""))
+            group = await self._request("GET", Ref(api_version, "", "", ""))
         except UnavailableError as exc:
             if exc.status == _NOT_FOUND:
                 return False
             raise
-        return any(item.get("kind") == kind for item in found.live.get("resources") or ())
+        return any(item.get("kind") == kind for item in group.live.get("resources") or ())
 
     async def list(
         self,
@@ -178,68 +178,68 @@ class ApiServer:
         namespace: str,
         labels: Mapping[str, str],
         *,
-        fresh: bool = True,  # noqa: ARG002
+        uncached: bool = True,  # noqa: ARG002
     ) -> tuple[Manifest, ...]:
         """See Cluster; always fresh."""
         return (await self.collect(api_version, kind, namespace, labels)).items
 
-    async def collect(self, api_version: str, kind: str, namespace: str, labels: Mapping[str, str]) -> Listed:
-        """Return all objects with these labels, of all namespaces if *namespace* is empty, in parts."""
+    async def collect(self, api_version: str, kind: str, namespace: str, labels: Mapping[str, str]) -> ObjectList:
+        """Return all objects with these labels, of all namespaces if *namespace* is empty; read in pages."""
         target = Ref(api_version, kind, namespace, "")
-        query = {**_selecting(labels), "limit": str(PART)}
+        query = {**_selector_query(labels), "limit": str(PAGE_SIZE)}
         items: list[Manifest] = []
         while True:
             try:
-                found = (await self._ask("GET", target, query=query)).live
+                page = (await self._request("GET", target, query=query)).live
             except UnavailableError as exc:
                 if exc.status == _NOT_FOUND:
-                    return Listed((), "")
+                    return ObjectList((), "")
                 raise
-            # Items of a list come without these two.
-            items += ({"apiVersion": api_version, "kind": kind, **item} for item in found.get("items") or ())
-            metadata = found.get("metadata") or {}
+            # Items of a list come without apiVersion and kind.
+            items += ({"apiVersion": api_version, "kind": kind, **item} for item in page.get("items") or ())
+            metadata = page.get("metadata") or {}
             if not metadata.get("continue"):
-                return Listed(tuple(items), str(metadata.get("resourceVersion") or ""))
+                return ObjectList(tuple(items), str(metadata.get("resourceVersion") or ""))
             query["continue"] = str(metadata["continue"])
 
     async def watch(
         self, api_version: str, kind: str, namespace: str, labels: Mapping[str, str], *, since: str, for_s: float
-    ) -> AsyncGenerator[Change]:
-        """Yield what happens to such objects after the version *since*, for so long."""
+    ) -> AsyncGenerator[WatchEvent]:
+        """Yield the events of such objects after the version *since*, for so long."""
         target = Ref(api_version, kind, namespace, "")
         query = {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": since}
-        query |= {"timeoutSeconds": str(max(1, int(for_s))), **_selecting(labels)}
+        query |= {"timeoutSeconds": str(max(1, int(for_s))), **_selector_query(labels)}
         rest = b""
-        async with self._asking("GET", target, _Sent(), query=query, timeout_s=for_s + TIMEOUT_S) as answer:
-            if answer.status != _OK:
-                raise _error("WATCH", target, answer.status, await answer.read(), answer.headers)
-            async for piece in answer.content.iter_any():
+        async with self._send("GET", target, _Body(), query=query, timeout_s=for_s + TIMEOUT_S) as response:
+            if response.status != _OK:
+                raise _error("WATCH", target, response.status, await response.read(), response.headers)
+            async for piece in response.content.iter_any():
                 *lines, rest = (rest + piece).split(b"\n")
                 for line in filter(None, lines):
                     change = json.loads(line)
                     if change["type"] == "ERROR":
-                        said = change["object"]
-                        raise _error("WATCH", target, int(said.get("code") or 500), json.dumps(said).encode(), {})
-                    yield Change(change["type"], {"apiVersion": api_version, "kind": kind, **change["object"]})
+                        error = change["object"]
+                        raise _error("WATCH", target, int(error.get("code") or 500), json.dumps(error).encode(), {})
+                    yield WatchEvent(change["type"], {"apiVersion": api_version, "kind": kind, **change["object"]})
 
-    async def apply(self, manifest: Manifest, *, force: bool, manager: str = names.FIELD_MANAGER) -> Applied:
+    async def apply(self, manifest: Manifest, *, force: bool, manager: str = names.FIELD_MANAGER) -> ApplyResult:
         """See Cluster."""
         query = {"fieldManager": manager, "force": "true" if force else "false"}
-        return await self._ask("PATCH", ref(manifest), body=manifest, query=query, content_type=_APPLY)
+        return await self._request("PATCH", ref(manifest), body=manifest, query=query, content_type=_APPLY)
 
     async def apply_status(self, manifest: Manifest) -> Manifest:
         """See Cluster."""
         query = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
-        answer = await self._ask(
+        result = await self._request(
             "PATCH", ref(manifest), body=manifest, query=query, content_type=_APPLY, subresource="/status"
         )
-        return answer.live
+        return result.live
 
     async def delete(self, target: Ref, *, uid: str) -> None:
         """See Cluster."""
         body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
         try:
-            await self._ask("DELETE", target, body=body)
+            await self._request("DELETE", target, body=body)
         except UnavailableError as exc:
             if exc.status not in {404, 409}:
                 raise
@@ -248,19 +248,19 @@ class ApiServer:
         """See Cluster."""
         collection = ref(manifest)._replace(name="")
         query = {"fieldManager": names.FIELD_MANAGER}
-        return (await self._ask("POST", collection, body=manifest, query=query)).live
+        return (await self._request("POST", collection, body=manifest, query=query)).live
 
     async def replace(self, manifest: Manifest) -> Manifest:
         """See Cluster."""
         query = {"fieldManager": names.FIELD_MANAGER}
-        return (await self._ask("PUT", ref(manifest), body=manifest, query=query)).live
+        return (await self._request("PUT", ref(manifest), body=manifest, query=query)).live
 
     async def merge(self, target: Ref, change: Mapping[str, Any]) -> Manifest:
         """See Cluster."""
         query = {"fieldManager": names.FIELD_MANAGER}
-        return (await self._ask("PATCH", target, body=change, query=query, content_type=_MERGE)).live
+        return (await self._request("PATCH", target, body=change, query=query, content_type=_MERGE)).live
 
-    async def _ask(
+    async def _request(
         self,
         verb: str,
         target: Ref,
@@ -269,29 +269,29 @@ class ApiServer:
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
         subresource: str = "",
-    ) -> Applied:
+    ) -> ApplyResult:
         if verb != "GET":
             if target.kind != "Lease":
                 self.before_write()
-            self._wrote(verb, target.kind + subresource)
-        sent = _Sent(body, content_type, subresource)
-        async with self._asking(verb, target, sent, query=query or {}, timeout_s=TIMEOUT_S) as answer:
-            content: bytes = await answer.read()
-            if answer.status >= 300:  # noqa: PLR2004 - HTTP's own number
-                raise _error(verb, target, answer.status, content, answer.headers)
-            return Applied(json.loads(content), created=answer.status == _CREATED)
+            self._on_write(verb, target.kind + subresource)
+        body_fields = _Body(body, content_type, subresource)
+        async with self._send(verb, target, body_fields, query=query or {}, timeout_s=TIMEOUT_S) as response:
+            content: bytes = await response.read()
+            if response.status >= 300:  # noqa: PLR2004 - HTTP's own number
+                raise _error(verb, target, response.status, content, response.headers)
+            return ApplyResult(json.loads(content), created=response.status == _CREATED)
 
     @asynccontextmanager
-    async def _asking(
-        self, verb: str, target: Ref, sent: "_Sent", *, query: Mapping[str, str], timeout_s: float
+    async def _send(
+        self, verb: str, target: Ref, body: "_Body", *, query: Mapping[str, str], timeout_s: float
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a request; yield the answer before its content is read."""
+        """Send a request; yield the response before its content is read."""
         parts = await self._api.param_serialize(
             verb,
-            _path(target) + sent.subresource,
+            _path(target) + body.subresource,
             query_params=list(query.items()),
-            header_params={**_PLAIN, "Content-Type": sent.content_type},
-            body=sent.body,
+            header_params={**_HEADERS, "Content-Type": body.content_type},
+            body=body.content,
             auth_settings=["BearerToken"],
         )
         try:
@@ -300,26 +300,26 @@ class ApiServer:
                 async with answer.response as response:
                     yield response
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            why = str(exc) or type(exc).__name__
-            raise UnavailableError(f"{verb} {target}: no answer from the API server: {why}") from exc
+            cause = str(exc) or type(exc).__name__
+            raise UnavailableError(f"{verb} {target}: no answer from the API server: {cause}") from exc
 
 
-class _Sent(NamedTuple):
-    """What goes with a request."""
+class _Body(NamedTuple):
+    """Body of a request, and what belongs to it."""
 
-    body: Mapping[str, Any] | None = None
+    content: Mapping[str, Any] | None = None
     content_type: str = "application/json"
     subresource: str = ""
 
 
-def _selecting(labels: Mapping[str, str]) -> dict[str, str]:
+def _selector_query(labels: Mapping[str, str]) -> dict[str, str]:
     return {"labelSelector": names.selector(labels)} if labels else {}
 
 
 def _path(target: Ref) -> str:
     root = f"/apis/{target.api_version}" if "/" in target.api_version else f"/api/{target.api_version}"
     if not target.kind:
-        return root  # what the API server serves of a group
+        return root  # the resources of a group
     place = f"{root}/namespaces/{quote(target.namespace)}" if target.namespace else root
     path = f"{place}/{PLURALS[target.api_version, target.kind]}"
     return f"{path}/{quote(target.name)}" if target.name else path
@@ -327,57 +327,61 @@ def _path(target: Ref) -> str:
 
 def _error(verb: str, target: Ref, status: int, content: bytes, headers: Mapping[str, str]) -> ClusterError:
     try:
-        said = json.loads(content)
+        status_object = json.loads(content)
     except ValueError:
-        said = {}
-    said = said if isinstance(said, dict) else {}
-    asked = headers.get("Retry-After", "")
-    again_s = min(MAX_AGAIN_S, float(asked)) if asked.isascii() and asked.isdecimal() else 0.0
-    words = str(said.get("message") or f"HTTP {status}")[:MAX_MESSAGE_CHARS]
-    message = f"{verb} {target}: {words}"
+        status_object = {}
+    status_object = status_object if isinstance(status_object, dict) else {}
+    retry_after = headers.get("Retry-After", "")
+    retry_after_s = (
+        min(MAX_RETRY_AFTER_S, float(retry_after)) if retry_after.isascii() and retry_after.isdecimal() else 0.0
+    )
+    text = str(status_object.get("message") or f"HTTP {status}")[:MAX_MESSAGE_CHARS]
+    message = f"{verb} {target}: {text}"
     if status == 409:  # noqa: PLR2004 - HTTP's own number
-        return ConflictError(message, status=status, again_s=again_s)
-    causes = (said.get("details") or {}).get("causes") or ()
-    going = any(cause.get("reason") == "NamespaceTerminating" for cause in causes)
-    if going or status in _AGAIN or status >= 500:  # noqa: PLR2004 - HTTP's own number
-        return UnavailableError(message, status=status, again_s=again_s)
+        return ConflictError(message, status=status, retry_after_s=retry_after_s)
+    causes = (status_object.get("details") or {}).get("causes") or ()
+    terminating = any(cause.get("reason") == "NamespaceTerminating" for cause in causes)
+    if terminating or status in _TRANSIENT or status >= 500:  # noqa: PLR2004 - HTTP's own number
+        return UnavailableError(message, status=status, retry_after_s=retry_after_s)
     return RefusedError(message, status=status)
 
 
 @asynccontextmanager
-async def connect(wrote: Callable[[str, str], None], *, watches: int = 0) -> AsyncIterator[tuple[ApiServer, Access]]:
-    """Reach the cluster this process runs in, else the one of KUBECONFIG; raise ConfigurationError."""
+async def connect(
+    on_write: Callable[[str, str], None], *, watches: int = 0
+) -> AsyncIterator[tuple[ApiServer, ConnectionInfo]]:
+    """Connect to the cluster this process runs in, else to that of KUBECONFIG; raise ConfigurationError."""
     settings = client.Configuration()
     settings.connection_pool_maxsize = MAX_CONNECTIONS + watches
     try:
         if os.environ.get("KUBERNETES_SERVICE_HOST"):
             config.load_incluster_config(client_configuration=settings)
         else:
-            where = os.environ.get("KUBECONFIG") or "~/.kube/config"
-            await config.load_kube_config(config_file=where, client_configuration=settings)
+            path = os.environ.get("KUBECONFIG") or "~/.kube/config"
+            await config.load_kube_config(config_file=path, client_configuration=settings)
     except (config.ConfigException, OSError) as exc:
         message = f"no cluster can be reached by a service account, KUBECONFIG or ~/.kube/config: {exc}"
         raise ConfigurationError(message) from exc
     settings.proxy = _proxy(settings.host)
-    # Else aiohttp would read the environment and ~/.netrc for each request: a fifth of what the operator costs.
+    # trust_env has aiohttp read the environment and ~/.netrc for each request: a fifth of the operator's CPU.
     settings.client_session_kwargs = {"trust_env": False}
     async with client.ApiClient(settings) as api:
         api.user_agent = names.FIELD_MANAGER
-        yield ApiServer(api, wrote), _access(settings)
+        yield ApiServer(api, on_write), _connection_info(settings)
 
 
 def _proxy(server: str) -> str | None:
-    """Return the proxy by which the environment wants *server* reached."""
+    """Return the HTTP proxy of the environment for *server*."""
     url = urlsplit(server)
     return None if proxy_bypass(url.hostname or "") else getproxies().get(url.scheme)
 
 
-def _access(settings: client.Configuration) -> Access:
+def _connection_info(settings: client.Configuration) -> ConnectionInfo:
     async def token() -> str | None:
-        written: str | None = await settings.get_api_key_with_prefix("BearerToken")
-        return written.split(" ")[-1].strip() if written else None
+        header: str | None = await settings.get_api_key_with_prefix("BearerToken")
+        return header.split(" ")[-1].strip() if header else None
 
-    return Access(
+    return ConnectionInfo(
         server=settings.host,
         ca_path=settings.ssl_ca_cert,
         certificate_path=settings.cert_file,

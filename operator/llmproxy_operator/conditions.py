@@ -1,7 +1,7 @@
-"""What the operator says about an LLMProxy: from what a pass saw to its status. Pure; all reasons live here.
+"""Status of an LLMProxy, from what a reconcile observed. Pure.
 
-In the way of kstatus, so that `kubectl wait`, Flux and Argo CD read it: observedGeneration at the top and in each
-condition, Reconciling and Stalled never both True, and a time that moves only when a condition's status flips.
+It follows kstatus, so that `kubectl wait`, Flux and Argo CD read it: observedGeneration at the top and in each
+condition, Reconciling and Stalled never both True, and lastTransitionTime moves only when a condition's status flips.
 """
 
 from collections.abc import Mapping
@@ -11,73 +11,40 @@ from typing import Any
 from llmproxy_api import LLMProxy
 from llmproxy_api.status import UNSEEN
 from llmproxy_operator import names
+from llmproxy_operator.reasons import Problem, Reason
 from llmproxy_operator.rollout_status import Rollout
 
 READY, AVAILABLE, RECONCILING, STALLED, PAUSED = "Ready", "Available", "Reconciling", "Stalled", "Paused"
 TYPES = (READY, AVAILABLE, RECONCILING, STALLED, PAUSED)
 
 MAX_MESSAGE_CHARS = 1024
-_UNSEEN = frozenset({"Created", "Paused"})
-"""Reasons of an object that no pass has looked into yet: whether it is ready is not known."""
-
-REASONS = {
-    # Ready or Available is True
-    "AllReplicasReady": "every wanted pod runs this configuration and is ready",
-    "ScaledToZero": "spec.replicas is 0: no pod is wanted and none is left",
-    "MinimumReplicasAvailable": "at least one pod serves",
-    # on the way
-    "Created": "the operator has seen the object, and the definition of LLMProxies is an older release's",
-    "RollingOut": "pods of this configuration are starting, or older ones end",
-    "ReplicasNotReady": "pods of this configuration run, and not all are ready",
-    "WaitingForDeletion": "objects of a deleted LLMProxy of this name are still going away",
-    "Unschedulable": "no node takes the new pod yet",
-    "LimitsStoreNotReady": "the store of shared limits that belongs to the proxy starts for the first time",
-    # on the way for 60 s, then stalled
-    "SecretNotFound": "a Secret that the spec names is not there",
-    "SecretKeyNotFound": "a Secret that the spec names lacks the key",
-    # on the way for some seconds, then stalled
-    "ImagePullFailed": "the node cannot get the image",
-    # stalled
-    "InvalidSpec": "the spec cannot be used; the API server took it before it knew better",
-    "LimitsStoreFailed": "the store of shared limits that belongs to the proxy does not run; all else is done",
-    "PodMonitorUnavailable": "spec.monitoring.podMonitor is true and the cluster knows no PodMonitor; all else is done",
-    "NotAllowed": "the spec asks for what the operator's settings do not allow",
-    "NameConflict": "an object of a name that the operator needs is somebody else's",
-    "ObjectRefused": "the API server refuses an object that the operator wants",
-    "QuotaExceeded": "the namespace's quota allows no more",
-    "PodsRefused": "the API server refuses the pods",
-    "ContainerRefused": "the node cannot make a container from the pod's template",
-    "CrashLoop": "a container ends again and again",
-    "ProgressDeadlineExceeded": "the new pod did not get ready in time",
-    # Paused is True; Ready and Reconciling too, if nothing was ever applied
-    "Paused": "the annotation llmproxy.dev/paused is true: nothing is applied until it is gone",
-    # Available is False; Reconciling, Stalled or Paused is False
-    "NoPodAvailable": "no pod serves",
-    "UpToDate": "nothing is to be done",
-    "Stalled": "someone must act first: see the condition Stalled",
-    "NotStalled": "nobody needs to act",
-    "NotPaused": "changes are applied",
+_BEFORE_FIRST_RECONCILE = frozenset({Reason.CREATED, Reason.PAUSED})
+"""Reasons of an object that was never reconciled: its readiness is Unknown."""
+_OF_RECONCILES: Mapping[str, Reason] = {
+    reason.value: reason
+    for reason in (
+        Reason.CREATED,
+        Reason.INVALID_SPEC,
+        Reason.NAME_CONFLICT,
+        Reason.NOT_ALLOWED,
+        Reason.OBJECT_REFUSED,
+        Reason.PAUSED,
+        Reason.QUOTA_EXCEEDED,
+        Reason.SECRET_KEY_NOT_FOUND,
+        Reason.SECRET_NOT_FOUND,
+        Reason.WAITING_FOR_DELETION,
+    )
 }
-"""Every reason and what it means; a reason never changes its meaning."""
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """Why a pass could not bring the objects to what is wanted."""
-
-    reason: str
-    message: str
-    final: bool
-    """Someone must act; else it goes on by itself."""
+"""Reasons that only another reconcile can take back; the others are read from the Deployment and its pods."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One aspect, without its times."""
+    """One condition, without its times."""
 
     type: str
     status: str
-    reason: str
+    reason: Reason
     message: str
 
 
@@ -85,173 +52,171 @@ NOTHING = Rollout()
 
 
 @dataclass(frozen=True)
-class View:
-    """What one pass saw."""
+class Observation:
+    """Result of one reconcile: the observed state, and what is wrong."""
 
     generation: int | None
-    """What the status is about; None: paused before anything was looked at."""
+    """Generation that the status is about; None: paused before the first reconcile."""
     proxy: LLMProxy | None
-    """None: the spec cannot be used, or nobody looked at it."""
+    """None: the spec is invalid, or was not read."""
     config_hash: str | None = None
-    """None: not known, because a Secret is missing or the spec cannot be used."""
+    """None: not known, because a Secret is missing or the spec is invalid."""
     rollout: Rollout = NOTHING
-    trouble: Trouble | None = None
-    lacks: Trouble | None = None
-    """What cannot be made beside the pods, which come first."""
+    problem: Problem | None = None
+    """Problem that kept the objects from being applied."""
+    secondary: Problem | None = None
+    """Problem of an object beside the pods; a problem of the pods comes first."""
     store: Rollout | None = None
-    """The proxy's own store of shared limits; None: it has none, or nobody looked."""
+    """Rollout of the proxy's own store of shared limits; None: it has none, or it was not read."""
     paused: bool = False
     note: str = ""
     """Message of the condition Paused."""
 
 
-_OF_PASSES = frozenset(
-    {
-        *("Created", "InvalidSpec", "NameConflict", "NotAllowed", "ObjectRefused", "Paused", "QuotaExceeded"),
-        *("SecretKeyNotFound", "SecretNotFound", "WaitingForDeletion"),
-    }
-)
-"""Reasons that only another pass can take back; the others are seen in the Deployment and its pods."""
+def store_problem(store: Rollout, generation: int, before: Mapping[str, Any]) -> Problem | None:
+    """Return the problem of the proxy's own store of shared limits.
 
-
-def store_trouble(store: Rollout, generation: int, before: Mapping[str, Any]) -> Trouble | None:
-    """Return what is wrong with the proxy's own store of shared limits.
-
-    Once it has run, its restarts are no trouble: the pods serve, and each goes on with its share of every limit.
+    Restarts after the first start are no problem: the pods serve, and each applies its offline quota of every limit.
     """
-    shares = "each pod goes on with its share of every limit"
-    if store.failure is not None and store.failure.final:
-        message = f"the store of shared limits does not run: {store.failure.message}; {shares}"
-        return Trouble("LimitsStoreFailed", message, final=True)
-    was = condition(before, READY)
-    if store.ready > 0 or (was.get("status"), was.get("observedGeneration")) == ("True", generation):
+    quota = "each pod applies its offline quota of every limit"
+    if store.problem is not None and store.problem.final:
+        message = f"the store of shared limits does not run: {store.problem.message}; {quota}"
+        return Problem.of(Reason.LIMITS_STORE_FAILED, message)
+    ready = condition(before, READY)
+    if store.ready > 0 or (ready.get("status"), ready.get("observedGeneration")) == ("True", generation):
         return None
-    return Trouble("LimitsStoreNotReady", f"the store of shared limits starts; until then {shares}", final=False)
+    return Problem.of(Reason.LIMITS_STORE_NOT_READY, f"the store of shared limits is starting; until then {quota}")
 
 
 def is_paused(annotations: Mapping[str, str]) -> bool:
-    """Whether an LLMProxy asks that nothing be applied."""
+    """Return whether the annotations of an LLMProxy pause the operator."""
     return annotations.get(names.ANNOTATION_PAUSED) == "true"
 
 
 def pause_note(annotations: Mapping[str, str]) -> str:
-    """Return what the condition Paused says."""
-    asked = annotations.get(names.ANNOTATION_PAUSED)
-    if asked == "true":
-        return f"nothing is applied: remove the annotation {names.ANNOTATION_PAUSED} to go on"
-    if asked in {None, "", "false"}:
+    """Return the message of the condition Paused."""
+    value = annotations.get(names.ANNOTATION_PAUSED)
+    if value == "true":
+        return f"nothing is applied; remove the annotation {names.ANNOTATION_PAUSED} to continue"
+    if value in {None, "", "false"}:
         return ""
     return f'the annotation {names.ANNOTATION_PAUSED} pauses only if it is "true"'
 
 
-def paused(before: Mapping[str, Any], seen: Rollout, annotations: Mapping[str, str]) -> View:
-    """Return the view of a pass that may apply nothing: pods as they are, all else as it was before."""
-    was = condition(before, READY)
-    trouble = None
-    if was.get("reason") in _OF_PASSES:
+def paused(before: Mapping[str, Any], rollout: Rollout, annotations: Mapping[str, str]) -> Observation:
+    """Return the observation of a paused LLMProxy: pods as they are, everything else as in the status *before*."""
+    ready = condition(before, READY)
+    problem = None
+    if (reason := _OF_RECONCILES.get(str(ready.get("reason")))) is not None:
         stalled = condition(before, STALLED).get("status") == "True"
-        trouble = Trouble(str(was["reason"]), str(was["message"]), final=stalled)
-    elif not was:
-        trouble = Trouble("Paused", "it was paused before anything was made of it", final=False)
+        problem = Problem(reason, str(ready["message"]), final=stalled)
+    elif not ready:
+        problem = Problem.of(Reason.PAUSED, "paused before the first reconcile")
     generation = before.get("observedGeneration")
-    return View(generation, None, None, seen, trouble, paused=True, note=pause_note(annotations))
+    return Observation(generation, None, None, rollout, problem, paused=True, note=pause_note(annotations))
 
 
-def conditions(view: View) -> tuple[Condition, ...]:
-    """Return what is so."""
-    seen, trouble = view.rollout, view.trouble or _of_rollout(view.rollout) or view.lacks
-    if trouble is None:
-        reason, message = _done(seen)
+def conditions(seen: Observation) -> tuple[Condition, ...]:
+    """Return every condition."""
+    problem = seen.problem or _rollout_problem(seen.rollout) or seen.secondary
+    if problem is None:
+        reason, message = _ready_reason(seen.rollout)
         main = (
             Condition(READY, "True", reason, message),
-            Condition(RECONCILING, "False", "UpToDate", ""),
-            Condition(STALLED, "False", "NotStalled", ""),
+            Condition(RECONCILING, "False", Reason.UP_TO_DATE, ""),
+            Condition(STALLED, "False", Reason.NOT_STALLED, ""),
         )
-    elif trouble.final:
+    elif problem.final:
+        waiting = "waiting until the problem in the condition Stalled is resolved"
         main = (
-            Condition(READY, "False", trouble.reason, trouble.message),
-            Condition(
-                RECONCILING, "False", "Stalled", "waits until the cause that the condition Stalled names is gone"
-            ),
-            Condition(STALLED, "True", trouble.reason, trouble.message),
+            Condition(READY, "False", problem.reason, problem.message),
+            Condition(RECONCILING, "False", Reason.STALLED, waiting),
+            Condition(STALLED, "True", problem.reason, problem.message),
         )
     else:
+        ready = "Unknown" if problem.reason in _BEFORE_FIRST_RECONCILE else "False"
         main = (
-            Condition(READY, "Unknown" if trouble.reason in _UNSEEN else "False", trouble.reason, trouble.message),
-            Condition(RECONCILING, "True", trouble.reason, trouble.message),
-            Condition(STALLED, "False", "NotStalled", ""),
+            Condition(READY, ready, problem.reason, problem.message),
+            Condition(RECONCILING, "True", problem.reason, problem.message),
+            Condition(STALLED, "False", Reason.NOT_STALLED, ""),
         )
-    pause = Condition(PAUSED, "True" if view.paused else "False", "Paused" if view.paused else "NotPaused", view.note)
-    made = {item.type: item for item in (*main, _available(seen), pause)}
-    return tuple(replace(made[kind], message=made[kind].message[:MAX_MESSAGE_CHARS]) for kind in TYPES)
+    pause = (
+        Condition(PAUSED, "True", Reason.PAUSED, seen.note)
+        if seen.paused
+        else Condition(PAUSED, "False", Reason.NOT_PAUSED, seen.note)
+    )
+    by_type = {item.type: item for item in (*main, _available(seen.rollout), pause)}
+    return tuple(replace(by_type[kind], message=by_type[kind].message[:MAX_MESSAGE_CHARS]) for kind in TYPES)
 
 
-def _done(seen: Rollout) -> tuple[str, str]:
-    if seen.wanted == 0:
-        return "ScaledToZero", "spec.replicas is 0: set it to 1 to serve"
-    return "AllReplicasReady", f"{seen.ready} of {seen.wanted} pods are ready and run this configuration"
+def _ready_reason(rollout: Rollout) -> tuple[Reason, str]:
+    if rollout.desired == 0:
+        return Reason.SCALED_TO_ZERO, "spec.replicas is 0: set it to 1 to serve"
+    message = f"{rollout.ready} of {rollout.desired} pods are ready and run this configuration"
+    return Reason.ALL_REPLICAS_READY, message
 
 
-def _available(seen: Rollout) -> Condition:
-    if seen.available > 0:
-        return Condition(AVAILABLE, "True", "MinimumReplicasAvailable", f"{_pods(seen.available)} can be called")
-    if seen.current and seen.wanted == 0:
-        return Condition(AVAILABLE, "False", "ScaledToZero", "spec.replicas is 0: set it to 1 to serve")
-    return Condition(AVAILABLE, "False", "NoPodAvailable", "no pod can be called")
+def _available(rollout: Rollout) -> Condition:
+    if rollout.available > 0:
+        reason, message = Reason.MINIMUM_REPLICAS_AVAILABLE, f"{_pods_are(rollout.available)} available"
+        return Condition(AVAILABLE, "True", reason, message)
+    if rollout.current and rollout.desired == 0:
+        return Condition(AVAILABLE, "False", Reason.SCALED_TO_ZERO, "spec.replicas is 0: set it to 1 to serve")
+    return Condition(AVAILABLE, "False", Reason.NO_POD_AVAILABLE, "no pod is available")
 
 
-def _of_rollout(seen: Rollout) -> Trouble | None:
-    if seen.failure is not None:
-        older = seen.pods > seen.updated and seen.available > 0
-        serving = "; the configuration before keeps serving" if older else ""
-        return Trouble(seen.failure.reason, seen.failure.message + serving, final=seen.failure.final)
-    if seen.complete:
+def _rollout_problem(rollout: Rollout) -> Problem | None:
+    if rollout.problem is not None:
+        older = rollout.pods > rollout.updated and rollout.available > 0
+        serving = "; the previous configuration keeps serving" if older else ""
+        return replace(rollout.problem, message=rollout.problem.message + serving)
+    if rollout.complete:
         return None
-    if seen.current and seen.updated >= seen.wanted and seen.pods == seen.updated:
-        return Trouble("ReplicasNotReady", f"{seen.ready} of {seen.wanted} pods are ready", final=False)
-    if seen.wanted == 0:
-        return Trouble("RollingOut", f"{_pods(seen.pods)} of none that is wanted still runs", final=False)
-    message = f"{seen.updated} of {seen.wanted} pods run this configuration, {_pods(seen.ready)} of all are ready"
-    return Trouble("RollingOut", message, final=False)
+    if rollout.current and rollout.updated >= rollout.desired and rollout.pods == rollout.updated:
+        return Problem.of(Reason.REPLICAS_NOT_READY, f"{rollout.ready} of {rollout.desired} pods are ready")
+    if rollout.desired == 0:
+        return Problem.of(Reason.ROLLING_OUT, f"scaling to 0: {_pods_are(rollout.pods)} still terminating")
+    message = f"{rollout.updated} of {rollout.desired} pods run this configuration; {_pods_are(rollout.ready)} ready"
+    return Problem.of(Reason.ROLLING_OUT, message)
 
 
-def _pods(count: int) -> str:
-    return "1 pod" if count == 1 else f"{count} pods"
+def _pods_are(count: int) -> str:
+    return "1 pod is" if count == 1 else f"{count} pods are"
 
 
-def status(view: View, before: Mapping[str, Any], *, now: str) -> dict[str, Any]:
-    """Return the whole status; *before* is the one that is there, *now* a time in RFC 3339."""
-    proxy, seen = view.proxy, view.rollout
-    made: dict[str, Any] = {
-        "observedGeneration": view.generation,
-        "conditions": [_dated(item, view.generation, before, now) for item in conditions(view)],
-        "replicas": seen.pods,
-        "readyReplicas": seen.ready,
-        "updatedReplicas": seen.updated,
-        "configHash": view.config_hash or before.get("configHash"),
+def status(seen: Observation, before: Mapping[str, Any], *, now: str) -> dict[str, Any]:
+    """Return the whole status; *before* is the present one, *now* a time in RFC 3339."""
+    proxy, rollout = seen.proxy, seen.rollout
+    fields: dict[str, Any] = {
+        "observedGeneration": seen.generation,
+        "conditions": [_dated(item, seen.generation, before, now) for item in conditions(seen)],
+        "replicas": rollout.pods,
+        "readyReplicas": rollout.ready,
+        "updatedReplicas": rollout.updated,
+        "configHash": seen.config_hash or before.get("configHash"),
         "models": before.get("models"),
         "limits": before.get("limits"),
     }
     if proxy is not None:
         name = proxy.metadata.name
-        made["endpoint"] = names.endpoint_url(name, proxy.metadata.namespace)
-        made["selector"] = names.selector(names.selector_labels(name))
-        if view.trouble is None and seen.complete:  # while pods roll, what is in force is what was
-            made["models"] = [model.name for model in proxy.spec.models]
-            made["limits"] = _limits(proxy)
+        fields["endpoint"] = names.endpoint_url(name, proxy.metadata.namespace)
+        fields["selector"] = names.selector(names.selector_labels(name))
+        if seen.problem is None and rollout.complete:  # while pods roll, the previous values are in force
+            fields["models"] = [model.name for model in proxy.spec.models]
+            fields["limits"] = _limits(proxy)
     else:
-        made["endpoint"], made["selector"] = before.get("endpoint"), before.get("selector")
-    if made["limits"] and made["limits"]["mode"] == "Managed" and view.store is not None:
-        made["limits"] = {**made["limits"], "storeReady": view.store.ready > 0}
-    return {key: value for key, value in made.items() if value is not None}
+        fields["endpoint"], fields["selector"] = before.get("endpoint"), before.get("selector")
+    if fields["limits"] and fields["limits"]["mode"] == "Managed" and seen.store is not None:
+        fields["limits"] = {**fields["limits"], "storeReady": seen.store.ready > 0}
+    return {key: value for key, value in fields.items() if value is not None}
 
 
 def _limits(proxy: LLMProxy) -> dict[str, Any]:
     limits = proxy.spec.rate_limits
-    set_ones = {} if limits is None else limits.model_dump(by_alias=True, exclude_none=True)
+    values = {} if limits is None else limits.model_dump(by_alias=True, exclude_none=True)
     return {
         "mode": proxy.spec.sharing,
-        **{key: set_ones[key] for key in ("rpm", "rps", "tpm", "maxParallel") if key in set_ones},
+        **{key: values[key] for key in ("rpm", "rps", "tpm", "maxParallel") if key in values},
     }
 
 
@@ -261,7 +226,7 @@ def _dated(item: Condition, generation: int | None, before: Mapping[str, Any], n
     return {
         "type": item.type,
         "status": item.status,
-        "reason": item.reason,
+        "reason": str(item.reason),
         "message": item.message,
         **({} if generation is None else {"observedGeneration": generation}),
         "lastTransitionTime": now if flipped else old["lastTransitionTime"],
@@ -270,19 +235,19 @@ def _dated(item: Condition, generation: int | None, before: Mapping[str, Any], n
 
 def reported(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the status that an operator wrote; an empty one if it is only the API server's default."""
-    there: Mapping[str, Any] = raw.get("status") or {}
-    if there.get("observedGeneration") != UNSEEN:
-        return there
-    return {name: value for name, value in there.items() if name != "observedGeneration"}
+    written: Mapping[str, Any] = raw.get("status") or {}
+    if written.get("observedGeneration") != UNSEEN:
+        return written
+    return {name: value for name, value in written.items() if name != "observedGeneration"}
 
 
-def condition(there: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    """Return one condition of a status, an empty one if there is none."""
-    found: Mapping[str, Any] = next((item for item in there.get("conditions") or () if item.get("type") == kind), {})
-    return found
+def condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """Return one condition of a status, an empty one if it has none."""
+    items: list[Mapping[str, Any]] = status.get("conditions") or []
+    return next((item for item in items if item.get("type") == kind), {})
 
 
-def same(wanted: Mapping[str, Any], there: Mapping[str, Any]) -> bool:
-    """Whether a status says what is wanted; conditions of other people's types do not count."""
-    ours = [item for kind in TYPES if (item := dict(condition(there, kind)))]
-    return dict(wanted) == {**there, "conditions": ours}
+def same(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
+    """Return whether two statuses say the same; conditions of other types than ours do not count."""
+    ours = [item for kind in TYPES if (item := dict(condition(old, kind)))]
+    return dict(new) == {**old, "conditions": ours}

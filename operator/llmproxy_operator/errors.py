@@ -1,9 +1,9 @@
-"""What can go wrong, told apart by who must act.
+"""Errors of this package, told apart by who must act.
 
 OperatorError
-  ClusterError           the API server did not do what it was asked; `status` is the HTTP status, 0 without an answer
-    UnavailableError     nobody: the pass is repeated
-      ConflictError      nobody: somebody else was faster, the next pass sees their work
+  ClusterError           the API server did not serve a request; `status` is the HTTP status, 0 without an answer
+    UnavailableError     nobody: the reconcile is repeated
+      ConflictError      nobody: somebody else was faster, the next reconcile sees their work
     RefusedError         a person: the object or the operator's rights must change
   LeaseLostError         nobody: this process ends, another one leads
 """
@@ -12,31 +12,31 @@ OperatorError
 class OperatorError(Exception):
     """Any error of this package."""
 
-    again_s = 0.0
-    """The next try makes no sense any earlier, in seconds from now."""
+    retry_after_s = 0.0
+    """Minimum delay of the next try, in seconds."""
 
 
 class ClusterError(OperatorError):
-    """The API server did not do what it was asked. The message names the object and repeats the server's words."""
+    """The API server did not serve a request. The message names the object and quotes the server."""
 
-    def __init__(self, message: str, *, status: int = 0, again_s: float = 0.0) -> None:
-        """*again_s* is when the API server asked to be asked again."""
+    def __init__(self, message: str, *, status: int = 0, retry_after_s: float = 0.0) -> None:
+        """*retry_after_s* is the API server's `Retry-After`."""
         super().__init__(message)
         self.status = status
-        self.again_s = again_s
+        self.retry_after_s = retry_after_s
 
 
 class UnavailableError(ClusterError):
-    """No answer, or one that may be another the next time: a later try may succeed."""
+    """No answer, or a transient one: a later try may succeed."""
 
 
 class ConflictError(UnavailableError):
-    """The object is not what the request took it for: it was changed, replaced or made in between."""
+    """The object was changed, replaced or created in between."""
 
 
 class RefusedError(ClusterError):
-    """The API server understood and said no; trying the same again changes nothing."""
+    """The API server refused the request; the same one again will be refused too."""
 
 
 class LeaseLostError(OperatorError):
-    """Another process may lead from now on; nothing more may be written by this one."""
+    """Another process may lead from now on; this one must write nothing more."""

@@ -1,7 +1,7 @@
-"""Kubernetes Events about LLMProxies, for `kubectl describe`: one per reason, which counts and has the newest words.
+"""Kubernetes Events about LLMProxies, for `kubectl describe`: one per reason, with a count and the newest message.
 
-The status that was there before a pass says what is already known, so a restart of the operator announces nothing
-anew. An Event that cannot be written is logged and forgotten: the status has the same words.
+The status before a reconcile says what is already known, so a restart of the operator records nothing anew. An Event
+that cannot be written is logged and dropped: the status has the same message.
 """
 
 import hashlib
@@ -17,17 +17,18 @@ from llmproxy_operator.cluster import Cluster
 from llmproxy_operator.conditions import READY, RECONCILING, STALLED, condition
 from llmproxy_operator.errors import ClusterError
 from llmproxy_operator.manifest import Manifest, Ref
+from llmproxy_operator.reasons import Reason
 
 log = logging.getLogger(__name__)
 
-MAX_REMEMBERED = 2000
+MAX_CACHED = 2000
 MIN_INTERVAL_S = 60
-"""A proxy that goes to and fro is told of so often at most, for each reason; what happens in between is counted."""
-_GONE = 404
-"""HTTP's number for an Event whose time is over: API servers keep them for an hour."""
-_STEPS = frozenset({"RollingOut", "ReplicasNotReady"})
-"""Reasons that follow each other in every roll: the first one is told of."""
-MAX_NOTE_CHARS = 1000
+"""Minimum interval of writes per LLMProxy and reason; changes in between are counted."""
+_NOT_FOUND = 404
+"""HTTP status for an Event that expired: API servers keep them for an hour."""
+_STEPS = frozenset({Reason.ROLLING_OUT, Reason.REPLICAS_NOT_READY})
+"""Reasons that follow each other in every roll: only the first one is recorded."""
+MAX_MESSAGE_CHARS = 1000
 """Kubernetes takes 1024 bytes."""
 
 
@@ -36,58 +37,58 @@ _Identity = tuple[str, str, str]
 
 
 @dataclass
-class _Told:
+class _RecordedEvent:
     event: Ref
     at: datetime
     count: int
 
 
-class Announcer:
+class EventRecorder:
     """Writes Events."""
 
     def __init__(self, cluster: Cluster, *, instance: str, now: Callable[[], datetime]) -> None:
-        """*instance* is the pod that speaks."""
+        """*instance* is the pod that reports."""
         self._cluster = cluster
         self._instance = instance
         self._now = now
-        self._told: OrderedDict[_Identity, _Told] = OrderedDict()
+        self._recorded: OrderedDict[_Identity, _RecordedEvent] = OrderedDict()
 
-    async def announce(self, raw: Manifest, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-        """Tell of what changed between two statuses of *raw*, if it is worth an Event."""
-        news = _news(before, after)
-        if news is None:
+    async def record(self, raw: Manifest, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        """Write an Event about the change between two statuses of *raw*, if it is worth one."""
+        change = _change(before, after)
+        if change is None:
             return
-        kind, reason, message = news
+        kind, reason, message = change
         # Without the message: the last lines of a log hold times, and would make each Event another.
         identity = (str(raw["metadata"]["uid"]), kind, reason)
-        told, now = self._told.get(identity), self._now()
+        recorded, now = self._recorded.get(identity), self._now()
         try:
-            if told is None:
-                await self._first(raw, identity, message, now)
+            if recorded is None:
+                await self._create(raw, identity, message, now)
                 return
-            told.count += 1
-            if (now - told.at).total_seconds() >= MIN_INTERVAL_S:
-                told.at = now
-                await self._again(raw, identity, message, told)
+            recorded.count += 1
+            if (now - recorded.at).total_seconds() >= MIN_INTERVAL_S:
+                recorded.at = now
+                await self._update(raw, identity, message, recorded)
         except ClusterError as exc:
             log.warning("event_not_written", extra={"reason": reason, "error": str(exc)})
 
-    async def _again(self, raw: Manifest, identity: _Identity, message: str, told: _Told) -> None:
-        change = {"count": told.count, "lastTimestamp": _written(told.at), "message": message}
+    async def _update(self, raw: Manifest, identity: _Identity, message: str, recorded: _RecordedEvent) -> None:
+        change = {"count": recorded.count, "lastTimestamp": _timestamp(recorded.at), "message": message}
         try:
-            await self._cluster.merge(told.event, change)
+            await self._cluster.merge(recorded.event, change)
         except ClusterError as exc:
-            if exc.status != _GONE:
+            if exc.status != _NOT_FOUND:
                 raise
-            await self._first(raw, identity, message, told.at)
+            await self._create(raw, identity, message, recorded.at)
 
-    async def _first(self, raw: Manifest, identity: _Identity, message: str, now: datetime) -> None:
+    async def _create(self, raw: Manifest, identity: _Identity, message: str, now: datetime) -> None:
         metadata = raw["metadata"]
-        digest = hashlib.sha256("\0".join((*identity, self._instance, _written(now))).encode()).hexdigest()[:16]
+        digest = hashlib.sha256("\0".join((*identity, self._instance, _timestamp(now))).encode()).hexdigest()[:16]
         event = Ref("v1", "Event", metadata["namespace"], f"{metadata['name']}.{digest}")
-        self._told[identity] = _Told(event, now, 1)
-        while len(self._told) > MAX_REMEMBERED:
-            self._told.popitem(last=False)
+        self._recorded[identity] = _RecordedEvent(event, now, 1)
+        while len(self._recorded) > MAX_CACHED:
+            self._recorded.popitem(last=False)
         await self._cluster.create(
             {
                 "apiVersion": "v1",
@@ -103,8 +104,8 @@ class Announcer:
                 "message": message,
                 "action": "Reconcile",
                 "count": 1,
-                "firstTimestamp": _written(now),
-                "lastTimestamp": _written(now),
+                "firstTimestamp": _timestamp(now),
+                "lastTimestamp": _timestamp(now),
                 "reportingComponent": names.FIELD_MANAGER,
                 "reportingInstance": self._instance,
                 "source": {"component": names.FIELD_MANAGER},
@@ -112,20 +113,21 @@ class Announcer:
         )
 
 
-def _written(at: datetime) -> str:
+def _timestamp(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _news(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, str, str] | None:
-    """Return type, reason and message, None if nothing changed that a person would want to be told."""
+def _change(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    """Return type, reason and message of the change, None if it is not worth an Event."""
     for kind, condition_type in (("Warning", STALLED), ("Normal", READY), ("Normal", RECONCILING)):
-        now, was = condition(after, condition_type), condition(before, condition_type)
-        if now.get("status") == "True":
-            if (was.get("status"), was.get("reason")) == ("True", now["reason"]) or now["reason"] == "Created":
+        new, old = condition(after, condition_type), condition(before, condition_type)
+        if new.get("status") == "True":
+            unchanged = (old.get("status"), old.get("reason")) == ("True", new["reason"])
+            if unchanged or new["reason"] == Reason.CREATED:
                 return None
-            # That a new one is being made nobody needs to be told.
-            on_the_way = not before.get("conditions") or was.get("status") == "True"
-            if kind == "Normal" and on_the_way and now["reason"] in _STEPS:
+            # The steps of a new LLMProxy, and of a roll that an Event already reports, are no news.
+            expected = not before.get("conditions") or old.get("status") == "True"
+            if kind == "Normal" and expected and new["reason"] in _STEPS:
                 return None
-            return kind, str(now["reason"]), str(now["message"])[:MAX_NOTE_CHARS]
+            return kind, str(new["reason"]), str(new["message"])[:MAX_MESSAGE_CHARS]
     return None

@@ -1,4 +1,4 @@
-"""The operator's own port: /healthz for the kubelet, /readyz, and /metrics. It reads and answers, nothing else."""
+"""HTTP server of the operator: /healthz for the kubelet, /readyz, and /metrics."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,28 +9,28 @@ from aiohttp import web
 from llmproxy_operator.metrics import Metrics
 
 STUCK_S = 180.0
-"""A proxy whose turn has come and that waits so long: the passes hang, a restart is the cure."""
+"""Wait in the queue from which reconciles count as hanging: a restart is the cure."""
 
 
 @dataclass
 class Health:
-    """How the process is; filled in by those who know."""
+    """Health of the process, set by its parts."""
 
     metrics: Metrics
     oldest_s: Callable[[], float] = lambda: 0.0
-    """How long the first proxy of the queue has been waiting."""
+    """Wait of the first key of the queue, in seconds."""
     ready: bool = False
-    """It works, or waits for its turn to lead."""
+    """It is the leader, or a candidate that waits for the Lease."""
 
     def problem(self) -> str:
-        """Say why the process should be restarted, empty if it should not."""
+        """Return why the process should be restarted, empty if it should not."""
         waits_s = self.oldest_s()
-        return f"a proxy has been waiting {waits_s:.0f} s for its pass" if waits_s > STUCK_S else ""
+        return f"an LLMProxy has been waiting {waits_s:.0f} s for a worker" if waits_s > STUCK_S else ""
 
 
 @asynccontextmanager
 async def serve(health: Health, *, port: int, host: str = "0.0.0.0") -> AsyncIterator[int]:  # noqa: S104 - in a pod
-    """Answer on *port* (0: any) while the context lasts; yield the port."""
+    """Serve on *port* (0: any) while the context lasts; yield the port."""
 
     async def healthz(_: web.Request) -> web.Response:
         problem = health.problem()

@@ -1,6 +1,6 @@
-"""Who works: a Lease that one process of several holds. The others wait; who loses it must end.
+"""Leader election by a Lease: one process of several holds it, the others wait, and a process that loses it ends.
 
-A holder that cannot renew gives up before anybody else may take over, judged by its own clock alone. Others judge the
+A holder that cannot renew gives up before anybody else may take over, by its own clock alone. Candidates judge the
 Lease by how long they have seen it unchanged, so clocks of different machines need not agree.
 """
 
@@ -20,15 +20,15 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Terms:
-    """Times in seconds: retry < renew_deadline < duration, and what lies between the last two is the safety."""
+class LeaseTiming:
+    """Times in seconds: retry < renew_deadline < duration; the difference of the last two is the safety margin."""
 
     duration_s: float = 15.0
     renew_deadline_s: float = 10.0
     retry_s: float = 2.0
 
 
-class Election:
+class LeaderElector:
     """One candidate for a Lease."""
 
     def __init__(
@@ -39,52 +39,52 @@ class Election:
         identity: str,
         clock: Callable[[], float],
         now: Callable[[], datetime],
-        terms: Terms | None = None,
+        timing: LeaseTiming | None = None,
     ) -> None:
-        """*identity* tells this process from all others, also from the one before in the same pod."""
+        """*identity* is unique to this process, also among restarts of one pod."""
         self._cluster = cluster
         self._target = target
         self._identity = identity
         self._clock = clock
         self._now = now
-        self._terms = terms or Terms()
-        self._seen: tuple[str, float] | None = None
+        self._timing = timing or LeaseTiming()
+        self._observed: tuple[str, float] | None = None
         self._renewed_s = -math.inf
         self.holder = ""
-        """Who held the Lease when it was last read, for people."""
+        """Holder of the Lease when it was last read, for people."""
 
-    async def acquire(self, told: Callable[[], None] = lambda: None) -> None:
-        """Wait until the Lease is ours; *told* is called whenever the API server has answered."""
-        waiting_for, complained = None, ""
+    async def acquire(self, on_answer: Callable[[], None] = lambda: None) -> None:
+        """Wait until the Lease is ours; *on_answer* is called whenever the API server has answered."""
+        logged_holder, logged_error = None, ""
         while True:
-            began_s = self._clock()
+            start_s = self._clock()
             try:
                 if await self._try():
-                    self._renewed_s = began_s
+                    self._renewed_s = start_s
                     log.info("lease_acquired", extra={"lease": str(self._target), "holder": self._identity})
-                    told()
+                    on_answer()
                     return
-                told()
+                on_answer()
             except ConflictError:
                 pass  # somebody else was faster
             except ClusterError as exc:
-                if str(exc) != complained:  # not once more with every try
-                    complained = str(exc)
-                    log.warning("lease_unavailable", extra={"lease": str(self._target), "error": complained})
-            if self.holder and self.holder != waiting_for:
-                waiting_for = self.holder
-                log.info("lease_awaited", extra={"lease": str(self._target), "holder": self.holder})
-            await asyncio.sleep(self._terms.retry_s)
+                if str(exc) != logged_error:  # once, not with every try
+                    logged_error = str(exc)
+                    log.warning("lease_unavailable", extra={"lease": str(self._target), "error": logged_error})
+            if self.holder and self.holder != logged_holder:
+                logged_holder = self.holder
+                log.info("lease_waiting", extra={"lease": str(self._target), "holder": self.holder})
+            await asyncio.sleep(self._timing.retry_s)
 
-    async def keep(self) -> NoReturn:
+    async def renew(self) -> NoReturn:
         """Renew for ever; raise LeaseLostError once it is lost or could not be renewed in time."""
         while True:
-            await asyncio.sleep(self._terms.retry_s)
-            began_s = self._clock()
+            await asyncio.sleep(self._timing.retry_s)
+            start_s = self._clock()
             try:
-                async with asyncio.timeout(max(0.1, self._renewed_s + self._terms.renew_deadline_s - began_s)):
+                async with asyncio.timeout(max(0.1, self._renewed_s + self._timing.renew_deadline_s - start_s)):
                     if await self._try():
-                        self._renewed_s = began_s
+                        self._renewed_s = start_s
                         continue
                 raise LeaseLostError(f"{self._target} is held by {self.holder!r} now")
             except (ClusterError, TimeoutError) as exc:
@@ -94,13 +94,13 @@ class Election:
     def check(self) -> None:
         """Raise LeaseLostError if the Lease may be another's by now.
 
-        Ask before each write: a process that stood still goes on in the midst of a pass, before it looks at the Lease.
+        Call it before each write: a suspended process resumes in the middle of a reconcile, before it reads the Lease.
         """
-        if self._clock() - self._renewed_s >= self._terms.renew_deadline_s:
-            raise LeaseLostError(f"{self._target} could not be renewed for {self._terms.renew_deadline_s:.0f} s")
+        if self._clock() - self._renewed_s >= self._timing.renew_deadline_s:
+            raise LeaseLostError(f"{self._target} could not be renewed for {self._timing.renew_deadline_s:.0f} s")
 
     async def release(self) -> None:
-        """Give the Lease back, so that the next one need not wait; best effort."""
+        """Release the Lease, so that the next holder need not wait; best effort."""
         try:
             lease = await self._cluster.get(self._target)
             if lease is not None and lease["spec"].get("holderIdentity") == self._identity:
@@ -124,19 +124,19 @@ class Election:
             spec["acquireTime"] = self._micro_time()
             spec["leaseTransitions"] = int(spec.get("leaseTransitions") or 0) + 1
         spec["holderIdentity"] = self._identity
-        spec["leaseDurationSeconds"] = int(self._terms.duration_s)
+        spec["leaseDurationSeconds"] = int(self._timing.duration_s)
         spec["renewTime"] = self._micro_time()
         await self._cluster.replace(lease)
         self.holder = self._identity
         return True
 
     def _expired(self, lease: Manifest) -> bool:
-        """Whether the Lease has been seen unchanged for longer than it lasts."""
+        """Return whether the Lease has been unchanged for longer than its duration."""
         version = str(lease["metadata"]["resourceVersion"])
-        if self._seen is None or self._seen[0] != version:
-            self._seen = (version, self._clock())
-        lasts_s = float(lease["spec"].get("leaseDurationSeconds") or self._terms.duration_s)
-        return self._clock() - self._seen[1] >= lasts_s
+        if self._observed is None or self._observed[0] != version:
+            self._observed = (version, self._clock())
+        duration_s = float(lease["spec"].get("leaseDurationSeconds") or self._timing.duration_s)
+        return self._clock() - self._observed[1] >= duration_s
 
     def _new(self) -> Manifest:
         at = self._micro_time()
@@ -146,7 +146,7 @@ class Election:
             "metadata": {"name": self._target.name, "namespace": self._target.namespace},
             "spec": {
                 "holderIdentity": self._identity,
-                "leaseDurationSeconds": int(self._terms.duration_s),
+                "leaseDurationSeconds": int(self._timing.duration_s),
                 "acquireTime": at,
                 "renewTime": at,
                 "leaseTransitions": 0,

@@ -1,4 +1,4 @@
-"""Logs as JSON lines: a time, a level, an event, and its fields; for kopf's and libraries' words, their message."""
+"""Logs as JSON lines: time, level, event, and its fields; the event of a library's record is its message."""
 
 import json
 import logging
@@ -9,7 +9,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class JsonLines(logging.Formatter):
-    """Writes a record as one line of JSON."""
+    """Formatter that writes a record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""

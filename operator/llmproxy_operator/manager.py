@@ -1,6 +1,6 @@
-"""The operator as a process: every part built in one place, run together, ended together.
+"""The operator process: builds every part, runs them together, ends them together.
 
-If one part ends, all do: a process that starts anew is in a known state, one that limps is not.
+If one part ends, all do: a restarted process is in a known state, a crippled one is not.
 """
 
 import asyncio
@@ -15,32 +15,32 @@ from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
-from llmproxy_operator.cluster import Access, ApiServer, connect
+from llmproxy_operator.cluster import ApiServer, ConnectionInfo, connect
 from llmproxy_operator.errors import OperatorError
-from llmproxy_operator.event_recorder import Announcer
+from llmproxy_operator.event_recorder import EventRecorder
 from llmproxy_operator.health import Health, serve
-from llmproxy_operator.leader_election import Election
+from llmproxy_operator.leader_election import LeaderElector
 from llmproxy_operator.manifest import Ref
 from llmproxy_operator.metrics import Metrics
-from llmproxy_operator.reconcile import Reconciler, Surroundings
+from llmproxy_operator.reconcile import Dependencies, Reconciler
 from llmproxy_operator.render import Inputs
 from llmproxy_operator.secret_watch import SecretWatch
 from llmproxy_operator.settings import Settings
 from llmproxy_operator.watch.cache import Cache
 from llmproxy_operator.watch.cached_cluster import CachedCluster
-from llmproxy_operator.watch.event_filter import Doorbell
+from llmproxy_operator.watch.event_filter import EventFilter
 from llmproxy_operator.watch.informer import KINDS, Informer
 from llmproxy_operator.watch.kopf_watch import watch
-from llmproxy_operator.workqueue import Key, KeyedQueue
+from llmproxy_operator.workqueue import Key, WorkQueue
 
 log = logging.getLogger(__name__)
 
 WORKERS = 16
-"""Passes at one time: each mostly waits for the API server."""
+"""Concurrent reconciles: each mostly waits for the API server."""
 
 
 async def run(settings: Settings) -> int:
-    """Run until SIGTERM or SIGINT; return the exit code: 0 if told to end, 1 if something broke."""
+    """Run until SIGTERM or SIGINT; return the exit code: 0 after a signal, 1 after a failure."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -48,35 +48,35 @@ async def run(settings: Settings) -> int:
         await operate(settings, stop)
     except Exception as exc:
         for leaf in _leaves(exc):
-            known = isinstance(leaf, OperatorError | OSError)
-            log.error("operator_ended", extra={"error": str(leaf)}, exc_info=None if known else leaf)  # noqa: TRY400 - above
+            expected = isinstance(leaf, OperatorError | OSError)
+            log.error("operator_failed", extra={"error": str(leaf)}, exc_info=None if expected else leaf)  # noqa: TRY400 - above
         return 1
     log.info("operator_stopped")
     return 0
 
 
 async def operate(settings: Settings, stop: asyncio.Event) -> None:
-    """Run until *stop* is set; raise what ended it otherwise."""
+    """Run until *stop* is set; raise the error that ended it otherwise."""
     metrics = Metrics()
     health = Health(metrics)
     watches = len(KINDS) * max(1, len(settings.watch_namespaces))
     async with (
         serve(health, port=settings.metrics_port) as port,
-        connect(metrics.wrote, watches=watches) as (cluster, access),
+        connect(metrics.wrote, watches=watches) as (cluster, connection),
     ):
         log.info(
             "operator_started",
             extra={
                 "port": port,
-                "server": access.server,
+                "server": connection.server,
                 "namespaces": list(settings.watch_namespaces) or "all",
                 "proxy_image": settings.proxy_image,
             },
         )
         if not settings.leader_election:
-            await _until(stop, _work(settings, cluster, access, health))
+            await _until(stop, _work(settings, cluster, connection, health))
             return
-        election = Election(
+        elector = LeaderElector(
             cluster,
             Ref("coordination.k8s.io/v1", "Lease", settings.namespace, settings.lease_name),
             identity=f"{settings.pod_name}_{uuid.uuid4().hex[:8]}",
@@ -84,22 +84,22 @@ async def operate(settings: Settings, stop: asyncio.Event) -> None:
             now=_now,
         )
 
-        def waits() -> None:
-            health.ready = True  # a process that waits for its turn is as it should be
+        def on_answer() -> None:
+            health.ready = True  # a candidate that waits for the Lease is healthy
 
-        await _until(stop, election.acquire(waits))
+        await _until(stop, elector.acquire(on_answer))
         if stop.is_set():
             return
         health.ready = False
-        cluster.before_write = election.check
+        cluster.before_write = elector.check
         try:
-            await _until(stop, _together(election.keep(), _work(settings, cluster, access, health)))
+            await _until(stop, _together(elector.renew(), _work(settings, cluster, connection, health)))
         finally:
-            await election.release()  # writes only if it is still ours
+            await elector.release()  # writes only if it is still ours
 
 
-async def _work(settings: Settings, cluster: ApiServer, access: Access, health: Health) -> None:
-    queue: KeyedQueue
+async def _work(settings: Settings, cluster: ApiServer, connection: ConnectionInfo, health: Health) -> None:
+    queue: WorkQueue
 
     def wake(key: Key) -> None:
         queue.add(key)
@@ -107,28 +107,30 @@ async def _work(settings: Settings, cluster: ApiServer, access: Access, health: 
     def wake_for_child(key: Key) -> None:
         queue.add(key, settle=True)
 
-    doorbell, cache = Doorbell(wake), Cache(wake_for_child)
+    event_filter, cache = EventFilter(wake), Cache(wake_for_child)
     informer = Informer(cluster, cache, namespaces=settings.watch_namespaces, jitter=random.random)
-    watched = SecretWatch(cluster, wake, clock=time.monotonic, jitter=random.random)
+    secret_watch = SecretWatch(cluster, wake, clock=time.monotonic, jitter=random.random)
     inputs = Inputs(settings.proxy_image, {}, settings.proxy_image_pull_policy, store_image=settings.limits_store_image)
-    around = Surroundings(inputs, settings.policy, time.monotonic, _now, lambda: secrets.token_hex(32), doorbell.expect)
-    announcer = Announcer(cluster, instance=settings.pod_name, now=_now)
-    reconciler = Reconciler(CachedCluster(cluster, cache), around, secrets=watched, announcer=announcer)
-    queue = KeyedQueue(reconciler, health.metrics, clock=time.monotonic, jitter=random.random)
+    dependencies = Dependencies(
+        inputs, settings.policy, time.monotonic, _now, lambda: secrets.token_hex(32), event_filter.expect
+    )
+    recorder = EventRecorder(cluster, instance=settings.pod_name, now=_now)
+    reconciler = Reconciler(CachedCluster(cluster, cache), dependencies, secrets=secret_watch, recorder=recorder)
+    queue = WorkQueue(reconciler, health.metrics, clock=time.monotonic, jitter=random.random)
     health.metrics.watch_queue(lambda: queue.depth, lambda: queue.oldest_s)
     health.oldest_s = lambda: queue.oldest_s
-    health.metrics.leads(leads=True)
+    health.metrics.set_leader(leader=True)
 
-    begun = asyncio.Event()
+    watching = asyncio.Event()
 
-    async def passes() -> None:
-        await informer.synced()  # before that, what is not known would be taken for not there
-        await begun.wait()
+    async def reconciles() -> None:
+        await informer.synced()  # before that, an object that is not cached would be taken for absent
+        await watching.wait()
         health.ready = True
         await queue.run(WORKERS)
 
-    watching = watch(access, doorbell, namespaces=settings.watch_namespaces, ready=begun.set)
-    await _together(watching, informer.run(), passes(), watched.run())
+    proxies = watch(connection, event_filter, namespaces=settings.watch_namespaces, ready=watching.set)
+    await _together(proxies, informer.run(), reconciles(), secret_watch.run())
 
 
 async def _together(*parts: Coroutine[Any, Any, None]) -> None:

@@ -1,15 +1,15 @@
-"""A Kubernetes object as plain data, and the few facts that every one has."""
+"""Kubernetes objects as plain data: references, owner references."""
 
 from typing import Any, NamedTuple
 
 from llmproxy_api import API_VERSION, KIND, LLMProxy
 
 Manifest = dict[str, Any]
-"""An object as it is sent to the API server."""
+"""An object in the form that the API server takes."""
 
 
 class Ref(NamedTuple):
-    """Which object."""
+    """Reference to an object."""
 
     api_version: str
     kind: str
@@ -21,13 +21,13 @@ class Ref(NamedTuple):
 
 
 def ref(manifest: Manifest) -> Ref:
-    """Return which object *manifest* is."""
+    """Return the reference to *manifest*."""
     metadata = manifest["metadata"]
     return Ref(manifest["apiVersion"], manifest["kind"], metadata.get("namespace", ""), metadata["name"])
 
 
 def owned(proxy: LLMProxy, api_version: str, kind: str, name: str, labels: dict[str, str]) -> Manifest:
-    """Return the head of a child of *proxy*: it goes when the proxy goes."""
+    """Return the head of a child of *proxy*, with the owner reference that deletes it with the proxy."""
     return {
         "apiVersion": api_version,
         "kind": kind,

@@ -1,4 +1,4 @@
-"""What the operator counts, in Prometheus' terms. Every name of ours begins with llmproxy_operator_."""
+"""Prometheus metrics of the operator. Every name of ours begins with llmproxy_operator_."""
 
 from collections.abc import Callable
 
@@ -13,11 +13,14 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        self._passes = Counter(
-            "llmproxy_operator_passes", "Passes over an LLMProxy, by result", ["result"], registry=self._registry
+        self._reconciles = Counter(
+            "llmproxy_operator_reconciles", "Reconciles of an LLMProxy, by result", ["result"], registry=self._registry
         )
         self._seconds = Histogram(
-            "llmproxy_operator_pass_seconds", "How long a pass took", buckets=_SECONDS, registry=self._registry
+            "llmproxy_operator_reconcile_duration_seconds",
+            "Duration of a reconcile",
+            buckets=_SECONDS,
+            registry=self._registry,
         )
         self._writes = Counter(
             "llmproxy_operator_writes",
@@ -26,14 +29,14 @@ class Metrics:
             registry=self._registry,
         )
         self._leader = Gauge(
-            "llmproxy_operator_leader", "1 if this process works, 0 if it waits", registry=self._registry
+            "llmproxy_operator_leader", "1 if this process is the leader, 0 if it waits", registry=self._registry
         )
-        for result in ("done", "failed"):
-            self._passes.labels(result)  # so that a rate is there from the start
+        for result in ("success", "error"):
+            self._reconciles.labels(result)  # so that a rate is there from the start
 
-    def passed(self, *, failed: bool, took_s: float) -> None:
-        """Count one pass."""
-        self._passes.labels("failed" if failed else "done").inc()
+    def reconciled(self, *, failed: bool, took_s: float) -> None:
+        """Count one reconcile."""
+        self._reconciles.labels("error" if failed else "success").inc()
         self._seconds.observe(took_s)
 
     def wrote(self, verb: str, kind: str) -> None:
@@ -41,21 +44,23 @@ class Metrics:
         if kind != "Lease":
             self._writes.labels(verb.lower(), kind).inc()
 
-    def leads(self, *, leads: bool) -> None:
-        """Say whether this process works."""
-        self._leader.set(1 if leads else 0)
+    def set_leader(self, *, leader: bool) -> None:
+        """Set whether this process is the leader."""
+        self._leader.set(1 if leader else 0)
 
     def watch_queue(self, depth: Callable[[], float], oldest_s: Callable[[], float]) -> None:
-        """Read the queue whenever the metrics are asked for."""
-        due = Gauge("llmproxy_operator_queue_depth", "LLMProxies that wait for a pass", registry=self._registry)
+        """Read the queue with each scrape."""
+        due = Gauge("llmproxy_operator_workqueue_depth", "LLMProxies that wait for a worker", registry=self._registry)
         due.set_function(depth)
         age = Gauge(
-            "llmproxy_operator_queue_oldest_seconds", "How long the first of them has waited", registry=self._registry
+            "llmproxy_operator_workqueue_oldest_seconds",
+            "Wait of the first of them",
+            registry=self._registry,
         )
         age.set_function(oldest_s)
 
     def text(self) -> bytes:
-        """Return all in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def value(self, name: str) -> float:

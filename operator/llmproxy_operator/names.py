@@ -1,4 +1,4 @@
-"""Every name, label and annotation that the operator writes; nobody builds one anywhere else."""
+"""Names, labels and annotations that the operator writes; none is built anywhere else."""
 
 from collections.abc import Mapping
 
@@ -8,10 +8,10 @@ LABEL_NAME = "llmproxy.dev/name"
 LABEL_COMPONENT = "llmproxy.dev/component"
 ANNOTATION_CONFIG_HASH = "llmproxy.dev/config-hash"
 ANNOTATION_TEMPLATE_HASH = "llmproxy.dev/template-hash"
-"""On pods: stands for the whole template, so that pods of an older one can be told apart."""
+"""On pods: hash of the whole template, by which pods of an older one are recognized."""
 ANNOTATION_PAUSED = "llmproxy.dev/paused"
 ANNOTATION_RESTART = "llmproxy.dev/restart"
-"""On an LLMProxy, for people: the first stops the operator's hands, another text in the second rolls the pods once."""
+"""On an LLMProxy, for people: the first pauses the operator, a new value of the second rolls the pods once."""
 
 GATEWAY = "gateway"
 SHIPPER = "shipper"
@@ -41,7 +41,7 @@ CONTROL_TOKEN_KEY = "token"  # noqa: S105 - the name of a key
 
 
 def deployment(proxy: str) -> str:
-    """Name of the Deployment that runs *proxy*."""
+    """Name of the Deployment of *proxy*."""
     return proxy
 
 
@@ -56,17 +56,17 @@ def config(proxy: str, document_hash: str) -> str:
 
 
 def endpoint(proxy: str) -> str:
-    """Name of the ConfigMap that trainers' pods take their environment from."""
+    """Name of the ConfigMap with the environment for pods of trainers."""
     return f"{proxy}-endpoint"
 
 
-def revision(proxy: str, asked: str) -> str:
-    """Name of the ControllerRevision that keeps what the pods are made from."""
-    return f"{proxy}-{asked}"
+def revision(proxy: str, request_hash: str) -> str:
+    """Name of the ControllerRevision that holds the pods' template."""
+    return f"{proxy}-{request_hash}"
 
 
 def policy(proxy: str) -> str:
-    """Name of the NetworkPolicy that says who may call, and what the pods may call."""
+    """Name of the NetworkPolicy of the pods."""
     return proxy
 
 
@@ -76,7 +76,7 @@ def monitor(proxy: str) -> str:
 
 
 def control(proxy: str) -> str:
-    """Name of the Secret with the token of the control port, for the proxy's trainers."""
+    """Name of the Secret with the token of the control port, for trainers."""
     return f"{proxy}-control"
 
 
@@ -86,7 +86,7 @@ def peers(proxy: str) -> str:
 
 
 def limits(proxy: str) -> str:
-    """Name of everything that belongs to the store of shared limits."""
+    """Name of every object of the store of shared limits."""
     return f"{proxy}-limits"
 
 
@@ -106,7 +106,7 @@ def host(service_name: str, namespace: str) -> str:
 
 
 def endpoint_url(proxy: str, namespace: str) -> str:
-    """Where *proxy* serves, without `/v1`."""
+    """URL of *proxy*, without `/v1`."""
     return f"http://{host(service(proxy), namespace)}:{PORT_HTTP}"
 
 
@@ -123,15 +123,15 @@ def labels(proxy: str, component: str) -> dict[str, str]:
 
 
 def selector_labels(proxy: str) -> dict[str, str]:
-    """What picks the pods of *proxy*; a Deployment can never change it."""
+    """Selector of the pods of *proxy*; immutable in a Deployment."""
     return {LABEL_NAME: proxy, LABEL_COMPONENT: GATEWAY}
 
 
 def limits_selector_labels(proxy: str) -> dict[str, str]:
-    """What picks the one pod of the store of shared limits."""
+    """Selector of the pod of the store of shared limits."""
     return {LABEL_NAME: proxy, LABEL_COMPONENT: LIMITS}
 
 
-def selector(labels_wanted: Mapping[str, str]) -> str:
-    """Return *labels_wanted* as a label selector in text."""
-    return ",".join(f"{key}={value}" for key, value in sorted(labels_wanted.items()))
+def selector(match_labels: Mapping[str, str]) -> str:
+    """Return *match_labels* as a label selector in text."""
+    return ",".join(f"{key}={value}" for key, value in sorted(match_labels.items()))

@@ -1,7 +1,7 @@
-"""What the operator's settings allow LLMProxies to ask for. Pure.
+"""Allow-lists of the operator's settings for LLMProxies. Pure.
 
-Whoever may edit an LLMProxy need not be somebody who may make pods: which images, accounts, priorities and nodes they
-get at by it is for the cluster's administrator to say.
+A user who may edit LLMProxies may not be allowed to create pods: the cluster's administrator decides which images,
+service accounts, priorities and nodes an LLMProxy may use.
 """
 
 import fnmatch
@@ -12,24 +12,24 @@ from llmproxy_api import LLMProxy, Problem
 
 ANY = ("*",)
 METADATA_KEYS = ("cluster-autoscaler.kubernetes.io/*", "karpenter.sh/do-not-disrupt", "prometheus.io/*")
-"""Keys by which nothing is added to a pod: whether its node may be emptied, and where its metrics are."""
+"""Keys that add nothing to a pod: eviction by autoscalers, and scraping of metrics."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Patterns in which `*` stands for any characters; a field that is left out of an LLMProxy is always allowed."""
+    """Patterns with `*` for any characters; a field that an LLMProxy leaves out is always allowed."""
 
     own_image: str
     images: tuple[str, ...] = ()
-    """Empty: any tag or digest of the repository that the operator's own image for proxies is from."""
+    """Empty: any tag or digest of the repository of the operator's default image."""
     priority_classes: tuple[str, ...] = ANY
     service_accounts: tuple[str, ...] = ANY
     toleration_keys: tuple[str, ...] = ANY
     metadata_keys: tuple[str, ...] = METADATA_KEYS
-    """Of labels and annotations of pods; those without a domain are always allowed."""
+    """Keys of pods' labels and annotations; those without a domain are always allowed."""
 
     def problems(self, proxy: LLMProxy) -> tuple[Problem, ...]:
-        """Return what *proxy* asks for and does not get."""
+        """Return the fields of *proxy* that are not allowed."""
         return tuple(self._problems(proxy))
 
     def _problems(self, proxy: LLMProxy) -> Iterator[Problem]:
@@ -38,23 +38,23 @@ class Policy:
             yield Problem("spec.image", _refusal(spec.image, self._images()))
         if pod is None:
             return
-        named = (
+        references = (
             ("priorityClassName", pod.priority_class_name, self.priority_classes),
             ("serviceAccountName", pod.service_account_name, self.service_accounts),
         )
-        for field, name, allowed in named:
+        for field, name, allowed in references:
             if name is not None and not _matches(name, allowed):
                 yield Problem(f"spec.pod.{field}", _refusal(name, allowed))
         for i, toleration in enumerate(pod.tolerations or ()):
-            # One without a key bears every taint, so only a policy that allows all can allow it.
+            # A toleration without a key tolerates every taint, so only a policy that allows all can allow it.
             if not _matches(toleration.key or "*", self.toleration_keys):
                 yield Problem(f"spec.pod.tolerations[{i}].key", _refusal(toleration.key or "*", self.toleration_keys))
         for field, pairs in (("labels", pod.labels), ("annotations", pod.annotations)):
             for key in pairs or ():
-                # Other people's webhooks take keys of their domain as orders: a container, a volume, an image more.
+                # Admission webhooks act on keys of their domain: they inject containers, volumes, images.
                 if "/" in key and not _matches(key, self.metadata_keys):
-                    known = ("keys without a domain", *self.metadata_keys)
-                    yield Problem(f"spec.pod.{field}", _refusal(key, known))
+                    allowed = ("keys without a domain", *self.metadata_keys)
+                    yield Problem(f"spec.pod.{field}", _refusal(key, allowed))
 
     def _images(self) -> tuple[str, ...]:
         own = repository(self.own_image)
@@ -63,7 +63,7 @@ class Policy:
     def _image_allowed(self, image: str) -> bool:
         if image == self.own_image:
             return True
-        # Not by the patterns that are told: `llmproxy:*` would let `llmproxy:5000/other` through, a registry's port.
+        # Not by the patterns of the message: `llmproxy:*` would match `llmproxy:5000/other`, a registry's port.
         return _matches(image, self.images) if self.images else repository(image) == repository(self.own_image)
 
 
@@ -79,5 +79,7 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _refusal(name: str, allowed: tuple[str, ...]) -> str:
-    known = ", ".join(allowed) or "none"
-    return f"{name!r} is not allowed by the operator's settings, which allow {known}: ask the cluster's administrator"
+    patterns = ", ".join(allowed) or "none"
+    return (
+        f"{name!r} is not allowed by the operator's settings, which allow {patterns}: ask the cluster's administrator"
+    )

@@ -1,13 +1,13 @@
-"""One pass over one LLMProxy: read, parse, resolve Secrets, render, compare, apply, tidy, observe, report.
+"""One reconcile of an LLMProxy: read, parse, resolve Secrets, render, compare, apply, prune, observe, write the status.
 
-It looks at what is, never at what changed, and may run at any time, twice in a row, or be killed halfway. It writes
-only where something differs. What it remembers between passes saves requests; without it a pass does the same.
+It acts on the present state, never on an event, and may run at any time, twice in a row, or be killed halfway. It
+writes only where something differs. What it remembers between reconciles saves requests; without it the result is
+the same.
 """
 
 import asyncio
 import itertools
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,13 +17,14 @@ from llmproxy_api import API_VERSION, KIND, LLMProxy, SpecError, parse
 from llmproxy_operator import conditions as reporting
 from llmproxy_operator import names, ownership
 from llmproxy_operator.cluster import Cluster
-from llmproxy_operator.conditions import Trouble, View
+from llmproxy_operator.conditions import Observation
 from llmproxy_operator.diff import differences
 from llmproxy_operator.errors import ConflictError, RefusedError
-from llmproxy_operator.event_recorder import Announcer
+from llmproxy_operator.event_recorder import EventRecorder
 from llmproxy_operator.manifest import Manifest, Ref, owner_uid, ref
-from llmproxy_operator.ownership import Child, Standing, standing
+from llmproxy_operator.ownership import Child, Ownership, ownership_of
 from llmproxy_operator.policy import Policy
+from llmproxy_operator.reasons import Problem, Reason
 from llmproxy_operator.render import (
     Inputs,
     client_secret,
@@ -38,24 +39,17 @@ from llmproxy_operator.render import (
     stale_configs,
     store,
 )
-from llmproxy_operator.rollout_status import Rollout, floor_of, rollout
+from llmproxy_operator.rollout_status import Rollout, min_ready_of, rollout
 from llmproxy_operator.secret_watch import Credentials, SecretWatch, decoded, read
 from llmproxy_operator.workqueue import Key
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 60.0
-"""A Secret may be applied after the proxy that names it; only then does someone have to act."""
-FOREIGN_RETRY_S = 20.0
-"""Other people's objects are not watched: look again whether a conflict is gone."""
 INVALID = 422
-"""HTTP's number for an object that contradicts itself or its schema."""
+"""HTTP status for an object that contradicts itself or its schema."""
 MAX_FIELDS = 20
 """Names of changed fields in a line of the log."""
-LEAVING_RETRY_S = 1.0
-PULL_RETRY_S = 5.0
-"""A failing pull counts for final after a while, by the clock alone; every other failure ends with an event."""
-TIDIED = (
+PRUNED_KINDS = (
     ("v1", "Service"),
     ("apps/v1", "Deployment"),
     ("apps/v1", "ControllerRevision"),
@@ -64,291 +58,299 @@ TIDIED = (
     ("policy/v1", "PodDisruptionBudget"),
     (monitoring.API_VERSION, monitoring.KIND),
 )
-"""Kinds of objects that a proxy may have now and not any more after an edit; ConfigMaps too."""
+"""Kinds of which an edit may leave objects behind; ConfigMaps too."""
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What a pass needs besides the cluster; tests hand in their own."""
+class Dependencies:
+    """Dependencies of a reconcile besides the cluster; tests pass their own."""
 
     inputs: Inputs
-    """Without digests: those are read in each pass."""
+    """Without digests: each reconcile reads those."""
     policy: Policy
     clock: Callable[[], float]
-    """Seconds, never jumping."""
+    """Monotonic clock, in seconds."""
     now: Callable[[], datetime]
     token: Callable[[], str]
-    """A new random token for the pods of one proxy."""
-    about_to_write: Callable[[Key, dict[str, Any]], None] = lambda _key, _status: None
-    """Told of each status before it is written, so that its echo wakes nobody."""
+    """Return a new random token for the pods of one proxy."""
+    before_status_write: Callable[[Key, dict[str, Any]], None] = lambda _key, _status: None
+    """Called with each status before it is written, so that its echo wakes nobody."""
 
 
 class Reconciler:
-    """Does passes; call it with a key."""
+    """Reconciles the LLMProxy of a key; call it with the key."""
 
-    def __init__(self, cluster: Cluster, around: Surroundings, *, secrets: SecretWatch, announcer: Announcer) -> None:
+    def __init__(
+        self, cluster: Cluster, dependencies: Dependencies, *, secrets: SecretWatch, recorder: EventRecorder
+    ) -> None:
         self._cluster = cluster
-        self._around = around
+        self._dependencies = dependencies
         self._secrets = secrets
-        self._announcer = announcer
-        self._waiting: dict[Key, tuple[str, float]] = {}
+        self._recorder = recorder
+        self._missing_since: dict[Key, tuple[Reason, float]] = {}
 
     async def __call__(self, key: Key) -> float | None:
-        """Do one pass; return after how many seconds it wants another, None if the proxy is gone."""
+        """Reconcile once; return the delay of the next reconcile in seconds, None if the proxy is gone."""
         raw = await self._cluster.get(Ref(API_VERSION, KIND, key.namespace, key.name))
         if raw is None or raw["metadata"].get("deletionTimestamp"):
-            self._forget(key)  # the children go by their owner references
+            self._forget(key)  # owner references take the children along
             return None
         if reporting.is_paused(_annotations(raw)):
             self._forget(key)
-            seen = await self._present(raw)
-            await self._report(key, raw, reporting.paused(reporting.reported(raw), seen, _annotations(raw)))
-            return math.inf
-        if not raw.get("status"):  # the API server's default says it, but not with the definition of an older release
-            created = Trouble("Created", "the operator has seen it and makes its objects", final=False)
-            raw = await self._report(key, raw, View(_generation(raw), None, trouble=created))
-        view = await self._bring_about(key, raw)
-        await self._report(key, raw, replace(view, note=reporting.pause_note(_annotations(raw))))
-        return self._again_s(key, view)
+            existing = await self._observe_existing(raw)
+            observation = reporting.paused(reporting.reported(raw), existing, _annotations(raw))
+            await self._write_status(key, raw, observation)
+            return float("inf")
+        if not raw.get("status"):  # the CRD's default says it, but not that of an older release
+            created = Problem.of(Reason.CREATED, "accepted; creating resources")
+            raw = await self._write_status(key, raw, Observation(_generation(raw), None, problem=created))
+        observation = await self._reconcile(key, raw)
+        await self._write_status(key, raw, replace(observation, note=reporting.pause_note(_annotations(raw))))
+        return self._requeue_after_s(key, observation)
 
-    async def _bring_about(self, key: Key, raw: Manifest) -> View:
-        """Make what is as wanted, as far as it can be made; return what is now."""
+    async def _reconcile(self, key: Key, raw: Manifest) -> Observation:
+        """Apply the desired state as far as it can be applied; return the observed state."""
         try:
             proxy = parse(raw)
-            if refused := self._around.policy.problems(proxy):
+            if refused := self._dependencies.policy.problems(proxy):
                 self._secrets.forget(key)
-                trouble = Trouble("NotAllowed", str(SpecError(refused)), final=True)
-                return View(_generation(raw), proxy, rollout=await self._present(raw), trouble=trouble)
+                problem = Problem.of(Reason.NOT_ALLOWED, str(SpecError(refused)))
+                return await self._not_applied(raw, proxy, problem)
             credentials = await read(
                 self._cluster, key.namespace, proxy.metadata.uid, secret_references(proxy), client_secret(proxy)
             )
             if credentials.missing is not None:
                 self._secrets.follow(key, credentials.versions, urgent=True)
-                trouble = self._missing(key, raw, credentials.missing)
-                return View(_generation(raw), proxy, rollout=await self._present(raw), trouble=trouble)
-            self._waiting.pop(key, None)
-            return await self._converge(key, raw, proxy, credentials)
+                return await self._not_applied(raw, proxy, self._missing(key, raw, credentials.missing))
+            self._missing_since.pop(key, None)
+            return await self._apply_desired_state(key, raw, proxy, credentials)
         except SpecError as exc:
             self._secrets.forget(key)
-            invalid = Trouble("InvalidSpec", str(exc), final=True)
-            return View(_generation(raw), None, rollout=await self._present(raw), trouble=invalid)
+            return await self._not_applied(raw, None, Problem.of(Reason.INVALID_SPEC, str(exc)))
         except RefusedError as exc:
-            reason = "QuotaExceeded" if "exceeded quota" in str(exc) else "ObjectRefused"
-            present = await self._present(raw)
-            return View(_generation(raw), parse(raw), rollout=present, trouble=Trouble(reason, str(exc), final=True))
+            reason = Reason.QUOTA_EXCEEDED if "exceeded quota" in str(exc) else Reason.OBJECT_REFUSED
+            return await self._not_applied(raw, parse(raw), Problem.of(reason, str(exc)))
 
-    def _missing(self, key: Key, raw: Manifest, missing: tuple[str, str]) -> Trouble:
+    async def _not_applied(self, raw: Manifest, proxy: LLMProxy | None, problem: Problem) -> Observation:
+        return Observation(_generation(raw), proxy, rollout=await self._observe_existing(raw), problem=problem)
+
+    def _missing(self, key: Key, raw: Manifest, missing: tuple[Reason, str]) -> Problem:
         reason, message = missing
-        since = self._waiting.get(key)
+        since = self._missing_since.get(key)
         if since is None or since[0] != reason:
-            since = self._waiting[key] = (reason, self._around.clock())
+            since = self._missing_since[key] = (reason, self._dependencies.clock())
         before = reporting.condition(reporting.reported(raw), reporting.STALLED)
-        known = before.get("status") == "True" and before.get("reason") == reason
-        final = known or self._around.clock() - since[1] >= PATIENCE_S
-        return Trouble(reason, f"{message}; nothing is rolled until then", final=final)
+        stalled = before.get("status") == "True" and before.get("reason") == reason
+        final = stalled or reason.is_final(self._dependencies.clock() - since[1])
+        return Problem(reason, f"{message}; no pod rolls until then", final)
 
-    async def _converge(self, key: Key, raw: Manifest, proxy: LLMProxy, credentials: Credentials) -> View:
-        (peers, token), (control, control_token), kept = await asyncio.gather(
+    async def _apply_desired_state(
+        self, key: Key, raw: Manifest, proxy: LLMProxy, credentials: Credentials
+    ) -> Observation:
+        (peers, token), (control, control_token), revisions = await asyncio.gather(
             self._own_secret(proxy, names.peers(key.name), names.PEER_TOKEN_KEY),
             self._own_secret(proxy, names.control(key.name), names.CONTROL_TOKEN_KEY),
             self._cluster.list("apps/v1", "ControllerRevision", key.namespace, {names.LABEL_NAME: key.name}),
         )
-        pods = revision(proxy, self._inputs(proxy, credentials, token), kept)
+        pods = revision(proxy, self._inputs(proxy, credentials, token), revisions)
         rendered = render(proxy, pods)
-        lacks = await self._lacking(rendered)
-        if lacks is not None:
+        secondary = await self._unserved_kind(rendered)
+        if secondary is not None:
             rendered = tuple(item for item in rendered if item["kind"] != monitoring.KIND)
         own = (
-            Child(peers_secret(proxy, token), peers, standing(peers, proxy)),
-            Child(control_secret(proxy, control_token), control, standing(control, proxy)),
+            Child(peers_secret(proxy, token), peers, ownership_of(peers, proxy)),
+            Child(control_secret(proxy, control_token), control, ownership_of(control, proxy)),
         )
-        found = [*own, *await self._children(proxy, rendered)]
+        children = [*own, *await self._children(proxy, rendered)]
         contents = [*credentials.contents, token, store.password(token), control_token]
-        if (blocked := _blocked(found)) is not None:
-            present = await self._present(raw)
-            return View(proxy.metadata.generation, proxy, rollout=present, trouble=blocked)
-        live = await self._settle_all(found, proxy)
+        if (problem := _ownership_problem(children)) is not None:
+            return await self._not_applied(raw, proxy, problem)
+        live = await self._apply_all(children, proxy)
         self._secrets.follow(key, credentials.versions, own=live[: len(own)])
         deployments = {item["metadata"]["name"]: item for item in live if item["kind"] == "Deployment"}
         deployment = deployments[names.deployment(key.name)]
-        seen = await self._observe(deployment, contents, scaling.floor(proxy))
-        if any(child.live is not None for child in found):
-            await self._tidy(proxy, [child.wanted for child in found], deployment, complete=seen.complete)
-        beside = None
-        if (of_store := deployments.get(names.limits(key.name))) is not None:
-            beside = await self._observe(of_store, contents, None)
-            trouble = reporting.store_trouble(beside, proxy.metadata.generation, reporting.reported(raw))
-            lacks = trouble or lacks
-        return View(proxy.metadata.generation, proxy, pods.config_hash, seen, lacks=lacks, store=beside)
+        progress = await self._observe(deployment, contents, scaling.min_ready(proxy))
+        if any(child.live is not None for child in children):
+            await self._prune(proxy, [child.desired for child in children], deployment, complete=progress.complete)
+        store_progress = None
+        if (store_deployment := deployments.get(names.limits(key.name))) is not None:
+            store_progress = await self._observe(store_deployment, contents, None)
+            problem = reporting.store_problem(store_progress, proxy.metadata.generation, reporting.reported(raw))
+            secondary = problem or secondary
+        return Observation(
+            proxy.metadata.generation, proxy, pods.config_hash, progress, secondary=secondary, store=store_progress
+        )
 
     async def _own_secret(self, proxy: LLMProxy, name: str, field: str) -> tuple[Manifest | None, str]:
         """Return a Secret of the proxy's own and its token, a new one if there is none.
 
-        One that is there stays: a new one would part the pods from each other, and trainers from the pods.
+        An existing token stays: a new one would part the pods from each other, and trainers from the pods.
         """
         live = await self._secrets.own(Ref("v1", "Secret", proxy.metadata.namespace, name), proxy.metadata.uid)
-        written = ((live or {}).get("data") or {}).get(field)
-        return live, decoded(written).decode(errors="replace") or self._around.token()
+        encoded = ((live or {}).get("data") or {}).get(field)
+        return live, decoded(encoded).decode(errors="replace") or self._dependencies.token()
 
     def _inputs(self, proxy: LLMProxy, credentials: Credentials, token: str) -> Inputs:
         own = (names.peers(proxy.metadata.name), names.LIMITS_PASSWORD_KEY)
         digest = secret_digest(proxy.metadata.uid, store.password(token).encode())
-        return replace(self._around.inputs, secret_digests={**credentials.digests, own: digest})
+        return replace(self._dependencies.inputs, secret_digests={**credentials.digests, own: digest})
 
-    async def _lacking(self, rendered: Sequence[Manifest]) -> Trouble | None:
-        """Return what is wanted of a kind that the cluster does not know."""
-        wanted = any(item["kind"] == monitoring.KIND for item in rendered)
-        if not wanted or await self._cluster.serves(monitoring.API_VERSION, monitoring.KIND):
+    async def _unserved_kind(self, rendered: Sequence[Manifest]) -> Problem | None:
+        """Return the problem of a desired object whose kind the cluster does not serve."""
+        needed = any(item["kind"] == monitoring.KIND for item in rendered)
+        if not needed or await self._cluster.serves(monitoring.API_VERSION, monitoring.KIND):
             return None
         message = (
-            "the cluster knows no PodMonitor: install the prometheus-operator, or set spec.monitoring.podMonitor: false"
+            "the cluster has no PodMonitor CRD: install the prometheus-operator, or set "
+            "spec.monitoring.podMonitor: false"
         )
-        return Trouble("PodMonitorUnavailable", message, final=True)
+        return Problem.of(Reason.POD_MONITOR_UNAVAILABLE, message)
 
     async def _children(self, proxy: LLMProxy, rendered: Sequence[Manifest]) -> list[Child]:
-        """Return what is wanted with what is there."""
-        found = await asyncio.gather(*(self._cluster.get(ref(manifest)) for manifest in rendered))
-        pairs = zip(rendered, found, strict=True)
-        return [Child(manifest, live, standing(live, proxy)) for manifest, live in pairs]
+        """Return the desired objects with their live ones."""
+        live = await asyncio.gather(*(self._cluster.get(ref(manifest)) for manifest in rendered))
+        pairs = zip(rendered, live, strict=True)
+        return [Child(manifest, item, ownership_of(item, proxy)) for manifest, item in pairs]
 
-    async def _settle_all(self, found: Sequence[Child], proxy: LLMProxy) -> list[Manifest]:
-        """Make all as wanted, several at once; Deployments last, for their pods need the rest. Return them in order."""
-        last = [child.wanted["kind"] == "Deployment" for child in found]
+    async def _apply_all(self, children: Sequence[Child], proxy: LLMProxy) -> list[Manifest]:
+        """Apply all, several at once; Deployments last, for their pods need the rest. Return the live ones in order."""
+        last = [child.desired["kind"] == "Deployment" for child in children]
         live: dict[int, Manifest] = {}
         for turn in (False, True):
             places = [place for place, late in enumerate(last) if late is turn]
-            # All of them end, also if one fails: none may still be written to when the next pass begins.
-            made = await asyncio.gather(
-                *(self._settle(found[place], proxy) for place in places), return_exceptions=True
+            # All of them end, also if one fails: no write may still run when the next reconcile begins.
+            results = await asyncio.gather(
+                *(self._apply_child(children[place], proxy) for place in places), return_exceptions=True
             )
-            for place, item in zip(places, made, strict=True):
+            for place, item in zip(places, results, strict=True):
                 if isinstance(item, BaseException):
                     raise item
                 live[place] = item
-        return [live[place] for place in range(len(found))]
+        return [live[place] for place in range(len(children))]
 
-    async def _settle(self, child: Child, proxy: LLMProxy) -> Manifest:
-        """Make one object as wanted; return it as it is then."""
-        wanted, live = child.wanted, child.live
+    async def _apply_child(self, child: Child, proxy: LLMProxy) -> Manifest:
+        """Apply one object; return the live one."""
+        desired, live = child.desired, child.live
         scaled = child.ref == _gateways(proxy)
         if live is None:
-            live = await self._make(scaling.first(wanted, proxy) if scaled else wanted)
-        if scaled and (held := scaling.handed_over(proxy, live)) is not None:
+            live = await self._create(scaling.first(desired, proxy) if scaled else desired)
+        if scaled and (handover := scaling.replicas_handover(proxy, live)) is not None:
             # Forced, for the count may be one that the autoscaler would never leave.
-            live = (await self._cluster.apply(held, force=True, manager=scaling.HOLDER)).live
-        changed = differences(wanted, live, names.FIELD_MANAGER)
-        if not changed:
+            live = (await self._cluster.apply(handover, force=True, manager=scaling.HOLDER)).live
+        fields = differences(desired, live, names.FIELD_MANAGER)
+        if not fields:
             return live
-        applied = await self._change(child, live)
-        log.info("object_changed", extra={"object": str(child.ref), "fields": list(changed[:MAX_FIELDS])})
-        return applied
+        updated = await self._update(child, live)
+        log.info("object_updated", extra={"object": str(child.ref), "fields": list(fields[:MAX_FIELDS])})
+        return updated
 
-    async def _change(self, child: Child, live: Manifest) -> Manifest:
+    async def _update(self, child: Child, live: Manifest) -> Manifest:
         # With its uid: only the very object that was seen to be ours may be forced.
         metadata = live["metadata"]
-        owned = {**child.wanted, "metadata": {**child.wanted["metadata"], "uid": metadata["uid"]}}
+        desired = {**child.desired, "metadata": {**child.desired["metadata"], "uid": metadata["uid"]}}
         try:
-            return (await self._cluster.apply(owned, force=True)).live
+            return (await self._cluster.apply(desired, force=True)).live
         except RefusedError as exc:
-            if exc.status != INVALID or "spec" not in owned:
+            if exc.status != INVALID or "spec" not in desired:
                 raise
             # Apply leaves list items of others alone. Where they contradict ours, as a second port of the same name
             # does, the lists must be replaced as a whole first.
             log.warning("object_replaced", extra={"object": str(child.ref), "error": str(exc)})
             same = {"resourceVersion": metadata["resourceVersion"]}
-            await self._cluster.merge(child.ref, {"metadata": same, "spec": owned["spec"]})
-            return (await self._cluster.apply(owned, force=True)).live
+            await self._cluster.merge(child.ref, {"metadata": same, "spec": desired["spec"]})
+            return (await self._cluster.apply(desired, force=True)).live
 
-    async def _make(self, wanted: Manifest) -> Manifest:
-        applied = await self._cluster.apply(wanted, force=False)
-        if not applied.created and ownership.made_by_others(applied.live):
-            # Somebody made it since we looked, and our fields are in it now: take them out again.
-            metadata = {key: wanted["metadata"][key] for key in ("name", "namespace")}
-            await self._cluster.apply({**_head(wanted), "metadata": metadata}, force=False)
-            raise ConflictError(f"{ref(wanted)}: somebody else made it at the same moment")
-        log.info("object_made", extra={"object": str(ref(wanted))})
-        return applied.live
+    async def _create(self, desired: Manifest) -> Manifest:
+        result = await self._cluster.apply(desired, force=False)
+        if not result.created and ownership.has_other_managers(result.live):
+            # Somebody created it since it was read, and our fields are in it now: take them out again.
+            metadata = {key: desired["metadata"][key] for key in ("name", "namespace")}
+            await self._cluster.apply({**_head(desired), "metadata": metadata}, force=False)
+            raise ConflictError(f"{ref(desired)}: somebody else created it at the same moment")
+        log.info("object_created", extra={"object": str(ref(desired))})
+        return result.live
 
-    async def _tidy(self, proxy: LLMProxy, wanted: Sequence[Manifest], deployment: Manifest, *, complete: bool) -> None:
-        """Delete children that are not wanted any more, and documents that no pod can need."""
-        if not await self._left(proxy, wanted, deployment, fresh=False):
+    async def _prune(
+        self, proxy: LLMProxy, desired: Sequence[Manifest], deployment: Manifest, *, complete: bool
+    ) -> None:
+        """Delete children that are not desired any more, and documents that no pod can need."""
+        if not await self._obsolete(proxy, desired, deployment, uncached=False):
             return
-        # Nothing is deleted because of what was so a moment ago.
-        for item in await self._left(proxy, wanted, deployment, fresh=True):
+        # Nothing is deleted on the word of a cache.
+        for item in await self._obsolete(proxy, desired, deployment, uncached=True):
             if ownership.is_store(item) and not complete:
-                continue  # the pods before count in it until they are told to end
+                continue  # older pods count in it until they terminate
             await self._cluster.delete(ref(item), uid=item["metadata"]["uid"])
             log.info("object_deleted", extra={"object": str(ref(item))})
 
-    async def _left(
-        self, proxy: LLMProxy, wanted: Sequence[Manifest], deployment: Manifest, *, fresh: bool
+    async def _obsolete(
+        self, proxy: LLMProxy, desired: Sequence[Manifest], deployment: Manifest, *, uncached: bool
     ) -> list[Manifest]:
         """Return the children that nobody needs."""
         place = (proxy.metadata.namespace, {names.LABEL_NAME: proxy.metadata.name})
         maps, sets, *others = await asyncio.gather(
-            self._cluster.list("v1", "ConfigMap", *place, fresh=fresh),
-            self._cluster.list("apps/v1", "ReplicaSet", *place, fresh=fresh),
-            *(self._cluster.list(*kind, *place, fresh=fresh) for kind in TIDIED),
+            self._cluster.list("v1", "ConfigMap", *place, uncached=uncached),
+            self._cluster.list("apps/v1", "ReplicaSet", *place, uncached=uncached),
+            *(self._cluster.list(*kind, *place, uncached=uncached) for kind in PRUNED_KINDS),
         )
-        ours = [item for item in maps if standing(item, proxy) is Standing.OURS]
-        keep = [item["metadata"]["name"] for item in wanted if ownership.is_document(item)]
+        ours = [item for item in maps if ownership_of(item, proxy) is Ownership.OURS]
+        keep = [item["metadata"]["name"] for item in desired if ownership.is_document(item)]
         stale = set(stale_configs(ours, [*sets, deployment], keep=keep))
-        gone = [item for item in ours if item["metadata"]["name"] in stale]
-        return gone + list(ownership.unwanted([*maps, *itertools.chain(*others)], proxy, wanted))
+        documents = [item for item in ours if item["metadata"]["name"] in stale]
+        return documents + list(ownership.obsolete([*maps, *itertools.chain(*others)], proxy, desired))
 
-    async def _present(self, raw: Manifest) -> Rollout:
-        """Observe the Deployment that is there, if it is ours, while nothing can be changed.
+    async def _observe_existing(self, raw: Manifest) -> Rollout:
+        """Observe the existing Deployment, if it is ours, while nothing can be applied.
 
-        Without the words of its containers: its pods may know Secrets of before, which no pass can read any more.
+        No container is quoted: its pods may have Secrets of before, which no reconcile can read any more.
         """
         metadata = raw["metadata"]
         target = Ref("apps/v1", "Deployment", metadata["namespace"], names.deployment(metadata["name"]))
         deployment = await self._cluster.get(target)
         ours = deployment is not None and owner_uid(deployment) == metadata["uid"]
-        return await self._observe(deployment if ours else None, None, floor_of(raw.get("spec") or {}))
+        return await self._observe(deployment if ours else None, None, min_ready_of(raw.get("spec") or {}))
 
-    async def _observe(self, deployment: Manifest | None, contents: Sequence[str] | None, floor: int | None) -> Rollout:
-        seen = rollout(deployment, (), now=self._around.now(), floor=floor)
-        if deployment is None or seen.complete or seen.wanted == 0:
-            return seen
+    async def _observe(
+        self, deployment: Manifest | None, contents: Sequence[str] | None, min_ready: int | None
+    ) -> Rollout:
+        now = self._dependencies.now()
+        progress = rollout(deployment, (), now=now, min_ready=min_ready)
+        if deployment is None or progress.complete or progress.desired == 0:
+            return progress
         metadata = deployment["metadata"]
         pods = await self._cluster.list(
             "v1", "Pod", metadata["namespace"], deployment["spec"]["selector"]["matchLabels"]
         )
-        return rollout(deployment, pods, now=self._around.now(), secrets=contents, floor=floor)
+        return rollout(deployment, pods, now=now, secrets=contents, min_ready=min_ready)
 
-    async def _report(self, key: Key, raw: Manifest, view: View) -> Manifest:
-        """Write the status if it says something new; return the object as it is then."""
+    async def _write_status(self, key: Key, raw: Manifest, observation: Observation) -> Manifest:
+        """Write the status if it changed; return the live object."""
         before = reporting.reported(raw)
-        made = reporting.status(view, before, now=self._around.now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
-        if reporting.same(made, before):
+        now = self._dependencies.now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        status = reporting.status(observation, before, now=now)
+        if reporting.same(status, before):
             return raw
         metadata = {name: raw["metadata"][name] for name in ("name", "namespace", "uid")}
-        self._around.about_to_write(key, made)
-        live = await self._cluster.apply_status({**_head(raw), "metadata": metadata, "status": made})
-        ready = reporting.condition(made, reporting.READY)
+        self._dependencies.before_status_write(key, status)
+        live = await self._cluster.apply_status({**_head(raw), "metadata": metadata, "status": status})
+        ready = reporting.condition(status, reporting.READY)
         log.info("status_written", extra={"proxy": str(key), "ready": ready["status"], "reason": ready["reason"]})
-        await self._announcer.announce(raw, before, made)
+        await self._recorder.record(raw, before, status)
         return live
 
-    def _again_s(self, key: Key, view: View) -> float:
-        trouble, failure = view.trouble, view.rollout.failure
-        if trouble is None and view.lacks is not None:
-            return FOREIGN_RETRY_S
-        if trouble is None:
-            pulls = failure is not None and failure.reason == "ImagePullFailed" and not failure.final
-            return PULL_RETRY_S if pulls else math.inf
-        if trouble.reason == "WaitingForDeletion":
-            return LEAVING_RETRY_S
-        if trouble.reason in {"NameConflict", "ObjectRefused", "QuotaExceeded"}:
-            return FOREIGN_RETRY_S
-        if not trouble.final and key in self._waiting:
-            return max(0.1, self._waiting[key][1] + PATIENCE_S - self._around.clock())
-        return math.inf
+    def _requeue_after_s(self, key: Key, observation: Observation) -> float:
+        problem = observation.problem
+        if problem is None:
+            problems = (observation.rollout.problem, observation.secondary)
+            return min((item.requeue_after_s for item in problems if item is not None), default=float("inf"))
+        if not problem.final and key in self._missing_since:
+            reason, since_s = self._missing_since[key]
+            return max(0.1, since_s + (reason.final_after_s or 0.0) - self._dependencies.clock())
+        return problem.requeue_after_s
 
     def _forget(self, key: Key) -> None:
         self._secrets.forget(key)
-        self._waiting.pop(key, None)
+        self._missing_since.pop(key, None)
 
 
 def _head(manifest: Manifest) -> Manifest:
@@ -367,13 +369,13 @@ def _gateways(proxy: LLMProxy) -> Ref:
     return Ref("apps/v1", "Deployment", proxy.metadata.namespace, names.deployment(proxy.metadata.name))
 
 
-def _blocked(found: Sequence[Child]) -> Trouble | None:
+def _ownership_problem(children: Sequence[Child]) -> Problem | None:
     """Return why nothing may be written, None if it may: all objects are judged before the first is touched."""
-    foreign = [str(child.ref) for child in found if child.standing is Standing.FOREIGN]
+    foreign = [str(child.ref) for child in children if child.ownership is Ownership.FOREIGN]
     if foreign:
-        message = f"{', '.join(foreign)} is there and not ours: delete it, or give the LLMProxy another name"
-        return Trouble("NameConflict", message, final=True)
-    leaving = [str(child.ref) for child in found if child.standing is Standing.LEAVING]
+        message = f"{', '.join(foreign)} exists and belongs to somebody else: delete it, or rename the LLMProxy"
+        return Problem.of(Reason.NAME_CONFLICT, message)
+    leaving = [str(child.ref) for child in children if child.ownership is Ownership.LEAVING]
     if leaving:
-        return Trouble("WaitingForDeletion", f"{', '.join(leaving)} is still being deleted", final=False)
+        return Problem.of(Reason.WAITING_FOR_DELETION, f"{', '.join(leaving)} is still being deleted")
     return None

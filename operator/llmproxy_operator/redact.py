@@ -1,15 +1,15 @@
-"""Make words of a container fit to be shown to everybody who may read an LLMProxy. Pure.
+"""Redaction of container output, so that everybody who may read an LLMProxy may read it. Pure.
 
-The proxy's own processes do not write keys. This is the second lock: for a traceback, or a library that does.
+The proxy's own processes do not write keys. This is a second guard: for a traceback, or a library that does.
 """
 
 import re
 from collections.abc import Iterable
 
 MAX_CHARS = 600
-"""Of a message in a condition: the last lines tell what went wrong."""
+"""Bound of the result: the last lines say what went wrong."""
 MIN_SECRET_CHARS = 4
-"""Replacing shorter contents would make words unreadable and hide nothing."""
+"""Redacting shorter contents would make the text unreadable and hide nothing."""
 HIDDEN = "[hidden]"
 
 _LOOKS_SECRET = re.compile(
@@ -20,8 +20,8 @@ _LOOKS_SECRET = re.compile(
 )
 
 
-def scrub(text: str, secrets: Iterable[str] = ()) -> str:
-    """Return the end of *text* without *secrets* and without what looks like one."""
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
+    """Return the end of *text* without *secrets* and without anything that looks like one."""
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= MIN_SECRET_CHARS:
             text = text.replace(secret, HIDDEN)

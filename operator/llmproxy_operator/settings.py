@@ -1,6 +1,6 @@
-"""What the operator is told by its environment, read once at the start; the chart writes it.
+"""Settings of the operator, read from the environment once at the start; the chart sets them.
 
-No name begins with LLMPROXY_: a Service of that name would put variables of its own into the environment.
+No variable begins with LLMPROXY_: a Service of that name would add variables of its own to the environment.
 """
 
 from collections.abc import Mapping
@@ -15,36 +15,36 @@ _MAX_PORT = 65535
 
 
 class SettingsError(Exception):
-    """A variable is missing or cannot be used; the message names it. The operator ends with code 2."""
+    """A variable is missing or invalid; the message names it. The operator exits with code 2."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All that is not in an LLMProxy."""
+    """Settings of an installation."""
 
     proxy_image: str
-    """Image of proxies that name none."""
+    """Default image of proxies."""
     policy: Policy
-    """What LLMProxies may ask for."""
+    """Allow-lists for LLMProxies."""
     proxy_image_pull_policy: str | None = None
-    """None leaves it to Kubernetes, which goes by the tag."""
+    """None: the default of Kubernetes, which depends on the tag."""
     limits_store_image: str = DEFAULT_STORE_IMAGE
-    """Image of the Valkeys in which pods count their limits together."""
+    """Image of the stores of shared limits."""
     watch_namespaces: tuple[str, ...] = ()
     """Empty: all of them."""
     namespace: str = "default"
-    """Where the operator runs and its Lease is."""
+    """Namespace of the operator and its Lease."""
     pod_name: str = "operator"
-    """Who holds the Lease, for people."""
+    """Holder of the Lease, for people."""
     leader_election: bool = True
     lease_name: str = "llmproxy-operator"
     metrics_port: int = 8080
-    """Health and metrics."""
+    """Port of health checks and metrics."""
     log_level: str = "INFO"
 
 
 def from_environment(environment: Mapping[str, str]) -> Settings:
-    """Return the settings in *environment*; an empty variable is as good as none. Raise SettingsError."""
+    """Return the settings in *environment*; an empty variable counts as unset. Raise SettingsError."""
     return Settings(
         proxy_image=_required(environment, "OPERATOR_PROXY_IMAGE"),
         proxy_image_pull_policy=_pull_policy(environment),

@@ -1,6 +1,7 @@
-"""Which proxy's turn it is: each key once, one pass at a time per key, and a failing one waits without delaying others.
+"""Work queue of keys: each key once, one reconcile per key at a time; a failing key backs off without delaying others.
 
-Knows nothing of Kubernetes or of what a pass does. Whatever happens to a key while its pass runs leads to one more.
+It knows nothing of Kubernetes or of what a reconcile does. A key that is added while its reconcile runs is reconciled
+once more.
 """
 
 import asyncio
@@ -11,18 +12,22 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn, Protocol
 
-from llmproxy_operator.backoff import backoff_s
 from llmproxy_operator.errors import OperatorError
 
 log = logging.getLogger(__name__)
 
 
-SLOW = 3
-"""For each worker there may be so many passes that are slow, besides."""
+SLOW_PER_WORKER = 3
+"""Slow reconciles that may run beside each worker."""
+
+
+def backoff_s(failures: int, jitter: float, *, first_s: float, most_s: float) -> float:
+    """Return the wait: *first_s*, doubled with each failure up to *most_s*, and spread by *jitter* from 0 to 1."""
+    return min(most_s, first_s * float(1 << min(failures - 1, 30))) * (0.5 + 0.5 * jitter)
 
 
 class Key(NamedTuple):
-    """Which LLMProxy."""
+    """Namespace and name of an LLMProxy."""
 
     namespace: str
     name: str
@@ -31,56 +36,56 @@ class Key(NamedTuple):
         return f"{self.namespace}/{self.name}"
 
 
-Work = Callable[[Key], Awaitable[float | None]]
-"""One pass. Returns after how many seconds it wants to be repeated: infinity if only something new can ask for that,
-None if the key is no more."""
+ReconcileFunction = Callable[[Key], Awaitable[float | None]]
+"""One reconcile. Returns the delay of the next one in seconds: infinity if only an event asks for that, None if the
+key is gone."""
 
 
-class Observer(Protocol):
-    """Who counts passes."""
+class ReconcileObserver(Protocol):
+    """Counter of reconciles."""
 
-    def passed(self, *, failed: bool, took_s: float) -> None:
-        """One pass ended."""
+    def reconciled(self, *, failed: bool, took_s: float) -> None:
+        """Count one reconcile that ended."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How long things may take and how long they wait, in seconds."""
+    """Timeouts and delays, in seconds."""
 
     first_backoff_s: float = 0.5
     max_backoff_s: float = 60.0
     gap_s: float = 0.2
-    """Between two passes of one key: a burst of events becomes one pass."""
+    """Minimum time between two reconciles of one key: a burst of events becomes one reconcile."""
     settle_s: float = 1.0
-    """The same before a pass that only its children ask for: what a pass made is followed by a handful of events
-    about it. It is the longest that any of them is late, and the first one after it is not."""
+    """The same for events of children: the writes of a reconcile are followed by a handful of them. It is the longest
+    that any of them is late, and the first one after it is not."""
     resync_s: float = 600.0
-    """Every proxy is looked at so often even if nothing happens, give or take a fifth."""
-    pass_s: float = 60.0
-    """A pass that takes longer is broken off."""
+    """Interval of reconciles without any event, give or take a fifth."""
+    timeout_s: float = 60.0
+    """Timeout of one reconcile."""
     slow_s: float = 5.0
-    """A pass that takes longer gives its worker's place to the next: requests that hang for some proxies must not
+    """A reconcile that takes longer frees its worker for the next key: requests that hang for some proxies must not
     make all wait until they time out."""
 
     def backoff_s(self, failures: int, jitter: float) -> float:
-        """Return the wait after so many failures in a row: doubled each time, spread by *jitter* from 0 to 1."""
+        """Return the wait after so many failures in a row."""
         return backoff_s(failures, jitter, first_s=self.first_backoff_s, most_s=self.max_backoff_s)
 
 
-class KeyedQueue:
-    """The keys that wait, and the workers that take them."""
+class WorkQueue:
+    """Keys that wait, and the workers that take them."""
 
     def __init__(
         self,
-        work: Work,
-        observer: Observer,
+        reconcile: ReconcileFunction,
+        observer: ReconcileObserver,
         *,
         clock: Callable[[], float],
         jitter: Callable[[], float],
         timing: Timing | None = None,
     ) -> None:
         """*clock* counts seconds and does not jump; *jitter* gives numbers from 0 to 1."""
-        self._work = work
+        self._reconcile = reconcile
         self._observer = observer
         self._clock = clock
         self._jitter = jitter
@@ -88,26 +93,26 @@ class KeyedQueue:
         self._due: dict[Key, float] = {}
         self._heap: list[tuple[float, Key]] = []
         self._running: set[Key] = set()
-        self._meanwhile: dict[Key, tuple[float, float]] = {}
-        """What was asked for while a pass of the key runs: when, and after which gap."""
+        self._dirty: dict[Key, tuple[float, float]] = {}
+        """Keys that were added while their reconcile runs: due time, and gap."""
         self._failures: dict[Key, int] = {}
         self._ended: dict[Key, float] = {}
         self._changed = asyncio.Event()
 
     def add(self, key: Key, after_s: float = 0.0, *, settle: bool = False) -> None:
-        """Have a pass for *key*, at the earliest after so many seconds; an earlier turn stays.
+        """Reconcile *key*, at the earliest after so many seconds; an earlier due time stays.
 
-        With *settle* the pass is about events that come in handfuls, and waits a little longer after the one before.
+        With *settle* the event is one of a handful, and the gap after the last reconcile is a little longer.
         """
         gap_s = self._timing.settle_s if settle else self._timing.gap_s
         due_s = self._clock() + after_s
-        if key in self._running:  # the gap counts from the end of the pass that runs
-            asked_s, asked_gap_s = self._meanwhile.get(key, (due_s, gap_s))
-            self._meanwhile[key] = (min(asked_s, due_s), min(asked_gap_s, gap_s))
+        if key in self._running:  # the gap counts from the end of the running reconcile
+            dirty_due_s, dirty_gap_s = self._dirty.get(key, (due_s, gap_s))
+            self._dirty[key] = (min(dirty_due_s, due_s), min(dirty_gap_s, gap_s))
         else:
-            self._plan(key, due_s, gap_s)
+            self._schedule(key, due_s, gap_s)
 
-    def _plan(self, key: Key, due_s: float, gap_s: float) -> None:
+    def _schedule(self, key: Key, due_s: float, gap_s: float) -> None:
         due_s = max(due_s, self._ended.get(key, -gap_s) + gap_s)
         if due_s < self._due.get(key, float("inf")):
             self._due[key] = due_s
@@ -115,54 +120,54 @@ class KeyedQueue:
             self._changed.set()
 
     def forget(self, key: Key) -> None:
-        """Drop what is remembered of a key that is gone."""
-        for memory in (self._due, self._failures, self._ended, self._meanwhile):
-            memory.pop(key, None)
+        """Drop the state of a key that is gone."""
+        for state in (self._due, self._failures, self._ended, self._dirty):
+            state.pop(key, None)
 
     @property
     def depth(self) -> int:
-        """How many keys are due and wait for a worker."""
+        """Number of keys that are due and wait for a worker."""
         now_s = self._clock()
         return sum(1 for due_s in self._due.values() if due_s <= now_s)
 
     @property
     def oldest_s(self) -> float:
-        """How long the key that is due longest has been waiting for a worker, in seconds."""
+        """Wait of the key that is due longest, in seconds."""
         now_s = self._clock()
         waits = [now_s - due_s for due_s in self._due.values()]
         return max(0.0, *waits) if waits else 0.0
 
     async def run(self, workers: int) -> NoReturn:
-        """Work for ever, at most so many passes at one time, and three times as many that are slow."""
-        places, all_places = asyncio.Semaphore(workers), asyncio.Semaphore((1 + SLOW) * workers)
+        """Work for ever, with at most so many reconciles at one time, and three times as many slow ones."""
+        places, all_places = asyncio.Semaphore(workers), asyncio.Semaphore((1 + SLOW_PER_WORKER) * workers)
         async with asyncio.TaskGroup() as group:
             while True:
                 await all_places.acquire()
                 await places.acquire()
                 key = await self._take()
-                turn = group.create_task(self._turn(key))
-                turn.add_done_callback(lambda _: all_places.release())
-                group.create_task(self._leave(turn, places))
+                task = group.create_task(self._process(key))
+                task.add_done_callback(lambda _: all_places.release())
+                group.create_task(self._free_worker(task, places))
 
-    async def _leave(self, turn: asyncio.Task[None], places: asyncio.Semaphore) -> None:
-        """Give the place of a pass free when it has ended or is slow."""
-        await asyncio.wait({turn}, timeout=self._timing.slow_s)
+    async def _free_worker(self, task: asyncio.Task[None], places: asyncio.Semaphore) -> None:
+        """Free the worker of a reconcile when it has ended or is slow."""
+        await asyncio.wait({task}, timeout=self._timing.slow_s)
         places.release()
 
-    async def _turn(self, key: Key) -> None:
-        again_s = await self._pass(key)
+    async def _process(self, key: Key) -> None:
+        requeue_after_s = await self._run_once(key)
         self._running.discard(key)
-        asked = self._meanwhile.pop(key, None)
-        if asked is not None:
-            self._plan(key, *asked)
-        if again_s is not None:
-            self.add(key, again_s)
-        elif asked is None:
+        dirty = self._dirty.pop(key, None)
+        if dirty is not None:
+            self._schedule(key, *dirty)
+        if requeue_after_s is not None:
+            self.add(key, requeue_after_s)
+        elif dirty is None:
             self.forget(key)
         self._changed.set()
 
     async def _take(self) -> Key:
-        """Wait for the first key that is due and not being worked on, and take it."""
+        """Wait for the first key that is due and not running, and take it."""
         while True:
             self._changed.clear()
             wait_s = None
@@ -179,7 +184,7 @@ class KeyedQueue:
                     await self._changed.wait()
 
     def _first(self) -> tuple[float, Key] | None:
-        """Return the next entry of the heap that counts: one that an earlier turn replaced does not."""
+        """Return the next valid entry of the heap; one that an earlier due time replaced is not."""
         while self._heap:
             due_s, key = self._heap[0]
             if self._due.get(key) == due_s:
@@ -187,28 +192,29 @@ class KeyedQueue:
             heapq.heappop(self._heap)
         return None
 
-    async def _pass(self, key: Key) -> float | None:
-        """Do one pass; return when to repeat it, None if the key is gone."""
-        began_s = self._clock()
-        failed, wanted_s, not_before_s = True, None, 0.0
+    async def _run_once(self, key: Key) -> float | None:
+        """Reconcile once; return the delay of the next reconcile, None if the key is gone."""
+        start_s = self._clock()
+        failed, requeue_after_s, retry_after_s = True, None, 0.0
         try:
-            async with asyncio.timeout(self._timing.pass_s):
-                wanted_s = await self._work(key)
+            async with asyncio.timeout(self._timing.timeout_s):
+                requeue_after_s = await self._reconcile(key)
             failed = False
         except TimeoutError:
-            log.error("pass_too_long", extra={"proxy": str(key), "seconds": self._timing.pass_s})  # noqa: TRY400 - no bug
+            timeout_s = self._timing.timeout_s
+            log.error("reconcile_timeout", extra={"proxy": str(key), "seconds": timeout_s})  # noqa: TRY400 - no bug
         except OperatorError as exc:
-            not_before_s = exc.again_s
-            log.warning("pass_failed", extra={"proxy": str(key), "error": str(exc)})
-        except Exception:  # a bug in one proxy's pass must not stop the others'
-            log.exception("pass_broken", extra={"proxy": str(key)})
-        ended_s = self._clock()
-        self._observer.passed(failed=failed, took_s=ended_s - began_s)
-        self._ended[key] = ended_s
+            retry_after_s = exc.retry_after_s
+            log.warning("reconcile_failed", extra={"proxy": str(key), "error": str(exc)})
+        except Exception:  # a bug that one proxy triggers must not stop the others
+            log.exception("reconcile_crashed", extra={"proxy": str(key)})
+        end_s = self._clock()
+        self._observer.reconciled(failed=failed, took_s=end_s - start_s)
+        self._ended[key] = end_s
         if failed:
             self._failures[key] = self._failures.get(key, 0) + 1
-            return max(not_before_s, self._timing.backoff_s(self._failures[key], self._jitter()))
+            return max(retry_after_s, self._timing.backoff_s(self._failures[key], self._jitter()))
         self._failures.pop(key, None)
-        if wanted_s is None:
+        if requeue_after_s is None:
             return None
-        return min(wanted_s, self._timing.resync_s * (0.8 + 0.4 * self._jitter()))
+        return min(requeue_after_s, self._timing.resync_s * (0.8 + 0.4 * self._jitter()))

@@ -15,7 +15,7 @@ from llmproxy_api import API_VERSION, KIND, LLMProxy, parse
 from llmproxy_operator import conditions as reporting
 from llmproxy_operator import names
 from llmproxy_operator.cluster import ApiServer
-from llmproxy_operator.conditions import View
+from llmproxy_operator.conditions import Observation
 from llmproxy_operator.errors import UnavailableError
 from llmproxy_operator.manifest import Manifest
 from llmproxy_operator.render import (
@@ -76,6 +76,6 @@ def _objects(proxy: LLMProxy, image: str) -> tuple[list[Manifest], Manifest, dic
     pods = revision(proxy, replace(Inputs(image, {}), secret_digests={own: digest}))
     children = [peers_secret(proxy, token), control_secret(proxy, control), *render(proxy, pods)]
     (last,) = (child for child in children if child["kind"] == "Deployment")
-    view = View(proxy.metadata.generation, proxy, pods.config_hash, Rollout(wanted=1))
+    view = Observation(proxy.metadata.generation, proxy, pods.config_hash, Rollout(desired=1))
     made = reporting.status(view, {}, now="2026-01-01T00:00:00Z")
     return [child for child in children if child is not last], scaling.first(last, proxy), made

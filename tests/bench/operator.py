@@ -193,7 +193,7 @@ async def at_rest(counted: Counted, quiet_s: float = 8.0) -> None:
         assert time.monotonic() - began_s < LIMIT_S, "it does not come to rest"
         await asyncio.sleep(1)
         writes = counted.total("llmproxy_operator_writes_total")
-        if writes != last or counted.total("llmproxy_operator_queue_depth") > 0:
+        if writes != last or counted.total("llmproxy_operator_workqueue_depth") > 0:
             last, since_s = writes, time.monotonic()
 
 
@@ -220,7 +220,7 @@ async def measure(rig: Rig, edited: int) -> list[Row]:
         say(f"{empty_s:.0f} s from empty; CPU a proxy in ms: {cost}")
         await at_rest(counted)
         writes = counted.samples("llmproxy_operator_writes_total")
-        used = (counted.total("llmproxy_operator_passes_total"), counted.used_s()["operator"], counted.memory_mb())
+        used = (counted.total("llmproxy_operator_reconciles_total"), counted.used_s()["operator"], counted.memory_mb())
         say(f"at rest after {used[0]:.0f} passes, {sum(writes.values()):.0f} writes; now {edited} edits, one by one")
         took_s = await edits(rig, edited)
         say(f"edits took {', '.join(f'{took:.2f}' for took in took_s)} s; now until their pods are overdue")
@@ -231,7 +231,7 @@ async def measure(rig: Rig, edited: int) -> list[Row]:
     say(f"{len(before):,} objects; a new operator looks at all of them")
     began_s = time.monotonic()
     with operator(rig.namespace) as counted:
-        while counted.total("llmproxy_operator_passes_total") < rig.count:
+        while counted.total("llmproxy_operator_reconciles_total") < rig.count:
             assert time.monotonic() - began_s < LIMIT_S
             await asyncio.sleep(0.5)
         second_s = time.monotonic() - began_s

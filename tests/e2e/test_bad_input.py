@@ -241,7 +241,7 @@ def test_a_gateway_that_ends_again_and_again_is_told_in_its_own_words_and_heals(
             lambda: team.condition("llmproxy", "ending", "Stalled"), lambda c: c.get("status") == "True", 120, "Stalled"
         )
         assert stalled["reason"] == "CrashLoop"
-        assert "container gateway ends with code 2 again and again: " in stalled["message"]
+        assert "container gateway exits with code 2 repeatedly: " in stalled["message"]
         assert "shared_limits.url_env: " in stalled["message"]
         assert "planted-4711" not in str(team.get("llmproxy", "ending"))
 

@@ -173,7 +173,7 @@ def operator_writes(operator: Kube) -> float:
 
 
 def operator_passes(operator: Kube) -> float:
-    return operator_metrics(operator, "llmproxy_operator_passes_total")
+    return operator_metrics(operator, "llmproxy_operator_reconciles_total")
 
 
 def test_status_says_where_it_serves_and_under_which_limits(team: Kube) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from e2e.kube import Kube, Object, eventually
 from e2e.proxies import an_llmproxy, running, wait_rolled
-from llmproxy_operator.leader_election import Terms
+from llmproxy_operator.leader_election import LeaseTiming
 
 # Nobody else's proxies can wait meanwhile.
 pytestmark = [pytest.mark.e2e, pytest.mark.alone, pytest.mark.timeout(600)]
@@ -63,7 +63,7 @@ def test_the_other_goes_on_when_the_leader_is_killed(team: Kube, operator: Kube)
         took_s = time.monotonic() - killed
         wait_rolled(team, "heir")
 
-        terms = Terms()
+        terms = LeaseTiming()
         # It waits the Lease out, as long as it has seen it unchanged, and not much longer on a busy machine either.
         assert took_s < terms.duration_s + 2 * terms.retry_s + 15
         assert lease(operator)["leaseTransitions"] == before + 1

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llmproxy_operator import names
-from llmproxy_operator.cluster import Applied
+from llmproxy_operator.cluster import ApplyResult
 from llmproxy_operator.errors import ClusterError, ConflictError, UnavailableError
 from llmproxy_operator.manifest import Manifest, Ref, ref
 
@@ -108,12 +108,12 @@ class FakeCluster:
 
     # What the operator does.
 
-    async def get(self, target: Ref, *, maybe_old: bool = False) -> Manifest | None:
+    async def get(self, target: Ref, *, allow_stale: bool = False) -> Manifest | None:
         self._may_fail(target)
         return copy.deepcopy(self.objects.get(target))
 
     async def list(
-        self, api_version: str, kind: str, namespace: str, labels: Mapping[str, str], *, fresh: bool = False
+        self, api_version: str, kind: str, namespace: str, labels: Mapping[str, str], *, uncached: bool = False
     ) -> tuple[Manifest, ...]:
         return tuple(
             copy.deepcopy(item)
@@ -125,7 +125,7 @@ class FakeCluster:
     async def serves(self, api_version: str, kind: str) -> bool:
         return self.served
 
-    async def apply(self, manifest: Manifest, *, force: bool, manager: str = names.FIELD_MANAGER) -> Applied:
+    async def apply(self, manifest: Manifest, *, force: bool, manager: str = names.FIELD_MANAGER) -> ApplyResult:
         self._count("apply", ref(manifest))
         live = self.objects.get(ref(manifest))
         for mark in ("uid", "resourceVersion"):
@@ -191,7 +191,7 @@ class FakeCluster:
             self.fail_after -= 1
         self.writes[f"{verb} {target.kind}"] += 1
 
-    def _apply(self, manifest: Manifest, manager: str) -> Applied:
+    def _apply(self, manifest: Manifest, manager: str) -> ApplyResult:
         target = ref(manifest)
         live, created = self.objects.get(target), target not in self.objects
         made = copy.deepcopy(live) if live is not None else _new(manifest, f"uid-{next(self._uids)}")
@@ -214,7 +214,7 @@ class FakeCluster:
             changed = live is None or made.get("spec") != live.get("spec")
             made["metadata"]["generation"] = made["metadata"].get("generation", 0) + (1 if changed else 0)
         self.objects[target] = made
-        return Applied(copy.deepcopy(made), created)
+        return ApplyResult(copy.deepcopy(made), created)
 
     def _taken(self, manifest: Manifest, live: Manifest, manager: str) -> tuple[Path, ...]:
         """Return the fields that somebody else owns and that are sent with another value."""

@@ -1,7 +1,8 @@
-"""Desired state: pure functions from an LLMProxy to the objects it asks for, a module per kind.
+"""Desired state: pure functions from an LLMProxy to its children, a module per kind.
 
-Nothing here reads a clock, an environment variable or the cluster. The same proxy and inputs give the same objects,
-written as the API server stores them, so that a second pass finds nothing to write.
+Begin with `render` here and with `config` (the contract document). May import: `llmproxy_api`, the contract, `names`,
+`manifest`. Nothing here reads a clock, an environment variable or the cluster. The same proxy and inputs give the same
+objects, in the form the API server stores them, so that a second reconcile finds nothing to write.
 """
 
 from llmproxy_api import LLMProxy
@@ -45,8 +46,8 @@ __all__ = [
 
 
 def render(proxy: LLMProxy, pods: Revision) -> tuple[Manifest, ...]:
-    """Return every child of *proxy* whose pods are made from *pods*, in the order to apply them."""
-    wanted = (
+    """Return every child of *proxy* with the pods of the revision *pods*, in the order to apply them."""
+    children = (
         controller_revision(proxy, pods),
         config_map(proxy, pods.document),
         endpoint_config_map(proxy),
@@ -59,4 +60,4 @@ def render(proxy: LLMProxy, pods: Revision) -> tuple[Manifest, ...]:
         autoscaler(proxy),
         pod_monitor(proxy),
     )
-    return tuple(item for item in wanted if item is not None)
+    return tuple(item for item in children if item is not None)

@@ -1,6 +1,6 @@
-"""The contract document of a proxy, and the hashes that name it and roll its pods.
+"""Contract document of a proxy, and the hashes that name it and roll its pods.
 
-The one translation from the words of the resource to those of the contract; defaults are filled in here.
+The only translation of the resource into the contract; defaults are filled in here.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ MAX_DOCUMENT_BYTES = 1_000_000
 
 LIMITS_URL = "LIMITS_URL"
 LIMITS_CA = "LIMITS_CA"
-"""Environment variables of the gateway: the address of the store of shared limits, and what it is checked by."""
+"""Environment variables of the gateway: URL of the store of shared limits, and the CA of its certificate."""
 MAX_SURGE = 1
-"""Pods that a roll has besides those that are wanted."""
+"""Pods of a roll beyond the desired number."""
 
 _STEPS = (4, 8, 16, 32, MAX_REPLICAS + MAX_SURGE)
 
@@ -34,10 +34,10 @@ _DOCUMENT_HASH_CHARS = 10
 
 
 def document(proxy: LLMProxy) -> contract.Document:
-    """Return what the pods of *proxy* are told; raise SpecError if it is too large for a ConfigMap."""
+    """Return the contract document of *proxy*; raise SpecError if it is too large for a ConfigMap."""
     spec = proxy.spec
     fallbacks = {item.model: item.to for item in spec.fallbacks or ()}
-    made = contract.Document(
+    contents = contract.Document(
         proxy=contract.Proxy(name=proxy.metadata.name, namespace=proxy.metadata.namespace),
         models=tuple(_model(model, fallbacks.get(model.name, ())) for model in spec.models),
         rate_limits=_limits(spec.rate_limits),
@@ -49,39 +49,39 @@ def document(proxy: LLMProxy) -> contract.Document:
         drain_timeout_s=drain_timeout_s(spec),
         shared_limits=_shared(proxy),
     )
-    size = len(made.to_json().encode())
+    size = len(contents.to_json().encode())
     if size > MAX_DOCUMENT_BYTES:
         message = f"makes a configuration of {size} bytes, {MAX_DOCUMENT_BYTES} fit: shorten params"
         raise SpecError((Problem("spec.models", message),))
-    return made
+    return contents
 
 
 def document_hash(text: str) -> str:
-    """Return what stands for a document in the name of its ConfigMap."""
+    """Return the hash of a document for the name of its ConfigMap."""
     return hashlib.sha256(text.encode()).hexdigest()[:_DOCUMENT_HASH_CHARS]
 
 
-def config_hash(made: contract.Document, secret_digests: Mapping[SecretRef, str]) -> str:
-    """Return what rolls the pods when it changes: the document and the contents of the Secrets it names."""
-    digest = hashlib.sha256(made.to_json().encode())
+def config_hash(document: contract.Document, secret_digests: Mapping[SecretRef, str]) -> str:
+    """Return the hash of the document and the contents of its Secrets; a new one rolls the pods."""
+    digest = hashlib.sha256(document.to_json().encode())
     for (name, key), content in sorted(secret_digests.items()):
         digest.update(f"{name}\0{key}\0{content}\0".encode())
     return digest.hexdigest()[:_HASH_CHARS]
 
 
 def secret_digest(uid: str, content: bytes) -> str:
-    """Return what stands for *content* of a Secret of the proxy *uid*.
+    """Return the digest of *content* of a Secret of the proxy *uid*.
 
-    Keyed by the uid, so that equal Secrets of two proxies cannot be told from what is seen on their pods.
+    Keyed by the uid, so that the annotations of pods do not show that two proxies have the same Secret.
     """
     return hmac.new(uid.encode(), content, hashlib.sha256).hexdigest()
 
 
 def secret_references(proxy: LLMProxy) -> tuple[SecretRef, ...]:
     """Return every (Secret, key) that *proxy* names, once, in a stable order."""
-    deployments = {ref for _, ref in keyed_deployments(proxy)}
-    named = {*store_references(proxy).values(), *environment_references(proxy).values(), *header_references(proxy)}
-    return tuple(sorted(deployments | named))
+    keys = {ref for _, ref in keyed_deployments(proxy)}
+    others = {*store_references(proxy).values(), *environment_references(proxy).values(), *header_references(proxy)}
+    return tuple(sorted(keys | others))
 
 
 def digested(proxy: LLMProxy) -> tuple[SecretRef, ...]:
@@ -91,35 +91,35 @@ def digested(proxy: LLMProxy) -> tuple[SecretRef, ...]:
 
 
 def environment_references(proxy: LLMProxy) -> dict[str, SecretRef]:
-    """Return where the variables of the translator come from that are in Secrets."""
-    given = proxy.spec.pod.env if proxy.spec.pod is not None else None
-    refs = {variable.name: variable.secret_key_ref for variable in given or ()}
+    """Return the Secret references of the translator's environment, by variable."""
+    env = proxy.spec.pod.env if proxy.spec.pod is not None else None
+    refs = {variable.name: variable.secret_key_ref for variable in env or ()}
     return {name: (ref.name, ref.key) for name, ref in refs.items() if ref is not None}
 
 
 def environment_values(proxy: LLMProxy) -> dict[str, str]:
-    """Return the variables of the translator that stand in the resource."""
-    given = proxy.spec.pod.env if proxy.spec.pod is not None else None
-    return {variable.name: variable.value for variable in given or () if variable.value is not None}
+    """Return the plain variables of the translator's environment."""
+    env = proxy.spec.pod.env if proxy.spec.pod is not None else None
+    return {variable.name: variable.value for variable in env or () if variable.value is not None}
 
 
 def store_references(proxy: LLMProxy) -> dict[str, SecretRef]:
-    """Return where the user's own store of shared limits is said to be, by the variable that tells the gateway."""
-    given = proxy.spec.rate_limits.shared if proxy.spec.rate_limits is not None else None
-    if proxy.spec.sharing != "Redis" or given is None:
+    """Return the Secret references of the user's own store of shared limits, by the gateway's variable."""
+    shared = proxy.spec.rate_limits.shared if proxy.spec.rate_limits is not None else None
+    if proxy.spec.sharing != "Redis" or shared is None:
         return {}
-    sources = {LIMITS_URL: given.url, LIMITS_CA: given.ca}
+    sources = {LIMITS_URL: shared.url, LIMITS_CA: shared.ca}
     return {name: (s.secret_key_ref.name, s.secret_key_ref.key) for name, s in sources.items() if s is not None}
 
 
 def client_secret(proxy: LLMProxy) -> str | None:
-    """Return the Secret with the keys of callers; its content is read by the pods, and rolls nothing."""
+    """Return the Secret with the keys of callers; pods read it anew, so its content rolls nothing."""
     access = proxy.spec.access
     return None if access is None or access.api_keys is None else access.api_keys.secret_ref.name
 
 
 def keyed_deployments(proxy: LLMProxy) -> tuple[tuple[deployments.Deployment, SecretRef], ...]:
-    """Return the deployments that have a key, with where it is."""
+    """Return the deployments that have a key, with its Secret reference."""
     return tuple(
         (deployment, (deployment.api_key.secret_key_ref.name, deployment.api_key.secret_key_ref.key))
         for model in proxy.spec.models
@@ -129,7 +129,7 @@ def keyed_deployments(proxy: LLMProxy) -> tuple[tuple[deployments.Deployment, Se
 
 
 def header_references(proxy: LLMProxy) -> tuple[SecretRef, ...]:
-    """Return where the headers of requests to a collector are, once, in a stable order."""
+    """Return the Secret references of the headers for a collector, once, in a stable order."""
     otlp = proxy.spec.spans.otlp if proxy.spec.spans is not None else None
     headers = (otlp.headers if otlp is not None else None) or ()
     return tuple(sorted({_ref(header.value) for header in headers}))
@@ -151,31 +151,31 @@ def is_translated(deployment: deployments.Deployment) -> bool:
 
 
 def drain_timeout_s(spec: models.Spec) -> float:
-    """Return how long calls in flight may go on, in seconds."""
+    """Return the time for calls in flight at shutdown, in seconds."""
     return seconds(spec.drain_timeout or models.DEFAULT_DRAIN_TIMEOUT)
 
 
 def max_pods(spec: models.Spec) -> int:
-    """Return how many pods there may be at one time; a pod that never met the others takes that part of a limit.
+    """Return the maximum number of pods at one time; a pod that cannot reach the others applies that part of a limit.
 
-    In steps where `replicas` says how many: it may be scaled to and fro without a roll.
+    In steps with `replicas`, so that scaling within a step rolls nothing.
     """
     if spec.autoscaling is not None:
         return spec.autoscaling.max_replicas + MAX_SURGE
-    wanted = (spec.replicas or 1) + MAX_SURGE
-    return next(step for step in _STEPS if step >= wanted)
+    pods = (spec.replicas or 1) + MAX_SURGE
+    return next(step for step in _STEPS if step >= pods)
 
 
 def spool_bytes(spans: Spans) -> int:
-    """Return how much the spool may hold, in bytes."""
+    """Return the size of the spool, in bytes."""
     size = spans.spool.size if spans.spool is not None else None
     return int(quantities.value(size or DEFAULT_SPOOL_SIZE))
 
 
 def _model(model: models.Model, fallbacks: tuple[str, ...]) -> contract.Model:
-    made = tuple(_deployment(f"{model.name}/{i}", item) for i, item in enumerate(model.deployments))
+    upstreams = tuple(_deployment(f"{model.name}/{i}", item) for i, item in enumerate(model.deployments))
     limits = _limits(model.rate_limits)
-    return contract.Model(name=model.name, rate_limits=limits, deployments=made, fallbacks=fallbacks)
+    return contract.Model(name=model.name, rate_limits=limits, deployments=upstreams, fallbacks=fallbacks)
 
 
 def _deployment(name: str, item: deployments.Deployment) -> contract.Deployment:
@@ -197,23 +197,23 @@ def _deployment(name: str, item: deployments.Deployment) -> contract.Deployment:
     )
 
 
-def _limits(given: limits.ModelRateLimits | None) -> contract.Limits:
-    if given is None:
+def _limits(spec: limits.ModelRateLimits | None) -> contract.Limits:
+    if spec is None:
         return contract.Limits()
-    return contract.Limits(rpm=given.rpm, rps=given.rps, tpm=given.tpm, max_parallel=given.max_parallel)
+    return contract.Limits(rpm=spec.rpm, rps=spec.rps, tpm=spec.tpm, max_parallel=spec.max_parallel)
 
 
-def _overflow(given: limits.RateLimits | None) -> contract.Overflow:
-    if given is None or given.overflow is None:
+def _overflow(spec: limits.RateLimits | None) -> contract.Overflow:
+    if spec is None or spec.overflow is None:
         return contract.Overflow()
-    wait = given.max_queue_time or models.DEFAULT_MAX_QUEUE_TIME
-    return contract.Overflow(mode=given.overflow, max_queue_time_s=seconds(wait))
+    wait = spec.max_queue_time or models.DEFAULT_MAX_QUEUE_TIME
+    return contract.Overflow(mode=spec.overflow, max_queue_time_s=seconds(wait))
 
 
 def _shared(proxy: LLMProxy) -> contract.SharedLimits | None:
     if proxy.spec.sharing == "Local":
         return None
-    # The scope outlives every edit: counters are counted on over a roll.
+    # The scope outlives every edit, so that counters survive a roll.
     return contract.SharedLimits(
         url_env=LIMITS_URL,
         ca_env=LIMITS_CA if LIMITS_CA in store_references(proxy) else None,
@@ -230,8 +230,8 @@ def _retries(retries: models.Retries) -> contract.Retries:
     )
 
 
-def _translation(given: models.LiteLLM | None) -> contract.Translation | None:
-    drops = given is not None and given.settings is not None and given.settings.drop_params
+def _translation(spec: models.LiteLLM | None) -> contract.Translation | None:
+    drops = spec is not None and spec.settings is not None and spec.settings.drop_params
     return contract.Translation(drop_params=True) if drops else None
 
 

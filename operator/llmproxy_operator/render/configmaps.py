@@ -1,4 +1,4 @@
-"""The ConfigMaps: the contract document, one immutable object for each, and the environment for trainers' pods."""
+"""ConfigMaps: one immutable object per contract document, and the environment for pods of trainers."""
 
 from collections.abc import Iterable
 
@@ -9,14 +9,14 @@ from llmproxy_operator.render.config import document_hash
 
 CONFIG_FILE = "config.json"
 NO_KEY = "none-needed"
-"""SDKs refuse to start without a key; the proxy asks for none."""
+"""Placeholder: SDKs refuse to start without a key; the proxy needs none."""
 
 
 def config_map(proxy: LLMProxy, document: str) -> Manifest:
     """Return the ConfigMap with the contract *document*.
 
-    Its name has the document's hash and it never changes, so a pod of an older template that starts again in the
-    middle of a failing roll reads the document that it was made for.
+    Its name has the document's hash and it is immutable, so a pod of an older template that restarts in the middle of
+    a failing roll reads the document that it was created for.
     """
     name = proxy.metadata.name
     return {
@@ -48,8 +48,8 @@ def stale_configs(
 ) -> tuple[str, ...]:
     """Return the names of those of *configmaps* (of one proxy) that may be deleted.
 
-    *users* are the ReplicaSets of the proxy, and its Deployment, whose newest ReplicaSet may not be there yet. Whatever
-    one of them mounts stays, as does what *keep* names.
+    *users* are the ReplicaSets of the proxy, and its Deployment, whose newest ReplicaSet may not exist yet. ConfigMaps
+    that one of them mounts stay, as do those in *keep*.
     """
     used = {name for user in users for name in _mounted(user)} | set(keep)
     return tuple(

@@ -1,7 +1,7 @@
-"""The containers of a proxy pod: gateway, and beside it shipper and translator as native sidecars.
+"""Containers of a proxy pod: the gateway, and shipper and translator as native sidecars.
 
-A native sidecar starts before the gateway and ends after it, so the shipper takes the last call's record. Neither has
-probes: a failing one would make the pod unready, and callers shall not notice a sidecar in trouble.
+A native sidecar starts before the gateway and ends after it, so the shipper receives the last call's record. Neither
+has probes: a failing one would make the pod unready, and a sidecar in trouble must not affect callers.
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ Container = dict[str, Any]
 CONFIG_DIR = "/etc/llmproxy"
 CONTROL_DIR = "/etc/llmproxy-control"
 KEYS_DIR = "/etc/llmproxy-keys"
-"""Secrets as volumes, for what is read anew while a pod runs; none lies within the ConfigMap's."""
+"""Mount paths of Secrets that a running pod reads anew; none lies within the ConfigMap's."""
 RUN_DIR = "/run/llmproxy"
 SPOOL_DIR = "/var/spool/llmproxy"
 TMP_DIR = "/tmp"  # noqa: S108 - a volume of the pod
@@ -38,7 +38,7 @@ TRANSLATOR_PYTHON = "/opt/translator/bin/python"
 """litellm cannot share an environment with the rest of the image."""
 
 PRE_STOP_S = 5
-"""A pod leaves the Service some time after its end begins; so long it takes calls as ever."""
+"""Delay of the shutdown: a pod leaves the Service some time after its termination begins."""
 
 _Defaults = dict[str, dict[str, str]]
 
@@ -48,7 +48,7 @@ _TRANSLATOR: _Defaults = {"requests": {"cpu": "100m", "memory": "384Mi"}, "limit
 
 
 def gateway(proxy: LLMProxy, inputs: Inputs) -> Container:
-    """Return the container that serves."""
+    """Return the container of the gateway."""
     name, namespace = proxy.metadata.name, proxy.metadata.namespace
     peers_host = names.host(names.peers(name), namespace)
     return {
@@ -67,7 +67,7 @@ def gateway(proxy: LLMProxy, inputs: Inputs) -> Container:
             _port("control", names.PORT_CONTROL),
             _port("peers", names.PORT_PEERS),
         ],
-        # It reports ready once it has taken the counters over from the pod that it replaces: seconds, at most minutes.
+        # Ready once it has taken over the counters of the pod that it replaces: seconds, at most minutes.
         "startupProbe": _probe("/readyz", period_s=1, failures=120),
         "readinessProbe": _probe("/readyz", period_s=5, failures=2),
         "livenessProbe": _probe("/healthz", period_s=10, failures=6),
@@ -78,7 +78,7 @@ def gateway(proxy: LLMProxy, inputs: Inputs) -> Container:
 
 
 def shipper(proxy: LLMProxy, inputs: Inputs) -> Container:
-    """Return the sidecar that makes calls durable and delivers them."""
+    """Return the sidecar that stores and delivers call records."""
     return {
         **_base(proxy, inputs, names.SHIPPER, python="python"),
         "restartPolicy": "Always",
@@ -90,7 +90,7 @@ def shipper(proxy: LLMProxy, inputs: Inputs) -> Container:
 
 
 def translator(proxy: LLMProxy, inputs: Inputs) -> Container:
-    """Return the sidecar that speaks to providers with a protocol of their own."""
+    """Return the sidecar that translates for providers with a protocol of their own."""
     return {
         **_base(proxy, inputs, names.TRANSLATOR, python=TRANSLATOR_PYTHON),
         "restartPolicy": "Always",
@@ -104,19 +104,19 @@ def translator(proxy: LLMProxy, inputs: Inputs) -> Container:
 
 
 def sidecars(proxy: LLMProxy, inputs: Inputs) -> list[Container]:
-    """Return those that *proxy* needs."""
-    made = []
+    """Return the sidecars that *proxy* needs."""
+    items = []
     if proxy.spec.spans is not None:
-        made.append(shipper(proxy, inputs))
+        items.append(shipper(proxy, inputs))
     if any(is_translated(item) for model in proxy.spec.models for item in model.deployments):
-        made.append(translator(proxy, inputs))
-    return made
+        items.append(translator(proxy, inputs))
+    return items
 
 
-def amounts(wanted: resources.Resources | None, default: _Defaults) -> dict[str, dict[str, str]]:
-    """Return requests and limits; what *wanted* leaves open is of *default*, without contradicting the rest."""
-    requests = _amounts(wanted.requests if wanted is not None else None)
-    limits = _amounts(wanted.limits if wanted is not None else None)
+def amounts(spec: resources.Resources | None, default: _Defaults) -> dict[str, dict[str, str]]:
+    """Return requests and limits; those that *spec* leaves out are of *default*, without contradicting the rest."""
+    requests = _amounts(spec.requests if spec is not None else None)
+    limits = _amounts(spec.limits if spec is not None else None)
     if "memory" not in limits:
         limits["memory"] = _larger(default["limits"]["memory"], requests.get("memory"))
     for name, amount in default["requests"].items():
@@ -125,9 +125,9 @@ def amounts(wanted: resources.Resources | None, default: _Defaults) -> dict[str,
     return {"requests": requests, "limits": limits}
 
 
-def _amounts(wanted: resources.ResourceAmounts | None) -> dict[str, str]:
-    given = {} if wanted is None else {"cpu": wanted.cpu, "memory": wanted.memory}
-    return {name: quantities.canonical(amount) for name, amount in given.items() if amount is not None}
+def _amounts(spec: resources.ResourceAmounts | None) -> dict[str, str]:
+    values = {} if spec is None else {"cpu": spec.cpu, "memory": spec.memory}
+    return {name: quantities.canonical(amount) for name, amount in values.items() if amount is not None}
 
 
 def _smaller(default: str, bound: str | None) -> str:
@@ -145,7 +145,7 @@ def _base(proxy: LLMProxy, inputs: Inputs, name: str, *, python: str) -> Contain
         "image": proxy.spec.image or inputs.image,
         **policy,
         "command": [python],
-        # Without a right on logs the operator still reads from the status how a container ended.
+        # The operator may not read logs: the status of a container holds their last lines.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": LOCKED,
     }
@@ -168,18 +168,18 @@ def _arguments(module: str) -> list[str]:
 
 
 def _keys(proxy: LLMProxy, *, translated: bool) -> list[dict[str, Any]]:
-    wanted = {ref for deployment, ref in keyed_deployments(proxy) if is_translated(deployment) is translated}
-    return [_secret(key_variable(ref), ref) for ref in sorted(wanted)]
+    refs = {ref for deployment, ref in keyed_deployments(proxy) if is_translated(deployment) is translated}
+    return [_secret(key_variable(ref), ref) for ref in sorted(refs)]
 
 
 def _environment(proxy: LLMProxy) -> list[dict[str, Any]]:
-    """Return what the translator is told of accounts at providers."""
+    """Return the variables of `spec.pod.env`: accounts at providers."""
     plain = [{"name": name, "value": value} for name, value in environment_values(proxy).items()]
     return plain + [_secret(name, ref) for name, ref in environment_references(proxy).items()]
 
 
 def _store(proxy: LLMProxy) -> list[dict[str, Any]]:
-    """Return how the gateway reaches the store of shared limits."""
+    """Return the gateway's variables for the store of shared limits."""
     if proxy.spec.sharing == "Managed":
         return store.environment(proxy, LIMITS_URL)
     return [_secret(variable, ref) for variable, ref in store_references(proxy).items()]

@@ -1,4 +1,4 @@
-"""The Deployment that runs a proxy. Nobody notices a roll: the new pod is ready before the old one ends."""
+"""Deployment of a proxy. No call fails in a roll: the new pod is ready before the old one terminates."""
 
 import hashlib
 import json
@@ -26,13 +26,13 @@ from llmproxy_operator.render.placement import USER, placement, security, spread
 from llmproxy_operator.render.scaling import replicas
 
 FLUSH_S = 15
-"""What the shipper has for its spool after the gateway has ended."""
+"""Time for the shipper to deliver its spool after the gateway has ended."""
 MARGIN_S = 5
-"""Between the last thing that should happen and the kill."""
+"""Margin before the kubelet kills the pod."""
 PROGRESS_DEADLINE_S = 180
-"""A pod that is not ready by then is reported."""
+"""Deadline of a new pod's readiness, after which it is reported."""
 REVISIONS = 3
-"""Old ReplicaSets that are kept, and with them their ConfigMaps."""
+"""Old ReplicaSets that stay, and with them their ConfigMaps."""
 
 
 def deployment(proxy: LLMProxy, pods: Mapping[str, Any]) -> Manifest:
@@ -53,26 +53,26 @@ def deployment(proxy: LLMProxy, pods: Mapping[str, Any]) -> Manifest:
 
 
 def grace_period_s(proxy: LLMProxy) -> int:
-    """Return how long a pod may take to end, in seconds: what is cut here is cut for callers too."""
+    """Return the grace period of a pod in seconds; a shorter one would cut calls."""
     return containers.PRE_STOP_S + math.ceil(drain_timeout_s(proxy.spec)) + FLUSH_S + MARGIN_S
 
 
 def pod_config_hash(proxy: LLMProxy, inputs: Inputs) -> str:
-    """Return the hash that pods of *proxy* carry; raise KeyError for a Secret that *inputs* does not know."""
+    """Return the config hash of the pods of *proxy*; raise KeyError for a Secret without a digest in *inputs*."""
     digests = {ref: inputs.secret_digests[ref] for ref in digested(proxy)}
     return config_hash(document(proxy), digests)
 
 
 def template(proxy: LLMProxy, inputs: Inputs) -> dict[str, Any]:
-    """Return what the pods of *proxy* are made from, as this release makes it."""
-    made = {"metadata": _metadata(proxy, inputs), "spec": _pod(proxy, inputs)}
-    made["metadata"]["annotations"][names.ANNOTATION_TEMPLATE_HASH] = template_hash(made)
-    return made
+    """Return the pod template of *proxy*, as this release renders it."""
+    pod = {"metadata": _metadata(proxy, inputs), "spec": _pod(proxy, inputs)}
+    pod["metadata"]["annotations"][names.ANNOTATION_TEMPLATE_HASH] = template_hash(pod)
+    return pod
 
 
-def template_hash(made: dict[str, Any]) -> str:
-    """Return what stands for a template; its pods carry it."""
-    text = json.dumps(made, sort_keys=True, separators=(",", ":"))
+def template_hash(pod: dict[str, Any]) -> str:
+    """Return the hash of a template; its pods carry it."""
+    text = json.dumps(pod, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -107,24 +107,24 @@ def _pod(proxy: LLMProxy, inputs: Inputs) -> dict[str, Any]:
 
 def _volumes(proxy: LLMProxy) -> list[dict[str, Any]]:
     config = names.config(proxy.metadata.name, document_hash(document(proxy).to_json()))
-    made: list[dict[str, Any]] = [
+    volumes: list[dict[str, Any]] = [
         {"name": "config", "configMap": {"name": config}},
         {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}},
         {"name": "tmp", "emptyDir": {"sizeLimit": "128Mi"}},
     ]
-    made.append({"name": "control", "secret": _readable(names.control(proxy.metadata.name))})
+    volumes.append({"name": "control", "secret": _readable(names.control(proxy.metadata.name))})
     if (keys := client_secret(proxy)) is not None:
-        made.append({"name": "keys", "secret": _readable(keys)})
+        volumes.append({"name": "keys", "secret": _readable(keys)})
     if proxy.spec.spans is not None:
-        made.append({"name": "spool", "emptyDir": {"sizeLimit": _spool_size_limit(spool_bytes(proxy.spec.spans))}})
-    return made
+        volumes.append({"name": "spool", "emptyDir": {"sizeLimit": _spool_size_limit(spool_bytes(proxy.spec.spans))}})
+    return volumes
 
 
 def _readable(secret: str) -> dict[str, Any]:
-    """Return a Secret as files that only the pod's user and group may read."""
+    """Return the volume source of a Secret that only the pod's user and group may read."""
     return {"secretName": secret, "defaultMode": 0o440}
 
 
 def _spool_size_limit(cap_bytes: int) -> str:
-    """Return a limit well above the spool's own: at the limit of the volume the node evicts the whole pod."""
+    """Return a limit well above the spool's own: at the limit of the volume the kubelet evicts the pod."""
     return quantities.canonical(f"{math.ceil(cap_bytes * 1.25 / (1 << 20)) + 64}Mi")

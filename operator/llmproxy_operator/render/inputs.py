@@ -1,4 +1,4 @@
-"""What rendering needs besides the resource."""
+"""Inputs of rendering besides the resource."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ DEFAULT_STORE_IMAGE = "docker.io/valkey/valkey:8.1.4-alpine"
 
 @dataclass(frozen=True)
 class Inputs:
-    """Facts of the installation and of the Secrets that a proxy names."""
+    """Settings of the installation, and digests of the Secrets that a proxy names."""
 
     image: str
-    """Image of proxies that name none."""
+    """Default image of proxies."""
     secret_digests: Mapping[SecretRef, str]
     """`config.secret_digest` of the content of every one of `config.digested`; never the content."""
     image_pull_policy: str | None = None
-    """None leaves it to Kubernetes, which goes by the tag."""
+    """None: the default of Kubernetes, which depends on the tag."""
     restart: str | None = None
-    """Rolls the pods when it changes."""
+    """Value of the annotation that restarts: a new one rolls the pods."""
     store_image: str = DEFAULT_STORE_IMAGE
     """Image of the stores of shared limits."""

@@ -1,7 +1,4 @@
-"""The NetworkPolicy of who may call and what may be called; made only if the resource says so.
-
-It is only as good as the network that enforces it.
-"""
+"""NetworkPolicy of a proxy's pods; rendered only if the resource says so. The cluster's network must enforce it."""
 
 from typing import Any
 
@@ -11,14 +8,14 @@ from llmproxy_operator import names
 from llmproxy_operator.manifest import Manifest, owned
 
 _NAMESPACE_NAME = "kubernetes.io/metadata.name"
-"""Kubernetes labels each namespace so; nobody else can."""
+"""Label that the API server sets on each namespace; nobody else can."""
 _OWN: dict[str, Any] = {"podSelector": {}}
 """Every pod of the proxy's own namespace."""
 _DNS = 53
 
 
 def network_policy(proxy: LLMProxy) -> Manifest | None:
-    """Return the policy of *proxy*, None if everybody may call and everything may be called."""
+    """Return the policy of *proxy*, None if it restricts nothing."""
     access = proxy.spec.access
     if access is None or (access.namespaces is None and access.egress is None):
         return None
@@ -37,22 +34,22 @@ def network_policy(proxy: LLMProxy) -> Manifest | None:
 def _ingress(name: str, namespaces: tuple[str, ...]) -> list[dict[str, Any]]:
     return [
         _rule(_callers(namespaces), names.PORT_HTTP),
-        # Health and metrics can only be read, and a Prometheus may be in any namespace.
+        # Health and metrics are read-only, and a Prometheus may be in any namespace.
         _rule([{"namespaceSelector": {}}], names.PORT_ADMIN),
-        _rule([_OWN], names.PORT_CONTROL),  # trainers of this namespace; the port asks for a token besides
+        _rule([_OWN], names.PORT_CONTROL),  # trainers of this namespace; the port requires a token too
         _rule([{"podSelector": {"matchLabels": names.selector_labels(name)}}], names.PORT_PEERS),
     ]
 
 
-def _egress(name: str, wanted: tuple[Destination, ...]) -> list[dict[str, Any]]:
-    """Return what may be called: what every proxy needs, whatever its author lists, and that."""
+def _egress(name: str, destinations: tuple[Destination, ...]) -> list[dict[str, Any]]:
+    """Return the rules of egress: what every proxy needs, and the *destinations* of its author."""
     peers = {"podSelector": {"matchLabels": names.selector_labels(name)}}
     store = {"podSelector": {"matchLabels": names.limits_selector_labels(name)}}
     return [
         {"ports": [{"port": _DNS, "protocol": "UDP"}, {"port": _DNS, "protocol": "TCP"}]},
         {"to": [peers], "ports": [_tcp(names.PORT_PEERS)]},
         {"to": [store], "ports": [_tcp(names.PORT_LIMITS)]},
-        *(_destination(item) for item in wanted),
+        *(_destination(item) for item in destinations),
     ]
 
 

@@ -1,11 +1,11 @@
-"""Where and as whom pods run: the part of a pod's spec that the proxy's pods and those beside them have in common."""
+"""Scheduling and security context: the part of a pod's spec that gateways and the store of limits share."""
 
 from typing import Any
 
 from llmproxy_api.pod import Pod
 
 USER = 65532
-"""Numeric, so that the node can see that it is not root; the group too, for the sockets and the spool."""
+"""User and group. Numeric, so that the kubelet can verify runAsNonRoot; the group is for the sockets and the spool."""
 
 LOCKED: dict[str, Any] = {
     "allowPrivilegeEscalation": False,
@@ -29,21 +29,21 @@ def security(user: int) -> dict[str, Any]:
 
 
 def placement(pod: Pod) -> dict[str, Any]:
-    """Return where and as whom the pod runs; fields that nobody set are left out."""
+    """Return the scheduling fields of a pod; unset ones are left out."""
     tolerations = [item.model_dump(by_alias=True, exclude_none=True) for item in pod.tolerations or ()]
-    made = {
+    fields = {
         "nodeSelector": dict(pod.node_selector or {}),
         "tolerations": tolerations,
         "priorityClassName": pod.priority_class_name,
         "imagePullSecrets": [{"name": item.name} for item in pod.image_pull_secrets or ()],
-        # Always sent: a name that is taken away lives on in a deprecated field that the API server fills in beside it.
+        # Always sent: a removed name would live on in `serviceAccount`, which the API server defaults from it.
         "serviceAccountName": pod.service_account_name or "default",
     }
-    return {name: value for name, value in made.items() if value}
+    return {name: value for name, value in fields.items() if value}
 
 
 def spread(pod: Pod, selector: dict[str, str]) -> dict[str, Any]:
-    """Return the wish for other nodes and zones than those of the other pods that *selector* picks."""
+    """Return a soft spread of the pods that *selector* picks over nodes and zones."""
     if pod.topology_spread is False:
         return {}
     constraints = [
@@ -52,7 +52,7 @@ def spread(pod: Pod, selector: dict[str, str]) -> dict[str, Any]:
             "topologyKey": key,
             "whenUnsatisfiable": "ScheduleAnyway",
             "labelSelector": {"matchLabels": selector},
-            "matchLabelKeys": ["pod-template-hash"],  # pods that a roll replaces do not count
+            "matchLabelKeys": ["pod-template-hash"],  # pods of an older template do not count
         }
         for key in _SPREAD_OVER
     ]

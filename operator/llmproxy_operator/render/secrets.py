@@ -1,4 +1,4 @@
-"""The Secrets of a proxy's own: by which its pods and their store know each other, and of its control port."""
+"""Secrets that the operator creates: the token of the pods, the password of their store, the control port's token."""
 
 import base64
 
@@ -9,9 +9,9 @@ from llmproxy_operator.render import store
 
 
 def peers_secret(proxy: LLMProxy, token: str) -> Manifest:
-    """Return the Secret with *token*; it is written only where there is none, for a new token would part the pods.
+    """Return the Secret with *token*. A new token would part the pods, so it is written only where there is none.
 
-    The password is there before the first pod asks for it, and as long as an old one may start again.
+    It holds the password before the first pod needs it, and as long as an old pod may restart.
     """
     name = proxy.metadata.name
     return {
@@ -25,7 +25,7 @@ def peers_secret(proxy: LLMProxy, token: str) -> Manifest:
 
 
 def control_secret(proxy: LLMProxy, token: str) -> Manifest:
-    """Return the Secret with *token*, for whoever may pause; pods read it anew, so that another rolls none."""
+    """Return the Secret with the *token* of the control port; pods read it anew, so a new one rolls nothing."""
     name = proxy.metadata.name
     return {
         **owned(proxy, "v1", "Secret", names.control(name), names.labels(name, names.CONTROL)),

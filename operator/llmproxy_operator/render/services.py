@@ -1,4 +1,4 @@
-"""The Service that trainers call, and the headless one by which the pods of a roll find each other."""
+"""Service for trainers, and the headless Service by which the pods of a roll find each other."""
 
 from llmproxy_api import LLMProxy
 from llmproxy_operator import names
@@ -6,7 +6,7 @@ from llmproxy_operator.manifest import Manifest, owned
 
 
 def service(proxy: LLMProxy) -> Manifest:
-    """Return the Service that has the proxy's own name."""
+    """Return the Service with the proxy's own name."""
     name = proxy.metadata.name
     return {
         **owned(proxy, "v1", "Service", names.service(name), names.labels(name, names.GATEWAY)),
@@ -19,9 +19,9 @@ def service(proxy: LLMProxy) -> Manifest:
 
 
 def peers_service(proxy: LLMProxy) -> Manifest:
-    """Return the headless Service that also has pods that are not ready: those that start and those that end.
+    """Return the headless Service, with pods that are not ready too: those that start and those that terminate.
 
-    Trainers that pause find every pod by it too.
+    Trainers that pause calls find every pod by it too.
     """
     name = proxy.metadata.name
     return {

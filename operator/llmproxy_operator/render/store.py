@@ -1,7 +1,7 @@
-"""The store in which the pods of one proxy count their limits together: a small Valkey without a disk.
+"""Store of shared limits of one proxy: a small Valkey without a disk.
 
-It holds a minute of counters and nothing else. When it starts anew the gateways notice, and go on with their shares
-until its windows are whole again; so there is one pod, never two at a time, and nothing is kept.
+It holds a minute of counters and nothing else. After a restart the gateways apply their offline quotas until its
+windows are complete again; so there is one pod, never two at a time, and nothing is persisted.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from llmproxy_operator.render.inputs import Inputs
 from llmproxy_operator.render.placement import LOCKED, USER, placement, security
 
 MAX_MEMORY = "64mb"
-"""Counters of 64 models take less than one; above it the store refuses to count, and forgets nothing."""
+"""Counters of 64 models take less than 1 MB; above this the store refuses writes, and evicts nothing."""
 _PASSWORD = "LIMITS_PASSWORD"  # noqa: S105 - the name of a variable
 _ARGUMENTS = (
     *("--port", str(names.PORT_LIMITS)),
@@ -31,12 +31,12 @@ _ARGUMENTS = (
 
 
 def password(token: str) -> str:
-    """Return the store's password: made from the token of the proxy's pods, which it says nothing about."""
+    """Return the store's password, derived from the token of the proxy's pods by a one-way function."""
     return hmac.new(token.encode(), b"store of shared limits", hashlib.sha256).hexdigest()
 
 
 def environment(proxy: LLMProxy, variable: str) -> list[dict[str, Any]]:
-    """Return what a gateway needs to reach the store: its address in *variable*."""
+    """Return the gateway's environment for the store: its URL in *variable*."""
     name = proxy.metadata.name
     host = names.host(names.limits(name), proxy.metadata.namespace)
     return [
@@ -46,14 +46,14 @@ def environment(proxy: LLMProxy, variable: str) -> list[dict[str, Any]]:
 
 
 def template(proxy: LLMProxy, inputs: Inputs) -> dict[str, Any]:
-    """Return what the pod of the store is made from."""
+    """Return the pod template of the store."""
     name, pod = proxy.metadata.name, proxy.spec.pod or Pod()
     digest = inputs.secret_digests[names.peers(name), names.LIMITS_PASSWORD_KEY]
     probe = {"tcpSocket": {"port": names.LIMITS}, "timeoutSeconds": 3}
     container = {
         "name": names.LIMITS,
         "image": inputs.store_image,
-        # The entrypoint of Valkey's and of Redis' image takes options for the server.
+        # The entrypoint of the images of Valkey and Redis takes options of the server.
         "args": list(_ARGUMENTS),
         "env": [{"name": _PASSWORD, "valueFrom": _password(name)}],
         "ports": [{"name": names.LIMITS, "containerPort": names.PORT_LIMITS, "protocol": "TCP"}],
@@ -82,7 +82,7 @@ def template(proxy: LLMProxy, inputs: Inputs) -> dict[str, Any]:
 
 
 def objects(proxy: LLMProxy, pods: Mapping[str, Any]) -> tuple[Manifest, ...]:
-    """Return the objects of the store, whose pod is made from *pods*."""
+    """Return the objects of the store with the pod template *pods*."""
     name = proxy.metadata.name
     labels, selector = names.labels(name, names.LIMITS), names.limits_selector_labels(name)
     port = {"name": names.LIMITS, "port": names.PORT_LIMITS, "protocol": "TCP", "targetPort": names.LIMITS}
@@ -104,9 +104,9 @@ def objects(proxy: LLMProxy, pods: Mapping[str, Any]) -> tuple[Manifest, ...]:
         "spec": {
             "replicas": 1,
             "revisionHistoryLimit": 1,
-            "progressDeadlineSeconds": 180,  # one that is not ready by then is reported
+            "progressDeadlineSeconds": 180,  # a pod that is not ready by then is reported
             "selector": {"matchLabels": selector},
-            "strategy": {"type": "Recreate"},  # two stores at a time would admit twice
+            "strategy": {"type": "Recreate"},  # two stores at a time would admit twice the limit
             "template": dict(pods),
         },
     }

@@ -1,7 +1,7 @@
-"""The children that are there, as watches tell of them and as our own writes left them. A data structure, no I/O.
+"""Cache of children, from watch events and the answers to our own writes. A data structure, no I/O.
 
-Objects are kept as text, without what no pass looks at: that is a fraction of the memory, and whoever asks gets a copy.
-An event wakes a proxy only if what is kept of an object is not what was known: the echo of our own write wakes nobody.
+Objects are stored as trimmed JSON text: that takes a fraction of the memory, and every reader gets a copy. An event
+wakes a proxy only if it changes the trimmed object: the echo of our own write wakes nobody.
 """
 
 import json
@@ -16,136 +16,136 @@ from llmproxy_operator.workqueue import Key
 
 _OF_REPLICASETS = ("name", "namespace", "uid", "resourceVersion", "labels", "ownerReferences", "deletionTimestamp")
 _MOVING = frozenset({"HorizontalPodAutoscaler", "PodDisruptionBudget"})
-"""Kinds whose status moves with the load and is nothing to us."""
+"""Kinds whose status changes with the load and is not read."""
 _OF_DEPLOYMENTS = ("observedGeneration", "replicas", "updatedReplicas", "readyReplicas", "availableReplicas")
-"""Of their status, besides conditions that tell of a failure."""
+"""Fields of their status, besides conditions that report a failure."""
 _OF_CONTAINERS = ("name", "image", "ready", "restartCount", "lastState")
 _STARTING = frozenset({"ContainerCreating", "PodInitializing"})
-"""Why every container waits once."""
-Place = tuple[str, str, str]
-"""API version, kind, and the namespace that is watched; an empty one stands for all."""
-_Slot = tuple[str, str, str, str]
-"""API version, kind, namespace, and the name of the LLMProxy whose label an object has."""
+"""Reasons for which every container waits once."""
+Scope = tuple[str, str, str]
+"""API version, kind, and namespace of a watch; an empty namespace stands for all."""
+_Index = tuple[str, str, str, str]
+"""API version, kind, namespace, and the LLMProxy of an object's label."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
     version: int
     text: str
-    slot: _Slot
-    written: int
-    """Which of our writes it is, 0 if a watch told of it."""
+    index: _Index
+    write_number: int
+    """Number of our write it comes from, 0 for a watch event."""
 
 
 class Cache:
-    """Objects of the kinds that are watched. Not thread-safe: use it where the queue runs."""
+    """Objects of the watched kinds. Not thread-safe: use it in the event loop of the queue."""
 
     def __init__(self, wake: Callable[[Key], None]) -> None:
         self._wake = wake
         self._entries: dict[Ref, _Entry] = {}
-        self._slots: dict[_Slot, set[Ref]] = defaultdict(set)
+        self._indexes: dict[_Index, set[Ref]] = defaultdict(set)
         self._writes = 0
-        self._told: dict[Place, int] = {}
-        """The version up to which a watch has told of everything."""
+        self._versions: dict[Scope, int] = {}
+        """Version up to which each watch has reported everything."""
 
     def get(self, target: Ref) -> Manifest | None:
-        """Return an object, None if it is not known: it may be there without our labels."""
+        """Return an object, None if it is not cached: it may exist without our labels."""
         entry = self._entries.get(target)
         return None if entry is None else _read(entry)
 
     def of(self, api_version: str, kind: str, namespace: str, labels: Mapping[str, str]) -> tuple[Manifest, ...]:
         """Return the objects of a namespace with these *labels*, of which one names the LLMProxy."""
-        targets = self._slots.get((api_version, kind, namespace, labels[names.LABEL_NAME]), ())
-        found = [_read(self._entries[target]) for target in sorted(targets)]
-        return tuple(item for item in found if labels.items() <= item["metadata"]["labels"].items())
+        targets = self._indexes.get((api_version, kind, namespace, labels[names.LABEL_NAME]), ())
+        items = [_read(self._entries[target]) for target in sorted(targets)]
+        return tuple(item for item in items if labels.items() <= item["metadata"]["labels"].items())
 
-    # What we do ourselves.
+    # Our own writes.
 
-    def wrote(self, live: Manifest) -> None:
-        """Take the answer to a write of ours, so that the next pass sees it before any watch tells of it."""
+    def store_write(self, live: Manifest) -> None:
+        """Store the answer to a write of ours, so that the next reconcile sees it before any watch reports it."""
         self._writes += 1
         target, version = ref(live), _version(live)
-        known = self._entries.get(target)
+        cached = self._entries.get(target)
         kind = (target.api_version, target.kind)
-        told = max(self._told.get((*kind, ""), 0), self._told.get((*kind, target.namespace), 0))
-        # One that was told of, and is not known, has been deleted since.
-        if known.version < version if known is not None else told < version:
-            self._keep(live, self._writes)
+        watched = max(self._versions.get((*kind, ""), 0), self._versions.get((*kind, target.namespace), 0))
+        # An object of an older version than the watch's that is not cached has been deleted since.
+        if cached.version < version if cached is not None else watched < version:
+            self._put(live, self._writes)
 
-    def deleted(self, target: Ref) -> None:
-        """Take that we deleted an object; if it is there a while longer, events will tell."""
+    def store_delete(self, target: Ref) -> None:
+        """Store that we deleted an object; if it lives a while longer, events will report it."""
         self._drop(target)
 
-    # What is told.
+    # Watch events and lists.
 
-    def event(self, place: Place, kind: str, item: Manifest) -> None:
-        """Take an event of a watch of *place*: ADDED, MODIFIED or DELETED."""
-        self._told[place] = _version(item)
-        target, known = ref(item), self._entries.get(ref(item))
-        if known is not None and _version(item) <= known.version:
-            return  # told late: we know it, or newer, from our own write
+    def event(self, scope: Scope, kind: str, item: Manifest) -> None:
+        """Take an event of a watch of *scope*: ADDED, MODIFIED or DELETED."""
+        self._versions[scope] = _version(item)
+        target, cached = ref(item), self._entries.get(ref(item))
+        if cached is not None and _version(item) <= cached.version:
+            return  # a late event: the answer to our own write is as new
         if kind == "DELETED":
-            if known is not None:
+            if cached is not None:
                 self._drop(target)
-                self._ring(known.slot)
+                self._notify(cached.index)
             return
-        made = self._keep(item, 0)
-        is_news = not _says_nothing(item) if known is None else known.text != made.text
-        # A new ReplicaSet follows from our own write, and takes nothing from anybody.
+        entry = self._put(item, 0)
+        is_news = not _is_uneventful(item) if cached is None else cached.text != entry.text
+        # A new ReplicaSet follows from our own write, and is not read before it goes.
         if is_news and target.kind != "ReplicaSet":
-            self._ring(made.slot)
+            self._notify(entry.index)
 
     @property
-    def mark(self) -> int:
-        """What `replace` wants to be told: taken before the list is asked for."""
+    def write_count(self) -> int:
+        """Number of our writes: read it before a list is requested, and pass it to `replace`."""
         return self._writes
 
-    def replace(self, place: Place, items: Iterable[Manifest], version: str, mark: int) -> None:
-        """Take the whole list of a *place* instead of what was known.
+    def replace(self, scope: Scope, items: Iterable[Manifest], version: str, write_count: int) -> None:
+        """Replace the objects of a *scope* by a list.
 
-        It is right also where versions went back, as after a backup was restored. Only our own writes since *mark*
-        stay, for the list may be from before them.
+        The list counts also where versions went back, as after a restored backup. Only our own writes after
+        *write_count* stay, for the list may be older than they are.
         """
-        self._told[place] = int(version or 0)
+        self._versions[scope] = int(version or 0)
         listed = {ref(item): item for item in items}
-        kind, namespace = place[:2], place[2]
-        for target, known in list(self._entries.items()):
+        kind, namespace = scope[:2], scope[2]
+        for target, cached in list(self._entries.items()):
             here = (target.api_version, target.kind) == kind and namespace in {"", target.namespace}
-            if here and target not in listed and known.written <= mark:
+            if here and target not in listed and cached.write_number <= write_count:
                 self._drop(target)
-                self._ring(known.slot)
+                self._notify(cached.index)
         for target, item in listed.items():
             before = self._entries.get(target)
-            if before is not None and before.written > mark and before.version >= _version(item):
+            if before is not None and before.write_number > write_count and before.version >= _version(item):
                 continue
-            made = self._keep(item, 0)
-            if before is None or before.text != made.text:
-                self._ring(made.slot)
+            entry = self._put(item, 0)
+            if before is None or before.text != entry.text:
+                self._notify(entry.index)
 
-    def _keep(self, item: Manifest, written: int) -> _Entry:
+    def _put(self, item: Manifest, write_number: int) -> _Entry:
         metadata = item["metadata"]
         target, owner = ref(item), (metadata.get("labels") or {}).get(names.LABEL_NAME, "")
         self._drop(target)
-        slot = (target.api_version, target.kind, target.namespace, owner)
-        made = self._entries[target] = _Entry(_version(item), _written(item), slot, written)
-        self._slots[slot].add(target)
-        return made
+        index = (target.api_version, target.kind, target.namespace, owner)
+        entry = self._entries[target] = _Entry(_version(item), _encode(item), index, write_number)
+        self._indexes[index].add(target)
+        return entry
 
     def _drop(self, target: Ref) -> None:
         if (entry := self._entries.pop(target, None)) is not None:
-            here = self._slots[entry.slot]
+            here = self._indexes[entry.index]
             here.discard(target)
             if not here:
-                del self._slots[entry.slot]
+                del self._indexes[entry.index]
 
-    def _ring(self, slot: _Slot) -> None:
-        _, _, namespace, owner = slot
+    def _notify(self, index: _Index) -> None:
+        _, _, namespace, owner = index
         if owner:
             self._wake(Key(namespace, owner))
 
 
 def _version(item: Manifest) -> int:
-    """Versions of one kind are numbers that grow, which Kubernetes promises since 1.35 and has always kept."""
+    """Return the version as a number: those of one kind grow, which Kubernetes promises since 1.35."""
     return int(item["metadata"]["resourceVersion"])
 
 
@@ -155,14 +155,14 @@ def _read(entry: _Entry) -> Manifest:
     return item
 
 
-def _written(item: Manifest) -> str:
-    kept = trimmed(item)
-    metadata = {key: value for key, value in kept["metadata"].items() if key != "resourceVersion"}
-    return json.dumps({**kept, "metadata": metadata}, separators=(",", ":"), ensure_ascii=False)
+def _encode(item: Manifest) -> str:
+    small = trimmed(item)
+    metadata = {key: value for key, value in small["metadata"].items() if key != "resourceVersion"}
+    return json.dumps({**small, "metadata": metadata}, separators=(",", ":"), ensure_ascii=False)
 
 
 def trimmed(item: Manifest) -> Manifest:
-    """Return what a pass may look at of an object."""
+    """Return the fields of an object that a reconcile may read."""
     kind, metadata = item["kind"], item["metadata"]
     if kind == "ReplicaSet":
         volumes = item["spec"]["template"]["spec"].get("volumes") or []
@@ -179,7 +179,7 @@ def trimmed(item: Manifest) -> Manifest:
 
 
 def _of_deployment(status: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers, and what fails: how a roll goes on is told by the numbers."""
+    """Return the numbers and the failing conditions: the numbers show the progress of a roll."""
     failing = [
         {key: value for key, value in condition.items() if not key.startswith("last")}
         for condition in status.get("conditions") or ()
@@ -189,15 +189,15 @@ def _of_deployment(status: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_pod(status: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what may tell why it does not start: that it does is told by the Deployment."""
-    waits = [
+    """Return the fields that may say why a pod does not start; the Deployment says that it did."""
+    unscheduled = [
         item for item in status.get("conditions") or () if (item["type"], item["status"]) == ("PodScheduled", "False")
     ]
-    made: dict[str, Any] = {"conditions": waits} if waits else {}
+    fields: dict[str, Any] = {"conditions": unscheduled} if unscheduled else {}
     for kind in ("initContainerStatuses", "containerStatuses"):
         if containers := [_of_container(container) for container in status.get(kind) or ()]:
-            made[kind] = containers
-    return made
+            fields[kind] = containers
+    return fields
 
 
 def _of_container(container: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,8 +207,8 @@ def _of_container(container: Mapping[str, Any]) -> dict[str, Any]:
     return {**{key: container[key] for key in _OF_CONTAINERS if key in container}, "state": state}
 
 
-def _says_nothing(item: Manifest) -> bool:
-    """Whether a new object is a pod that follows from what we wrote, and of which there is nothing to tell yet."""
+def _is_uneventful(item: Manifest) -> bool:
+    """Return whether a new object is a pod that follows from our own write and has no problem yet."""
     return item["kind"] == "Pod" and not _of_pod(item.get("status") or {})
 
 

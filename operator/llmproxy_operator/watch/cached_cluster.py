@@ -1,14 +1,14 @@
-"""A cluster that is asked for children in a cache first. Everything else, and every write, goes to the API server.
+"""Cluster that reads children from a cache. Everything else, and every write, goes to the API server.
 
-A name that the cache knows nothing about may be taken by an object without our labels, so the API server is asked for
-it; so it is before anything is deleted. LLMProxies and Secrets are always asked for.
+A name that is not in the cache may be taken by an object without our labels, so it is read from the API server; so is
+every list before a deletion. LLMProxies and Secrets are never cached.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from llmproxy_operator import names
-from llmproxy_operator.cluster import Applied, Cluster
+from llmproxy_operator.cluster import ApplyResult, Cluster
 from llmproxy_operator.manifest import Manifest, Ref
 from llmproxy_operator.watch.cache import Cache
 from llmproxy_operator.watch.informer import KINDS
@@ -21,23 +21,23 @@ class CachedCluster:
         self._cluster = cluster
         self._cache = cache
 
-    async def get(self, target: Ref, *, maybe_old: bool = False) -> Manifest | None:
+    async def get(self, target: Ref, *, allow_stale: bool = False) -> Manifest | None:
         """See Cluster."""
         if (target.api_version, target.kind) not in KINDS:
-            return await self._cluster.get(target, maybe_old=maybe_old)
-        known = self._cache.get(target)
-        if known is not None:
-            return known
-        # Mostly there is none. One that is made at this moment is met when ours is applied, without force.
-        if await self._cluster.get(target, maybe_old=True) is None:
+            return await self._cluster.get(target, allow_stale=allow_stale)
+        cached = self._cache.get(target)
+        if cached is not None:
+            return cached
+        # Mostly there is none. One that is created at this moment shows when ours is applied, without force.
+        if await self._cluster.get(target, allow_stale=True) is None:
             return None
         return await self._cluster.get(target)
 
     async def list(
-        self, api_version: str, kind: str, namespace: str, labels: Mapping[str, str], *, fresh: bool = False
+        self, api_version: str, kind: str, namespace: str, labels: Mapping[str, str], *, uncached: bool = False
     ) -> tuple[Manifest, ...]:
         """See Cluster."""
-        if fresh or (api_version, kind) not in KINDS:
+        if uncached or (api_version, kind) not in KINDS:
             return await self._cluster.list(api_version, kind, namespace, labels)
         return self._cache.of(api_version, kind, namespace, labels)
 
@@ -45,11 +45,11 @@ class CachedCluster:
         """See Cluster."""
         return await self._cluster.serves(api_version, kind)
 
-    async def apply(self, manifest: Manifest, *, force: bool, manager: str = names.FIELD_MANAGER) -> Applied:
+    async def apply(self, manifest: Manifest, *, force: bool, manager: str = names.FIELD_MANAGER) -> ApplyResult:
         """See Cluster."""
-        applied = await self._cluster.apply(manifest, force=force, manager=manager)
-        self._wrote(applied.live)
-        return applied
+        result = await self._cluster.apply(manifest, force=force, manager=manager)
+        self._store(result.live)
+        return result
 
     async def apply_status(self, manifest: Manifest) -> Manifest:
         """See Cluster."""
@@ -58,7 +58,7 @@ class CachedCluster:
     async def delete(self, target: Ref, *, uid: str) -> None:
         """See Cluster."""
         await self._cluster.delete(target, uid=uid)
-        self._cache.deleted(target)
+        self._cache.store_delete(target)
 
     async def create(self, manifest: Manifest) -> Manifest:
         """See Cluster."""
@@ -71,9 +71,9 @@ class CachedCluster:
     async def merge(self, target: Ref, change: Mapping[str, Any]) -> Manifest:
         """See Cluster."""
         live = await self._cluster.merge(target, change)
-        self._wrote(live)
+        self._store(live)
         return live
 
-    def _wrote(self, live: Manifest) -> None:
+    def _store(self, live: Manifest) -> None:
         if (live["apiVersion"], live["kind"]) in KINDS:
-            self._cache.wrote(live)
+            self._cache.store_write(live)

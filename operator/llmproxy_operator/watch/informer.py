@@ -1,8 +1,7 @@
-"""Lists and watches the children of all proxies, and keeps a cache as the API server has them.
+"""Informer: lists and watches the children of all proxies, and fills a cache.
 
-A list, then a watch from its version on; a watch that ends is begun again where it ended, and where the API server
-does not know any more what happened since, there is another list. So nothing that happened in a gap is missed, a
-deletion least of all, which is why these watches are not kopf's: it tells of no deletion in a gap.
+A list, then a watch from its version on. A watch that ends resumes where it ended; if that version is too old, there
+is another list. So no event of a gap is missed. kopf does not report deletions in a gap, so it does not do for these.
 """
 
 import asyncio
@@ -12,10 +11,10 @@ from contextlib import aclosing
 from typing import NoReturn, Protocol
 
 from llmproxy_operator import names
-from llmproxy_operator.backoff import backoff_s
-from llmproxy_operator.cluster import Change, Listed
+from llmproxy_operator.cluster import ObjectList, WatchEvent
 from llmproxy_operator.errors import ClusterError
 from llmproxy_operator.watch.cache import Cache
+from llmproxy_operator.workqueue import backoff_s
 
 log = logging.getLogger(__name__)
 
@@ -31,106 +30,108 @@ KINDS = (
     ("v1", "Pod"),
     ("v1", "Service"),
 )
-"""What is watched besides LLMProxies. Secrets never are: that would take the right to read all of them."""
+"""Kinds that are watched besides LLMProxies. Secrets never are: that would take the right to read all of them."""
 LABELS = {"app.kubernetes.io/managed-by": names.FIELD_MANAGER}
 """Only objects with our label leave the API server."""
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 20.0
 NOT_SERVED_S = 60.0
-"""How long until a kind that is no part of Kubernetes is looked for again."""
+"""Delay of the next list of a kind that is not served."""
 WATCH_S = 120.0
-"""The API server ends a watch after so long, give or take a quarter; one that says nothing for longer is dead."""
-_GONE = 410
-_NOT_FOUND = 404
+"""Duration of a watch, give or take a quarter; one that is silent for longer is dead."""
+_EXPIRED = 410
+_ABSENT = 404
 
 
-class Source(Protocol):
-    """What an informer asks of the API server."""
+class ListerWatcher(Protocol):
+    """Requests of an informer to the API server."""
 
-    async def collect(self, api_version: str, kind: str, namespace: str, labels: dict[str, str]) -> Listed:
+    async def collect(self, api_version: str, kind: str, namespace: str, labels: dict[str, str]) -> ObjectList:
         """Return all objects with these labels, of all namespaces if *namespace* is empty, and the list's version."""
 
     def watch(
         self, api_version: str, kind: str, namespace: str, labels: dict[str, str], *, since: str, for_s: float
-    ) -> AsyncGenerator[Change]:
-        """Yield what happens to them after that version, for so long; raise ClusterError."""
+    ) -> AsyncGenerator[WatchEvent]:
+        """Yield their events after that version, for so long; raise ClusterError."""
 
 
 class Informer:
-    """Keeps *cache* as the API server has it."""
+    """Fills a cache with the objects of every kind."""
 
-    def __init__(self, source: Source, cache: Cache, *, namespaces: Sequence[str], jitter: Callable[[], float]) -> None:
+    def __init__(
+        self, client: ListerWatcher, cache: Cache, *, namespaces: Sequence[str], jitter: Callable[[], float]
+    ) -> None:
         """*jitter* gives numbers from 0 to 1."""
-        places = [(*kind, namespace) for kind in KINDS for namespace in namespaces or ("",)]
+        scopes = [(*kind, namespace) for kind in KINDS for namespace in namespaces or ("",)]
         one_list = asyncio.Lock()
-        self._followers = [_Follower(source, cache, place, jitter, one_list) for place in places]
+        self._reflectors = [_Reflector(client, cache, scope, jitter, one_list) for scope in scopes]
 
     async def synced(self) -> None:
-        """Wait until each kind has been listed once: before that, what is missing may only be unknown."""
-        for follower in self._followers:
+        """Wait until each kind has been listed once: before that, an object that is not cached may exist."""
+        for follower in self._reflectors:
             await follower.synced.wait()
 
     async def run(self) -> None:
-        """Follow all kinds for ever."""
+        """Watch all kinds for ever."""
         async with asyncio.TaskGroup() as group:
-            for follower in self._followers:
+            for follower in self._reflectors:
                 group.create_task(follower.run())
 
 
-class _Follower:
-    """Follows one kind, in one namespace or (an empty one) in all."""
+class _Reflector:
+    """Lists and watches one kind, in one namespace or (an empty one) in all."""
 
     def __init__(
         self,
-        source: Source,
+        client: ListerWatcher,
         cache: Cache,
-        place: tuple[str, str, str],
+        scope: tuple[str, str, str],
         jitter: Callable[[], float],
         one_list: asyncio.Lock,
     ) -> None:
-        self._source = source
+        self._client = client
         self._cache = cache
-        self._place = place
+        self._scope = scope
         self._jitter = jitter
         self._one_list = one_list
-        """Lists come one at a time: before it is trimmed, a whole one is the most memory that is ever used."""
+        """Lists run one at a time: a list before trimming is the peak of memory."""
         self._version = ""
-        """Up to which the cache knows all; empty: a list is needed."""
+        """Version up to which the cache is complete; empty: a list is needed."""
         self._failures = 0
         self.synced = asyncio.Event()
 
     async def run(self) -> NoReturn:
-        said = ""
+        logged_error = ""
         while True:
             try:
                 await (self._watch() if self._version else self._list())
-                self._failures, said = 0, ""
+                self._failures, logged_error = 0, ""
             except ClusterError as exc:
-                if exc.status in {_GONE, _NOT_FOUND}:
+                if exc.status in {_EXPIRED, _ABSENT}:
                     self._version = ""
                 self._failures += 1
-                if str(exc) != said:  # not once more with every try
-                    said = str(exc)
-                    log.warning("watch_broken", extra={"kind": self._place[1], "error": said})
+                if str(exc) != logged_error:  # once, not with every try
+                    logged_error = str(exc)
+                    log.warning("watch_failed", extra={"kind": self._scope[1], "error": logged_error})
                 wait_s = backoff_s(self._failures, self._jitter(), first_s=FIRST_BACKOFF_S, most_s=MAX_BACKOFF_S)
-                await asyncio.sleep(max(exc.again_s, wait_s))
+                await asyncio.sleep(max(exc.retry_after_s, wait_s))
 
     async def _list(self) -> None:
         async with self._one_list:
-            mark = self._cache.mark
-            listed = await self._source.collect(*self._place, LABELS)
-            self._cache.replace(self._place, listed.items, listed.version, mark)
-        self._version = listed.version
+            write_count = self._cache.write_count
+            result = await self._client.collect(*self._scope, LABELS)
+            self._cache.replace(self._scope, result.items, result.version, write_count)
+        self._version = result.version
         self.synced.set()
-        if not listed.served:
+        if not result.served:
             await asyncio.sleep(NOT_SERVED_S)
 
     async def _watch(self) -> None:
         for_s = WATCH_S * (0.75 + 0.5 * self._jitter())
-        watch = self._source.watch(*self._place, LABELS, since=self._version, for_s=for_s)
+        watch = self._client.watch(*self._scope, LABELS, since=self._version, for_s=for_s)
         async with aclosing(watch) as changes:
             async for change in changes:
                 self._failures = 0
                 if change.type != "BOOKMARK":
-                    self._cache.event(self._place, change.type, change.object)
+                    self._cache.event(self._scope, change.type, change.object)
                 self._version = change.object["metadata"]["resourceVersion"]

@@ -1,7 +1,7 @@
-"""All of kopf: it watches LLMProxies, and each event is handed on. Nothing is decided here, nothing is ever written.
+"""Watch of LLMProxies by kopf, the only module that imports it. Each event is passed on; nothing is ever written.
 
 kopf runs in a thread with an event loop of its own: when it ends, for which a broken watch is enough, it cancels every
-task of its loop. It keeps no finalizer, annotation or Event; our own queue repeats what fails.
+task of its loop. It keeps no finalizer, annotation or Event; our own queue repeats failed reconciles.
 """
 
 import asyncio
@@ -13,32 +13,34 @@ from typing import Any
 import kopf
 
 from llmproxy_api import GROUP, PLURAL, VERSION
-from llmproxy_operator.cluster import Access
+from llmproxy_operator.cluster import ConnectionInfo
 from llmproxy_operator.errors import OperatorError
-from llmproxy_operator.watch.event_filter import Doorbell
+from llmproxy_operator.watch.event_filter import EventFilter
 
 STOP_S = 10
-"""How long kopf may take to end."""
+"""Timeout of kopf's shutdown."""
 CHUNK = 500
 
 
 class WatchEndedError(OperatorError):
-    """kopf ended by itself, so events may be missed: this process ends and begins anew."""
+    """kopf ended by itself, so events may be missed: this process ends and is restarted."""
 
 
-async def watch(access: Access, doorbell: Doorbell, *, namespaces: Sequence[str], ready: Callable[[], None]) -> None:
+async def watch(
+    connection: ConnectionInfo, event_filter: EventFilter, *, namespaces: Sequence[str], ready: Callable[[], None]
+) -> None:
     """Hand every event to *doorbell* until cancelled; raise WatchEndedError if kopf ends."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[BaseException | None] = loop.create_future()
 
-    def tell_ready() -> None:
+    def on_ready() -> None:
         loop.call_soon_threadsafe(ready)
 
-    def tell_ended(error: BaseException | None) -> None:
+    def on_end(error: BaseException | None) -> None:
         if not ended.done():
             ended.set_result(error)
 
-    kopfs = _Kopf(_registry(access, doorbell, loop), namespaces, tell_ready)
+    kopfs = _Kopf(_registry(connection, event_filter, loop), namespaces, on_ready)
 
     def run() -> None:
         error: BaseException | None = None
@@ -47,9 +49,9 @@ async def watch(access: Access, doorbell: Doorbell, *, namespaces: Sequence[str]
         except BaseException as exc:  # noqa: BLE001 - handed to the thread that waits
             error = exc
         if not loop.is_closed():
-            loop.call_soon_threadsafe(tell_ended, error)
+            loop.call_soon_threadsafe(on_end, error)
 
-    # It would warn that signals are ignored in this thread, which is as we want it.
+    # It would warn that it handles no signals in this thread; the main thread does.
     logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
     thread = threading.Thread(target=run, name="kopf", daemon=True)
     thread.start()
@@ -67,7 +69,7 @@ class _Kopf:
     def __init__(self, registry: kopf.OperatorRegistry, namespaces: Sequence[str], ready: Callable[[], None]) -> None:
         self._registry = registry
         self._namespaces = tuple(namespaces)
-        self._ready = ready
+        self._on_ready = ready
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
         self._stopped = threading.Event()
@@ -78,7 +80,7 @@ class _Kopf:
         if self._stopped.is_set():
             return
         started = asyncio.Event()
-        teller = asyncio.create_task(self._tell(started))
+        notifier = asyncio.create_task(self._notify(started))
         try:
             await kopf.operator(
                 registry=self._registry,
@@ -90,7 +92,7 @@ class _Kopf:
                 ready_flag=started,
             )
         finally:
-            teller.cancel()
+            notifier.cancel()
 
     def stop(self) -> None:
         """End `run`; may be called from any thread, at any time."""
@@ -98,9 +100,9 @@ class _Kopf:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._stop.set)
 
-    async def _tell(self, started: asyncio.Event) -> None:
+    async def _notify(self, started: asyncio.Event) -> None:
         await started.wait()
-        self._ready()
+        self._on_ready()
 
 
 def _settings() -> kopf.OperatorSettings:
@@ -108,26 +110,28 @@ def _settings() -> kopf.OperatorSettings:
     settings.scanning.disabled = True
     settings.posting.enabled = False
     settings.watching.chunk_size = CHUNK
-    settings.process.ultimate_exiting_timeout = None  # the caller knows when to end the process
+    settings.process.ultimate_exiting_timeout = None  # the caller decides when to end the process
     return settings
 
 
-def _registry(access: Access, doorbell: Doorbell, loop: asyncio.AbstractEventLoop) -> kopf.OperatorRegistry:
+def _registry(
+    connection: ConnectionInfo, event_filter: EventFilter, loop: asyncio.AbstractEventLoop
+) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.ConnectionInfo:
         return kopf.ConnectionInfo(
-            server=access.server,
-            ca_path=access.ca_path,
-            insecure=not access.verify,
-            certificate_path=access.certificate_path,
-            private_key_path=access.key_path,
-            token=await access.token(),
+            server=connection.server,
+            ca_path=connection.ca_path,
+            insecure=not connection.verify,
+            certificate_path=connection.certificate_path,
+            private_key_path=connection.key_path,
+            token=await connection.token(),
         )
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def proxy(event: Mapping[str, Any], **_: Any) -> None:
-        loop.call_soon_threadsafe(doorbell.proxy, event["type"], event["object"])
+        loop.call_soon_threadsafe(event_filter.proxy, event["type"], event["object"])
 
     return registry

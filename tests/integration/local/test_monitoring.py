@@ -74,12 +74,12 @@ FIRES: dict[str, tuple[str, dict[str, str]]] = {
     "LLMProxyDeadLetters": ("namespace llmproxy pod", {f"llmproxy_shipper_dead_letter_bytes{{{POD}}}": "1x60"}),
     "LLMProxyShipperAway": ("namespace llmproxy pod", {f"llmproxy_shipper_connected{{{POD}}}": "0x60"}),
     "LLMProxyOperatorDown": ("", {f"llmproxy_operator_leader{{{OPERATOR}}}": "0x60"}),
-    "LLMProxyOperatorBehind": ("namespace pod", {f"llmproxy_operator_queue_oldest_seconds{{{OPERATOR}}}": "61x60"}),
+    "LLMProxyOperatorBehind": ("namespace pod", {f"llmproxy_operator_workqueue_oldest_seconds{{{OPERATOR}}}": "61x60"}),
     "LLMProxyOperatorPassesFail": (
         "namespace pod",
         {
-            f'llmproxy_operator_passes_total{{{OPERATOR},result="failed"}}': "0+30x60",
-            f'llmproxy_operator_passes_total{{{OPERATOR},result="done"}}': "0+70x60",
+            f'llmproxy_operator_reconciles_total{{{OPERATOR},result="error"}}': "0+30x60",
+            f'llmproxy_operator_reconciles_total{{{OPERATOR},result="success"}}': "0+70x60",
         },
     ),
 }
@@ -98,9 +98,9 @@ WELL = {
     f"llmproxy_shipper_dead_letter_bytes{{{POD}}}": "0x60",
     f"llmproxy_shipper_connected{{{POD}}}": "1x60",
     f"llmproxy_operator_leader{{{OPERATOR}}}": "1x60",
-    f"llmproxy_operator_queue_oldest_seconds{{{OPERATOR}}}": "59x60",
-    f'llmproxy_operator_passes_total{{{OPERATOR},result="failed"}}': "0+19x60",
-    f'llmproxy_operator_passes_total{{{OPERATOR},result="done"}}': "0+81x60",
+    f"llmproxy_operator_workqueue_oldest_seconds{{{OPERATOR}}}": "59x60",
+    f'llmproxy_operator_reconciles_total{{{OPERATOR},result="error"}}': "0+19x60",
+    f'llmproxy_operator_reconciles_total{{{OPERATOR},result="success"}}': "0+81x60",
 }
 """An hour just within what is bearable."""
 VALUES = {"namespace": "n", "llmproxy": "p", "model": "m", "deployment": "d"}

@@ -21,7 +21,9 @@ def test_every_query_about_the_operator_is_answered(team: Kube, operator: Operat
     with promd.prometheus(job, rules=promd.MONITORING / "alerts.yaml") as prometheus:
         prometheus.wait_for("llmproxy_operator_leader == 1")
         team.apply(an_llmproxy("watched"))
-        prometheus.wait_for("histogram_quantile(0.5, sum by (le) (rate(llmproxy_operator_pass_seconds_bucket[20s])))")
+        prometheus.wait_for(
+            "histogram_quantile(0.5, sum by (le) (rate(llmproxy_operator_reconcile_duration_seconds_bucket[20s])))"
+        )
         prometheus.wait_for("rate(llmproxy_operator_writes_total[20s])")
         silent = [name for name, query in promd.panels("operator.json").items() if not prometheus.series(query)]
         variables = promd.variables("operator.json")

@@ -102,10 +102,10 @@ def test_roles_in_the_named_namespaces_are_all_it_needs(
         one.run("delete", "service", "none")
         one.patch("llmproxy", "none", {"spec": {"rateLimits": {"rpm": 5}}})
         eventually(lambda: children(one), lambda names: "Service/none" in names, 30, "repaired")
-        settled(lambda: operator.counted("llmproxy_operator_passes_total"))
+        settled(lambda: operator.counted("llmproxy_operator_reconciles_total"))
 
         assert operator.said("lease_acquired") == 1
-        assert operator.counted('llmproxy_operator_passes_total{result="failed"}') == 0
+        assert operator.counted('llmproxy_operator_reconciles_total{result="error"}') == 0
         assert "forbidden" not in operator.process.output.lower()
 
     assert children(other) == set()

@@ -96,8 +96,10 @@ def test_what_no_operator_has_seen_says_so_by_the_rules_of_kstatus(team: Kube) -
         settled(lambda: operator.counted("llmproxy_operator_writes_total"))
         passes, written = (operator.counted(f"llmproxy_operator_{what}_total") for what in ("passes", "writes"))
         team.run("annotate", "llmproxy/held", "example.com/look=again")
-        eventually(lambda: operator.counted("llmproxy_operator_passes_total"), lambda n: n > passes, 30, "another pass")
-        settled(lambda: operator.counted("llmproxy_operator_passes_total"))
+        eventually(
+            lambda: operator.counted("llmproxy_operator_reconciles_total"), lambda n: n > passes, 30, "another pass"
+        )
+        settled(lambda: operator.counted("llmproxy_operator_reconciles_total"))
         assert operator.counted("llmproxy_operator_writes_total") == written
 
 
@@ -142,12 +144,14 @@ def test_a_second_pass_writes_nothing(team: Kube, operator: Operator, spec: Obje
     eventually(lambda: children(team), lambda c: "Deployment/settled" in c, 30, "children")
     settled(lambda: (operator.counted("llmproxy_operator_writes_total"), versions(team)))
     before, written = versions(team), operator.counted("llmproxy_operator_writes_total")
-    passes = operator.counted("llmproxy_operator_passes_total")
+    passes = operator.counted("llmproxy_operator_reconciles_total")
 
     team.run("label", "llmproxy", "settled", "touched=1")
-    eventually(lambda: operator.counted("llmproxy_operator_passes_total"), lambda n: n > passes, 30, "one pass more")
+    eventually(
+        lambda: operator.counted("llmproxy_operator_reconciles_total"), lambda n: n > passes, 30, "one pass more"
+    )
 
-    settled(lambda: operator.counted("llmproxy_operator_passes_total"))
+    settled(lambda: operator.counted("llmproxy_operator_reconciles_total"))
     after = versions(team)
     del before["LLMProxy/settled"], after["LLMProxy/settled"]
     assert after == before
@@ -162,8 +166,8 @@ def test_a_restarted_operator_writes_nothing(team: Kube) -> None:
     before = versions(team)
 
     with an_operator(team.namespace, "--no-leader-elect") as second:
-        eventually(lambda: second.counted("llmproxy_operator_passes_total"), lambda n: n > 0, 30, "a pass")
-        settled(lambda: second.counted("llmproxy_operator_passes_total"))
+        eventually(lambda: second.counted("llmproxy_operator_reconciles_total"), lambda n: n > 0, 30, "a pass")
+        settled(lambda: second.counted("llmproxy_operator_reconciles_total"))
 
         assert second.counted("llmproxy_operator_writes_total") == 0
         assert versions(team) == before
@@ -282,17 +286,17 @@ def test_of_two_operators_one_works_and_the_other_takes_over(team: Kube) -> None
     with an_operator(team.namespace) as first:
         first.process.wait_for("lease_acquired")
         with an_operator(team.namespace) as second:
-            second.process.wait_for("lease_awaited")
+            second.process.wait_for("lease_waiting")
             team.apply(an_llmproxy("shared"))
             wait_condition(team, "shared", "Stalled", "QuotaExceeded")
-            assert second.counted("llmproxy_operator_passes_total") == 0
+            assert second.counted("llmproxy_operator_reconciles_total") == 0
             assert second.ask("/readyz") == "ok\n"
 
             first.process.signal(signal.SIGTERM)
 
             second.process.wait_for("lease_acquired", 10)  # given back, so nobody waits for it to run out
             assert first.process.wait(15) == 0
-            eventually(lambda: second.counted("llmproxy_operator_passes_total"), lambda n: n > 0, 30, "a pass")
+            eventually(lambda: second.counted("llmproxy_operator_reconciles_total"), lambda n: n > 0, 30, "a pass")
 
 
 def test_an_operator_that_loses_its_lease_ends(team: Kube) -> None:
@@ -311,7 +315,7 @@ def test_an_operator_killed_at_any_moment_leaves_nothing_that_the_next_cannot_fi
             team.apply(*[an_llmproxy(f"many-{attempt}-{i}", rateLimits={"rpm": i + 1}) for i in range(4)])
             # Between the first object and the last: somewhere else in each attempt.
             deadline = time.monotonic() + 10
-            while victim.said("object_made") < 2 + attempt * 3 and time.monotonic() < deadline:
+            while victim.said("object_created") < 2 + attempt * 3 and time.monotonic() < deadline:
                 time.sleep(0.002)
             victim.process.signal(signal.SIGKILL)
 
@@ -332,7 +336,7 @@ def test_who_may_call_is_a_policy_that_goes_when_it_is_switched_off(team: Kube, 
     version = policy["metadata"]["resourceVersion"]
 
     team.run("label", "llmproxy", "guarded", "touched=1")
-    settled(lambda: operator.counted("llmproxy_operator_passes_total"))
+    settled(lambda: operator.counted("llmproxy_operator_reconciles_total"))
     assert team.get("networkpolicy", "guarded")["metadata"]["resourceVersion"] == version
     team.patch("networkpolicy", "guarded", {"spec": {"ingress": []}})
     eventually(
@@ -401,7 +405,7 @@ def test_a_pause_holds_an_edit_back(team: Kube, operator: Operator) -> None:
     wait_condition(team, "held", "Paused", "Paused")
 
     team.patch("llmproxy", "held", {"spec": {"rateLimits": {"rpm": 6}}})
-    settled(lambda: operator.counted("llmproxy_operator_passes_total"))
+    settled(lambda: operator.counted("llmproxy_operator_reconciles_total"))
     held = team.get("llmproxy", "held")
     assert template(team, "held") == before
     assert held["status"]["observedGeneration"] == held["metadata"]["generation"] - 1
@@ -418,8 +422,8 @@ def test_an_upgrade_of_the_operator_alone_rolls_nothing(team: Kube) -> None:
 
     newer = {"OPERATOR_PROXY_IMAGE": "localhost/llmproxy-of-tests:2"}
     with an_operator(team.namespace, "--no-leader-elect", env=newer) as operator:
-        eventually(lambda: operator.counted("llmproxy_operator_passes_total"), lambda n: n > 0, 30, "a pass")
-        settled(lambda: operator.counted("llmproxy_operator_passes_total"))
+        eventually(lambda: operator.counted("llmproxy_operator_reconciles_total"), lambda n: n > 0, 30, "a pass")
+        settled(lambda: operator.counted("llmproxy_operator_reconciles_total"))
         assert operator.counted("llmproxy_operator_writes_total") == 0
         assert (template(team, "pinned"), versions(team)) == (before, unchanged)
 

@@ -238,7 +238,7 @@ async def test_a_clock_that_jumps_costs_nothing(folder: Path) -> None:
     """A year ahead and two back under a running shipper: no call is given up for its age, late or out of order."""
     clock, year = folder / "clock", 365 * 86400
     clock.write_text("0")
-    program = (sys.executable, str(procs.ROOT / "tests/fakes/jumping.py"), str(clock))
+    program = (sys.executable, str(procs.ROOT / "tests/fakes/skewed_clock.py"), str(clock))
     with spanrig.store_double(open_house=False) as store, spanrig.shipper(folder, store, program=program) as process:
         store.post("/fake/start", [["ro", "at-1"]])
         async with spanrig.gateway(folder) as gateway:

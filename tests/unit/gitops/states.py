@@ -5,14 +5,21 @@ from typing import Any
 from llmproxy_api import LLMProxy, parse
 from llmproxy_api.status import UNSEEN
 from llmproxy_operator import conditions as reporting
-from llmproxy_operator.conditions import Trouble, View
-from llmproxy_operator.rollout_status import Failure, Rollout
+from llmproxy_operator.conditions import Observation
+from llmproxy_operator.reasons import Problem, Reason
+from llmproxy_operator.rollout_status import Rollout
 
 NOW = "2026-01-01T00:00:00Z"
 DONE = Rollout(1, 1, 1, 1, 1, current=True)
 ROLLING = Rollout(1, 2, 1, 1, 1, current=True)
 STUCK = Rollout(
-    1, 2, 1, 1, 1, current=True, failure=Failure("CrashLoop", "container gateway ends with code 2", final=True)
+    1,
+    2,
+    1,
+    1,
+    1,
+    current=True,
+    problem=Problem(Reason.CRASH_LOOP, "container gateway exits with code 2 repeatedly", final=True),
 )
 
 State = tuple[dict[str, Any], str]
@@ -29,28 +36,32 @@ def _raw(generation: int, **annotations: str) -> dict[str, Any]:
     }
 
 
-def _seen(view: View, *, generation: int = 2, before: dict[str, Any] | None = None) -> dict[str, Any]:
+def _seen(view: Observation, *, generation: int = 2, before: dict[str, Any] | None = None) -> dict[str, Any]:
     return {**_raw(generation), "status": reporting.status(view, before or {}, now=NOW)}
 
 
 def states() -> dict[str, State]:
     """Return each state by name: the object, and the health that it must have."""
     proxy: LLMProxy = parse(_raw(2))
-    ready = _seen(View(2, proxy, "abc", DONE))
+    ready = _seen(Observation(2, proxy, "abc", DONE))
     marks = {"llmproxy.dev/paused": "true"}
     paused = reporting.status(reporting.paused(ready["status"], DONE, marks), ready["status"], now=NOW)
-    created = Trouble("Created", "the operator has seen it and makes its objects", final=False)
-    waiting = Trouble("SecretNotFound", "Secret 'openai' is not in namespace 'training': create it", final=False)
-    missing = Trouble("SecretNotFound", "Secret 'openai' is not in namespace 'training': create it", final=True)
+    created = Problem(Reason.CREATED, "accepted; creating resources", final=False)
+    waiting = Problem(
+        Reason.SECRET_NOT_FOUND, "Secret 'openai' does not exist in namespace 'training': create it", final=False
+    )
+    missing = Problem(
+        Reason.SECRET_NOT_FOUND, "Secret 'openai' does not exist in namespace 'training': create it", final=True
+    )
     return {
         "new": ({**_raw(1), "status": {"observedGeneration": UNSEEN}}, "Progressing"),
-        "created": (_seen(View(1, None, trouble=created), generation=1), "Progressing"),
-        "rolling": (_seen(View(2, proxy, "abc", ROLLING)), "Progressing"),
-        "waiting_for_secret": (_seen(View(2, proxy, rollout=DONE, trouble=waiting)), "Progressing"),
+        "created": (_seen(Observation(1, None, problem=created), generation=1), "Progressing"),
+        "rolling": (_seen(Observation(2, proxy, "abc", ROLLING)), "Progressing"),
+        "waiting_for_secret": (_seen(Observation(2, proxy, rollout=DONE, problem=waiting)), "Progressing"),
         "edited": ({**_raw(3), "status": ready["status"]}, "Progressing"),
         "ready": (ready, "Healthy"),
-        "stopped": (_seen(View(2, proxy, "abc", Rollout(current=True))), "Healthy"),
-        "missing_secret": (_seen(View(2, proxy, rollout=DONE, trouble=missing)), "Degraded"),
-        "failing_roll": (_seen(View(2, proxy, "abc", STUCK)), "Degraded"),
+        "stopped": (_seen(Observation(2, proxy, "abc", Rollout(current=True))), "Healthy"),
+        "missing_secret": (_seen(Observation(2, proxy, rollout=DONE, problem=missing)), "Degraded"),
+        "failing_roll": (_seen(Observation(2, proxy, "abc", STUCK)), "Degraded"),
         "paused": ({**_raw(3, **marks), "status": paused}, "Suspended"),
     }

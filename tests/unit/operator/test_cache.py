@@ -1,20 +1,12 @@
-"""What is known of children between passes: from watches, from lists after a gap, and from our own writes."""
+"""The cache of children: watch events, lists after a gap, and our own writes."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import pytest
 
-from fakes.cluster import FakeCluster
 from llmproxy_operator import names
-from llmproxy_operator.cluster import Change, Listed
-from llmproxy_operator.errors import RefusedError, UnavailableError
 from llmproxy_operator.manifest import Ref, ref
-from llmproxy_operator.watch import informer
 from llmproxy_operator.watch.cache import Cache
-from llmproxy_operator.watch.cached_cluster import CachedCluster
-from llmproxy_operator.watch.informer import Informer
 from llmproxy_operator.workqueue import Key
 
 Manifest = dict[str, Any]
@@ -65,7 +57,7 @@ def test_whoever_asks_gets_a_copy(cache: Cache) -> None:
 def test_our_own_write_is_known_at_once_and_its_echo_wakes_nobody(cache: Cache, woken: list[Key]) -> None:
     cache.event(SERVICES, "ADDED", a_child(5))
     woken.clear()
-    cache.wrote(a_child(8, spec={"a": 1}))
+    cache.store_write(a_child(8, spec={"a": 1}))
     assert known(cache) == {"p": "8"}
 
     cache.event(SERVICES, "MODIFIED", a_child(7))  # told late
@@ -80,10 +72,10 @@ def test_an_object_whose_deletion_was_told_before_the_answer_to_our_write_stays_
     cache.event(SERVICES, "ADDED", a_child(5))
     cache.event(SERVICES, "DELETED", a_child(6))
 
-    cache.wrote(a_child(5))
+    cache.store_write(a_child(5))
     assert known(cache) == {}
 
-    cache.wrote(a_child(7))
+    cache.store_write(a_child(7))
     assert known(cache) == {"p": "7"}
 
 
@@ -92,7 +84,7 @@ def test_a_deletion_wakes_unless_it_was_ours(cache: Cache, woken: list[Key]) -> 
         cache.event(SERVICES, "ADDED", a_child(5, name))
     woken.clear()
 
-    cache.deleted(ref(a_child(5, "mine")))
+    cache.store_delete(ref(a_child(5, "mine")))
     cache.event(SERVICES, "DELETED", a_child(6, "mine"))
     assert woken == []
     cache.event(SERVICES, "DELETED", a_child(7, "theirs"))
@@ -186,7 +178,7 @@ def test_a_list_tells_of_what_was_missed(cache: Cache, woken: list[Key]) -> None
     cache.event(("v1", "ConfigMap", ""), "ADDED", a_child(5, "other", "ConfigMap"))
     woken.clear()
 
-    cache.replace(SERVICES, [a_child(8, "changed", spec={"a": 1}), a_child(5, "same")], "9", cache.mark)
+    cache.replace(SERVICES, [a_child(8, "changed", spec={"a": 1}), a_child(5, "same")], "9", cache.write_count)
 
     assert known(cache) == {"changed": "8", "same": "5"}
     assert woken == [KEY, KEY]  # for the one that is gone, and the one that changed
@@ -195,137 +187,21 @@ def test_a_list_tells_of_what_was_missed(cache: Cache, woken: list[Key]) -> None
 
 def test_a_list_that_was_asked_for_before_our_write_does_not_take_it_back(cache: Cache) -> None:
     cache.event(SERVICES, "ADDED", a_child(5, "old"))
-    mark = cache.mark
-    cache.wrote(a_child(9, "old"))
-    cache.wrote(a_child(10, "new"))
+    mark = cache.write_count
+    cache.store_write(a_child(9, "old"))
+    cache.store_write(a_child(10, "new"))
 
     cache.replace(SERVICES, [a_child(5, "old")], "8", mark)
     assert known(cache) == {"old": "9", "new": "10"}
 
-    cache.replace(SERVICES, [a_child(9, "old")], "12", cache.mark)
+    cache.replace(SERVICES, [a_child(9, "old")], "12", cache.write_count)
     assert known(cache) == {"old": "9"}
 
 
 def test_a_list_is_right_after_a_backup_was_restored_and_versions_went_back(cache: Cache) -> None:
-    cache.wrote(a_child(500, spec={"a": 2}))
+    cache.store_write(a_child(500, spec={"a": 2}))
 
-    cache.replace(SERVICES, [a_child(50, spec={"a": 1})], "60", cache.mark)
+    cache.replace(SERVICES, [a_child(50, spec={"a": 1})], "60", cache.write_count)
     cache.event(SERVICES, "MODIFIED", a_child(61, spec={"a": 3}))
 
     assert known(cache) == {"p": "61"}
-
-
-async def test_a_name_that_the_cache_does_not_know_is_asked_for(cache: Cache) -> None:
-    cluster = FakeCluster()
-    cached = CachedCluster(cluster, cache)
-    cluster.put({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "p", "namespace": "n"}})
-
-    found = await cached.get(Ref("v1", "Service", "n", "p"))
-
-    assert found is not None
-    assert found["metadata"].get("labels") is None
-    assert await cached.get(Ref("v1", "Service", "n", "q")) is None
-    assert await cached.list("v1", "Service", "n", MINE) == ()
-
-
-async def test_what_was_applied_and_deleted_is_known_without_a_question(cache: Cache) -> None:
-    cluster = FakeCluster()
-    cached = CachedCluster(cluster, cache)
-    manifest = a_child(1)
-    del manifest["metadata"]["resourceVersion"]
-    applied = await cached.apply(manifest, force=False)
-    cluster.failures[Ref("v1", "Service", "n", "p")] = UnavailableError("it is asked")
-
-    found = await cached.get(Ref("v1", "Service", "n", "p"))
-    assert found is not None
-    assert found["metadata"]["uid"] == applied.live["metadata"]["uid"]
-
-    cluster.failures.clear()
-    await cached.delete(ref(found), uid=found["metadata"]["uid"])
-    assert await cached.list("v1", "Service", "n", MINE) == ()
-
-
-Step = list[Change | Exception]
-
-
-class Played:
-    """An API server with Services only: lists and watches as a test has written them down."""
-
-    def __init__(self, lists: list[Listed | Exception], watches: list[Step]) -> None:
-        self.lists, self.watches = lists, watches
-        self.since: list[str] = []
-        self.done = asyncio.Event()
-
-    async def collect(self, api_version: str, kind: str, namespace: str, labels: dict[str, str]) -> Listed:
-        if kind != "Service":
-            return Listed((), "")
-        found = self.lists.pop(0)
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    async def watch(
-        self, api_version: str, kind: str, namespace: str, labels: dict[str, str], *, since: str, for_s: float
-    ) -> AsyncGenerator[Change]:
-        self.since.append(since)
-        if not self.watches:
-            self.done.set()
-            await asyncio.Event().wait()
-        for step in self.watches.pop(0):
-            if isinstance(step, Exception):
-                raise step
-            yield step
-
-
-Follow = Callable[[list[Listed | Exception], list[Step]], Any]
-
-
-@pytest.fixture
-def follow(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> Follow:
-    monkeypatch.setattr(informer, "FIRST_BACKOFF_S", 0.001)
-
-    async def run(lists: list[Listed | Exception], watches: list[Step]) -> Played:
-        played = Played(lists, watches)
-        made = Informer(played, cache, namespaces=(), jitter=lambda: 0.0)
-        task = asyncio.create_task(made.run())
-        await asyncio.wait_for(made.synced(), 10)
-        await asyncio.wait_for(played.done.wait(), 10)
-        task.cancel()
-        return played
-
-    return run
-
-
-async def test_a_watch_that_breaks_goes_on_where_it_was(cache: Cache, follow: Follow) -> None:
-    broken = UnavailableError("cut")
-    bookmark = Change("BOOKMARK", {"metadata": {"resourceVersion": "20"}})
-    watches: list[Step] = [[Change("ADDED", a_child(11, "b")), broken], [bookmark], [broken]]
-
-    played = await follow([Listed((a_child(9, "a"),), "10")], watches)
-
-    assert played.since == ["10", "11", "20", "20"]
-    assert known(cache) == {"a": "9", "b": "11"}
-
-
-async def test_where_the_past_is_not_known_any_more_there_is_another_list(cache: Cache, follow: Follow) -> None:
-    lists: list[Listed | Exception] = [
-        Listed((a_child(9, "gone"), a_child(8, "stays")), "10"),
-        UnavailableError("not now", status=503),
-        Listed((a_child(8, "stays"),), "30"),
-    ]
-
-    played = await follow(lists, [[UnavailableError("too old", status=410)]])
-
-    assert played.since == ["10", "30"]
-    assert known(cache) == {"stays": "8"}
-
-
-async def test_a_right_that_is_missing_is_said_and_asked_for_again(
-    cache: Cache, follow: Follow, caplog: pytest.LogCaptureFixture
-) -> None:
-    refused = RefusedError("LIST Service /: forbidden", status=403)
-
-    await follow([refused, refused, Listed((a_child(9, "a"),), "10")], [])
-
-    assert known(cache) == {"a": "9"}
-    assert [r.__dict__["error"] for r in caplog.records if r.message == "watch_broken"] == ["LIST Service /: forbidden"]

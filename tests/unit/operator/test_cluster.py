@@ -158,7 +158,21 @@ async def test_what_is_not_there_is_no_error(server: Server, cluster: ApiServer)
 async def test_an_object_that_took_the_name_is_not_deleted(server: Server, cluster: ApiServer) -> None:
     server.status = 409
 
-    await cluster.delete(SERVICE, uid="of the one before")
+    await cluster.delete(SERVICE, uid="of the one before")  # 409: the precondition does not hold
+
+    [(method, path, _, body)] = server.asked
+    assert (method, path) == ("DELETE", "/api/v1/namespaces/n/services/p")
+    assert json.loads(body)["preconditions"] == {"uid": "of the one before"}
+
+
+@pytest.mark.parametrize("status", [403, 500])
+async def test_a_deletion_that_fails_is_an_error(server: Server, cluster: ApiServer, status: int) -> None:
+    server.status = status
+
+    with pytest.raises(ClusterError) as caught:
+        await cluster.delete(SERVICE, uid="u")
+
+    assert caught.value.status == status
 
 
 async def test_a_server_that_is_away_is_unavailable() -> None:
@@ -211,7 +225,7 @@ async def test_when_to_ask_again_is_heard(server: Server, cluster: ApiServer) ->
     with pytest.raises(UnavailableError) as caught:
         await cluster.get(SERVICE)
 
-    assert caught.value.again_s == 7
+    assert caught.value.retry_after_s == 7
 
 
 @pytest.mark.parametrize(

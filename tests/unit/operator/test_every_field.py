@@ -15,7 +15,7 @@ from crds.every_field import AUTOSCALED, BASE, Object
 from llmproxy_api import LLMProxy, parse
 from llmproxy_api.crd import crd
 from llmproxy_api.model_params import DENIED
-from llmproxy_operator.conditions import View, status
+from llmproxy_operator.conditions import Observation, status
 from llmproxy_operator.policy import Policy
 from llmproxy_operator.render import Inputs, digested, peers_secret, render, revision
 from llmproxy_operator.rollout_status import Rollout
@@ -116,7 +116,7 @@ def outcome(spec: Object) -> str:
     digests = {ref: f"digest of {ref}" for ref in digested(proxy)}
     made = [peers_secret(proxy, "t"), *render(proxy, revision(proxy, Inputs("img:1", digests)))]
     wanted = [item for item in made if item["kind"] != "ControllerRevision"]  # it hashes the whole spec, effect or not
-    done = status(View(1, proxy, "h", Rollout(1, 1, 1, 1, 1, current=True)), {}, now="2026-01-01T00:00:00Z")
+    done = status(Observation(1, proxy, "h", Rollout(1, 1, 1, 1, 1, current=True)), {}, now="2026-01-01T00:00:00Z")
     return json.dumps([wanted, done], sort_keys=True)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from fakes.cluster import FakeCluster
-from fakes.passes import PROXY, Operator, a_proxy, serve
+from fakes.reconciling import PROXY, Operator, a_proxy, serve
 from llmproxy_api import parse
 from llmproxy_operator.conditions import condition
 from llmproxy_operator.policy import Policy

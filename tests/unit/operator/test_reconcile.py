@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fakes.cluster import FakeCluster
-from fakes.passes import KEY, PROXY, Operator, a_proxy, a_secret, serve
+from fakes.reconciling import KEY, PROXY, Operator, a_proxy, a_secret, serve
 from llmproxy_operator import names
 from llmproxy_operator.conditions import condition
 from llmproxy_operator.errors import RefusedError, UnavailableError
@@ -23,16 +23,6 @@ CHILDREN = [
     "Service/p-peers",
 ]
 NO_CHANGE: Manifest = {}
-
-
-@pytest.fixture
-def cluster() -> FakeCluster:
-    return FakeCluster()
-
-
-@pytest.fixture
-def operator(cluster: FakeCluster) -> Operator:
-    return Operator(cluster)
 
 
 def documents(cluster: FakeCluster) -> list[str]:
@@ -198,7 +188,7 @@ async def test_an_object_of_somebody_else_stops_everything_and_is_not_touched(
 
 async def test_an_object_that_somebody_makes_while_we_look_is_given_back(operator: Operator) -> None:
     class Race(FakeCluster):
-        async def get(self, target: Ref, *, maybe_old: bool = False) -> Manifest | None:
+        async def get(self, target: Ref, *, allow_stale: bool = False) -> Manifest | None:
             found = await super().get(target)
             if target.kind == "Service" and target.name == "p" and found is None:
                 spec = {"selector": {"app": "theirs"}}
@@ -328,7 +318,7 @@ async def test_a_secret_that_may_not_be_read_is_reported(cluster: FakeCluster, o
     assert again_s <= 60
 
 
-async def test_secrets_are_followed_from_one_pass_to_the_next(cluster: FakeCluster, operator: Operator) -> None:
+async def test_secrets_are_watched_from_one_pass_to_the_next(cluster: FakeCluster, operator: Operator) -> None:
     cluster.put(a_secret("first"))
     cluster.put(a_proxy("provider"))
     await operator.passes()
@@ -494,7 +484,7 @@ async def test_a_secret_of_our_own_is_asked_for_once_in_a_while_and_then_forgott
     class Asked(FakeCluster):
         secrets = 0
 
-        async def get(self, target: Ref, *, maybe_old: bool = False) -> Manifest | None:
+        async def get(self, target: Ref, *, allow_stale: bool = False) -> Manifest | None:
             self.secrets += target.kind == "Secret"
             return await super().get(target)
 
@@ -510,7 +500,7 @@ async def test_a_secret_of_our_own_is_asked_for_once_in_a_while_and_then_forgott
     assert cluster.secrets == 2
     operator.now_s += 11  # 31 s after they were made
     await operator.secrets.poll()
-    kept = str([vars(entry) for entry in vars(operator.secrets)["_followed"].values()])
+    kept = str([vars(entry) for entry in vars(operator.secrets)["_watched"].values()])
     assert base64.b64encode(b"token-1").decode() not in kept
     await operator.passes()
     await operator.passes()

@@ -12,11 +12,11 @@ import yaml
 
 from crds.every_field import AUTOSCALED
 from fakes.cluster import FakeCluster
-from fakes.passes import Operator, a_proxy, a_secret, serve
+from fakes.reconciling import Operator, a_proxy, a_secret, serve
 from llmproxy_api import API_VERSION, KIND
 from llmproxy_operator import names
-from llmproxy_operator.cluster import PLURALS, Applied
-from llmproxy_operator.leader_election import Election, Terms
+from llmproxy_operator.cluster import PLURALS, ApplyResult
+from llmproxy_operator.leader_election import LeaderElector, LeaseTiming
 from llmproxy_operator.manifest import Manifest, Ref
 from llmproxy_operator.watch.informer import KINDS
 
@@ -36,17 +36,17 @@ class Recorded(FakeCluster):
         super().__init__()
         self.used: set[Right] = set()
 
-    async def get(self, target: Ref, *, maybe_old: bool = False) -> Manifest | None:
+    async def get(self, target: Ref, *, allow_stale: bool = False) -> Manifest | None:
         self.used.add(right(target.api_version, target.kind, "get"))
-        return await super().get(target, maybe_old=maybe_old)
+        return await super().get(target, allow_stale=allow_stale)
 
     async def list(
-        self, api_version: str, kind: str, namespace: str, labels: Mapping[str, str], *, fresh: bool = False
+        self, api_version: str, kind: str, namespace: str, labels: Mapping[str, str], *, uncached: bool = False
     ) -> tuple[Manifest, ...]:
         self.used.add(right(api_version, kind, "list"))
-        return await super().list(api_version, kind, namespace, labels, fresh=fresh)
+        return await super().list(api_version, kind, namespace, labels, uncached=uncached)
 
-    async def apply(self, manifest: Manifest, *, force: bool, manager: str = names.FIELD_MANAGER) -> Applied:
+    async def apply(self, manifest: Manifest, *, force: bool, manager: str = names.FIELD_MANAGER) -> ApplyResult:
         applied = await super().apply(manifest, force=force, manager=manager)
         verbs = ("patch", "create") if applied.created else ("patch",)
         self.used |= {right(manifest["apiVersion"], manifest["kind"], verb) for verb in verbs}
@@ -113,8 +113,13 @@ async def life_of_a_proxy(cluster: FakeCluster) -> None:
 
 async def life_of_a_lease(cluster: FakeCluster) -> None:
     lease = Ref("coordination.k8s.io/v1", "Lease", "n", "operator")
-    election = Election(
-        cluster, lease, identity="a", clock=time.monotonic, now=lambda: datetime.now(UTC), terms=Terms(retry_s=0.01)
+    election = LeaderElector(
+        cluster,
+        lease,
+        identity="a",
+        clock=time.monotonic,
+        now=lambda: datetime.now(UTC),
+        timing=LeaseTiming(retry_s=0.01),
     )
     await election.acquire()
     await election.release()

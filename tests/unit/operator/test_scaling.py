@@ -5,22 +5,12 @@ from typing import Any
 import pytest
 
 from fakes.cluster import FakeCluster
-from fakes.passes import PROXY, Operator, a_proxy, serve
+from fakes.reconciling import PROXY, Operator, a_proxy, serve
 from llmproxy_api import parse
 from llmproxy_operator.render import config, scaling
-from llmproxy_operator.rollout_status import Rollout, floor_of
+from llmproxy_operator.rollout_status import Rollout, min_ready_of
 
 Manifest = dict[str, Any]
-
-
-@pytest.fixture
-def cluster() -> FakeCluster:
-    return FakeCluster()
-
-
-@pytest.fixture
-def operator(cluster: FakeCluster) -> Operator:
-    return Operator(cluster)
 
 
 def replicas(cluster: FakeCluster) -> int | None:
@@ -112,7 +102,7 @@ async def test_switching_autoscaling_off_takes_the_count_back(cluster: FakeClust
 async def test_a_count_that_changes_at_this_very_moment_is_not_undone(cluster: FakeCluster, operator: Operator) -> None:
     await wanted(cluster, operator, replicas=4)
     proxy = parse({**a_proxy(autoscaling={"maxReplicas": 6})})
-    held = scaling.handed_over(proxy, cluster.one("Deployment", "p"))
+    held = scaling.replicas_handover(proxy, cluster.one("Deployment", "p"))
     assert held is not None
     cluster.scale("p", 6)
 
@@ -137,11 +127,11 @@ async def test_an_autoscaled_proxy_stays_ready_while_pods_come_and_go(cluster: F
 
 
 def test_how_many_are_enough() -> None:
-    assert floor_of({}) is None
-    assert floor_of({"autoscaling": {"maxReplicas": 3}}) == 1
-    assert floor_of({"autoscaling": {"maxReplicas": 3, "minReplicas": 2}}) == 2
-    assert not Rollout(3, 3, 3, 3, 3, current=False, floor=1).complete
-    assert Rollout(0, 0, 0, 0, 0, current=True, floor=1).complete  # somebody scaled the Deployment to none
+    assert min_ready_of({}) is None
+    assert min_ready_of({"autoscaling": {"maxReplicas": 3}}) == 1
+    assert min_ready_of({"autoscaling": {"maxReplicas": 3, "minReplicas": 2}}) == 2
+    assert not Rollout(3, 3, 3, 3, 3, current=False, min_ready=1).complete
+    assert Rollout(0, 0, 0, 0, 0, current=True, min_ready=1).complete  # somebody scaled the Deployment to none
 
 
 # What rolls.

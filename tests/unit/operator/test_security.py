@@ -10,7 +10,7 @@ import yaml
 
 from crds.every_field import BASE
 from fakes.cluster import FakeCluster
-from fakes.passes import Operator, a_proxy, a_secret, serve
+from fakes.reconciling import Operator, a_proxy, a_secret, serve
 from llmproxy_api import SpecError, parse
 from llmproxy_api.crd import crd
 from llmproxy_operator.manifest import Ref
@@ -46,7 +46,7 @@ class Reads(FakeCluster):
         super().__init__()
         self.read: set[Ref] = set()
 
-    async def get(self, target: Ref, *, maybe_old: bool = False) -> Manifest | None:
+    async def get(self, target: Ref, *, allow_stale: bool = False) -> Manifest | None:
         self.read.add(target)
         return await super().get(target)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A shipper whose clock on the wall is wrong by as many seconds as a file says: `python jumping.py FILE FLAGS...`.
+"""A shipper whose clock on the wall is wrong by as many seconds as a file says: `python skewed_clock.py FILE FLAGS...`.
 
 Everything else of the process is real. The clock that does not jump is left alone, as a kernel leaves it.
 """

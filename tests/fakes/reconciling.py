@@ -7,10 +7,10 @@ from typing import Any
 
 from fakes.cluster import FakeCluster
 from llmproxy_operator.conditions import condition
-from llmproxy_operator.event_recorder import Announcer
+from llmproxy_operator.event_recorder import EventRecorder
 from llmproxy_operator.manifest import Ref
 from llmproxy_operator.policy import Policy
-from llmproxy_operator.reconcile import Reconciler, Surroundings
+from llmproxy_operator.reconcile import Dependencies, Reconciler
 from llmproxy_operator.render import Inputs
 from llmproxy_operator.secret_watch import SecretWatch
 from llmproxy_operator.workqueue import Key
@@ -45,15 +45,15 @@ class Operator:
         self.woken: list[Key] = []
         tokens = itertools.count(1)
         self.secrets = SecretWatch(cluster, self.woken.append, clock=lambda: self.now_s, jitter=lambda: 1.0)
-        around = Surroundings(
+        dependencies = Dependencies(
             inputs=Inputs(image, {}),
             policy=Policy(image),
             clock=lambda: self.now_s,
             now=lambda: datetime.fromtimestamp(self.now_s, UTC),
             token=lambda: f"token-{next(tokens)}",
         )
-        announcer = Announcer(cluster, instance="pod", now=around.now)
-        self.reconcile = Reconciler(cluster, around, secrets=self.secrets, announcer=announcer)
+        recorder = EventRecorder(cluster, instance="pod", now=dependencies.now)
+        self.reconcile = Reconciler(cluster, dependencies, secrets=self.secrets, recorder=recorder)
 
     async def passes(self) -> float | None:
         return await self.reconcile(KEY)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fakes.cluster import FakeCluster
-from fakes.passes import PROXY, Operator, a_proxy, a_secret, serve
+from fakes.reconciling import PROXY, Operator, a_proxy, a_secret, serve
 from llmproxy_api import parse
 from llmproxy_operator.conditions import condition
 from llmproxy_operator.manifest import Ref
@@ -16,16 +16,6 @@ from llmproxy_operator.render import store
 Manifest = dict[str, Any]
 LIMITED: Manifest = {"rateLimits": {"rpm": 60}}
 STORE = ["Deployment/p-limits", "NetworkPolicy/p-limits", "Service/p-limits"]
-
-
-@pytest.fixture
-def cluster() -> FakeCluster:
-    return FakeCluster()
-
-
-@pytest.fixture
-def operator(cluster: FakeCluster) -> Operator:
-    return Operator(cluster)
 
 
 def of_store(cluster: FakeCluster) -> list[str]:
@@ -265,7 +255,7 @@ async def test_a_store_that_cannot_run_needs_somebody(cluster: FakeCluster, oper
     assert operator.condition("Available")[0] == "True"
     said = condition(cluster.objects[PROXY]["status"], "Stalled")["message"]
     assert "no such image" in said
-    assert "share of every limit" in said
+    assert "offline quota of every limit" in said
 
 
 def test_a_store_of_another_proxy_cannot_be_meant() -> None:

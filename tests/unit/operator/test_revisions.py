@@ -5,17 +5,12 @@ from typing import Any
 import pytest
 
 from fakes.cluster import FakeCluster
-from fakes.passes import PROXY, Operator, a_proxy, a_secret, serve
+from fakes.reconciling import PROXY, Operator, a_proxy, a_secret, serve
 from llmproxy_operator.manifest import Ref
 from llmproxy_operator.render import config, containers
 from llmproxy_operator.render import revisions as keeping
 
 Manifest = dict[str, Any]
-
-
-@pytest.fixture
-def cluster() -> FakeCluster:
-    return FakeCluster()
 
 
 async def served(cluster: FakeCluster, raw: Manifest) -> None:

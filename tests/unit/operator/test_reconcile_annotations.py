@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from fakes.cluster import FakeCluster
-from fakes.passes import PROXY, Operator, a_proxy, a_secret, serve
+from fakes.reconciling import PROXY, Operator, a_proxy, a_secret, serve
 from llmproxy_operator import names
 from llmproxy_operator.conditions import condition
 from llmproxy_operator.manifest import Ref

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from llmproxy_operator.errors import UnavailableError
-from llmproxy_operator.workqueue import Key, KeyedQueue, Timing
+from llmproxy_operator.workqueue import Key, Timing, WorkQueue
 
-QUICK = Timing(first_backoff_s=0.01, max_backoff_s=0.05, gap_s=0.0, resync_s=1000.0, pass_s=5.0)
+QUICK = Timing(first_backoff_s=0.01, max_backoff_s=0.05, gap_s=0.0, resync_s=1000.0, timeout_s=5.0)
 A, B = Key("n", "a"), Key("n", "b")
 
 
@@ -22,7 +22,7 @@ class Passes:
         self.failed = 0
         self.done = 0
 
-    def passed(self, *, failed: bool, took_s: float) -> None:
+    def reconciled(self, *, failed: bool, took_s: float) -> None:
         self.failed += failed
         self.done += not failed
 
@@ -30,9 +30,9 @@ class Passes:
 @asynccontextmanager
 async def running(
     work: Callable[[Key], Awaitable[float | None]], timing: Timing = QUICK, workers: int = 4
-) -> AsyncIterator[tuple[KeyedQueue, Passes]]:
+) -> AsyncIterator[tuple[WorkQueue, Passes]]:
     passes = Passes()
-    queue = KeyedQueue(work, passes, clock=time.monotonic, jitter=lambda: 0.5, timing=timing)
+    queue = WorkQueue(work, passes, clock=time.monotonic, jitter=lambda: 0.5, timing=timing)
     task = asyncio.create_task(queue.run(workers))
     yield queue, passes
     task.cancel()
@@ -158,7 +158,7 @@ async def test_a_pass_that_hangs_is_broken_off_and_repeated() -> None:
             await asyncio.Event().wait()
         return math.inf
 
-    async with running(work, Timing(first_backoff_s=0.01, gap_s=0.0, pass_s=0.05)) as (queue, passes):
+    async with running(work, Timing(first_backoff_s=0.01, gap_s=0.0, timeout_s=0.05)) as (queue, passes):
         queue.add(A)
         await until(lambda: passes.done == 1)
 
@@ -265,7 +265,7 @@ async def test_a_pass_that_may_be_repeated_only_later_is_repeated_only_then() ->
     async def work(_: Key) -> float | None:
         at_s.append(time.monotonic())
         if len(at_s) == 1:
-            raise UnavailableError("too many requests", status=429, again_s=0.3)
+            raise UnavailableError("too many requests", status=429, retry_after_s=0.3)
         return math.inf
 
     async with running(work) as (queue, _):

@@ -43,7 +43,7 @@ def crashed(words: str, restarts: int = 3, **ended: Any) -> Manifest:
 
 
 def failure_of(*pods: Manifest, **deployment: Any) -> tuple[str, bool] | None:
-    found = rollout(a_deployment(**{"replicas": 1, "updatedReplicas": 1, **deployment}), pods, now=NOW).failure
+    found = rollout(a_deployment(**{"replicas": 1, "updatedReplicas": 1, **deployment}), pods, now=NOW).problem
     return None if found is None else (found.reason, found.final)
 
 
@@ -87,12 +87,12 @@ def test_a_crash_loop_has_the_containers_last_words_without_keys() -> None:
     )
     seen = rollout(a_deployment(), [a_pod(crashed(words))], now=NOW, secrets=["my-own-key"])
 
-    assert seen.failure is not None
-    assert (seen.failure.reason, seen.failure.final) == ("CrashLoop", True)
-    assert "container gateway ends with code 2 again and again" in seen.failure.message
-    assert "rate_limits.rpm" in seen.failure.message
-    assert "my-own-key" not in seen.failure.message
-    assert "sk-abc" not in seen.failure.message
+    assert seen.problem is not None
+    assert (seen.problem.reason, seen.problem.final) == ("CrashLoop", True)
+    assert "container gateway exits with code 2 repeatedly" in seen.problem.message
+    assert "rate_limits.rpm" in seen.problem.message
+    assert "my-own-key" not in seen.problem.message
+    assert "sk-abc" not in seen.problem.message
 
 
 def test_one_crash_is_no_crash_loop() -> None:
@@ -110,8 +110,8 @@ def test_a_loop_is_seen_also_while_the_container_runs_for_a_moment() -> None:
 def test_out_of_memory_is_said_in_words() -> None:
     seen = rollout(a_deployment(), [a_pod(crashed("", reason="OOMKilled"))], now=NOW)
 
-    assert seen.failure is not None
-    assert "out of its memory limit" in seen.failure.message
+    assert seen.problem is not None
+    assert "exceeds its memory limit" in seen.problem.message
 
 
 def test_trouble_of_older_and_of_ending_pods_does_not_count() -> None:
@@ -156,9 +156,9 @@ def test_a_pod_without_a_node_waits_and_after_the_deadline_is_the_reason() -> No
 
     assert failure_of(homeless) == ("Unschedulable", False)
     seen = rollout(a_deployment(conditions=(late,)), [homeless], now=NOW)
-    assert seen.failure is not None
-    assert seen.failure.reason == "ProgressDeadlineExceeded"
-    assert "Insufficient cpu" in seen.failure.message
+    assert seen.problem is not None
+    assert seen.problem.reason == "ProgressDeadlineExceeded"
+    assert "Insufficient cpu" in seen.problem.message
 
 
 @pytest.mark.parametrize("reason", ["CreateContainerConfigError", "CreateContainerError", "RunContainerError"])
@@ -174,13 +174,13 @@ def test_a_sidecar_counts_too() -> None:
 
 def test_without_the_secrets_a_container_is_not_quoted_and_the_node_is() -> None:
     def told(pod: Manifest) -> str:
-        found = rollout(a_deployment(replicas=1, updatedReplicas=1), [pod], now=NOW, secrets=None).failure
+        found = rollout(a_deployment(replicas=1, updatedReplicas=1), [pod], now=NOW, secrets=None).problem
         assert found is not None
         return found.message
 
     crash = told(a_pod(crashed("planted")))
     assert "planted" not in crash
-    assert crash.startswith("container gateway ends with code 2 again and again: its last words are in its log")
+    assert crash.startswith("container gateway exits with code 2 repeatedly: its output is in its log")
     assert "planted" not in told(a_pod(waiting("RunContainerError", "runc: --requirepass planted")))
     assert 'secret "x" not found' in told(a_pod(waiting("CreateContainerConfigError", 'secret "x" not found')))
     assert "no such tag" in told(a_pod(waiting("ErrImagePull", "no such tag")))

@@ -1,6 +1,7 @@
 """What the operator says: complete, stable, and readable for kstatus."""
 
 import itertools
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -10,24 +11,24 @@ import pytest
 import kstatus
 from llmproxy_api import LLMProxy, parse
 from llmproxy_api.status import Status
-from llmproxy_operator import conditions as reporting
-from llmproxy_operator.conditions import REASONS, Trouble, View, condition, conditions, reported, same, status
-from llmproxy_operator.rollout_status import Failure, Rollout
+from llmproxy_operator.conditions import Observation, condition, conditions, reported, same, status
+from llmproxy_operator.reasons import Problem, Reason
+from llmproxy_operator.rollout_status import Rollout
 
 NOW, LATER = "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z"
 DONE = Rollout(1, 1, 1, 1, 1, current=True)
 ROLLING = Rollout(1, 2, 1, 1, 1, current=True)
 STARTING = Rollout(1, 1, 1, 0, 0, current=True)
 ZERO = Rollout(0, 0, 0, 0, 0, current=True)
-STUCK = Rollout(1, 2, 1, 1, 1, current=True, failure=Failure("CrashLoop", "ends", final=True))
-PULLING = Rollout(1, 1, 1, 0, 0, current=True, failure=Failure("ImagePullFailed", "no", final=False))
-TROUBLES = (
+STUCK = Rollout(1, 2, 1, 1, 1, current=True, problem=Problem(Reason.CRASH_LOOP, "ends", final=True))
+PULLING = Rollout(1, 1, 1, 0, 0, current=True, problem=Problem(Reason.IMAGE_PULL_FAILED, "no", final=False))
+PROBLEMS = (
     None,
-    Trouble("Created", "", final=False),
-    Trouble("SecretNotFound", "Secret 'a'", final=False),
-    Trouble("SecretNotFound", "Secret 'a'", final=True),
-    Trouble("NameConflict", "Service n/a", final=True),
-    Trouble("InvalidSpec", "spec.models: is required", final=True),
+    Problem(Reason.CREATED, "", final=False),
+    Problem(Reason.SECRET_NOT_FOUND, "Secret 'a'", final=False),
+    Problem(Reason.SECRET_NOT_FOUND, "Secret 'a'", final=True),
+    Problem(Reason.NAME_CONFLICT, "Service n/a", final=True),
+    Problem(Reason.INVALID_SPEC, "spec.models: is required", final=True),
 )
 
 
@@ -43,12 +44,12 @@ def a_proxy(**spec: Any) -> LLMProxy:
     )
 
 
-def a_view(seen: Rollout = DONE, trouble: Trouble | None = None, proxy: LLMProxy | None = None) -> View:
-    return View(3, proxy or a_proxy(), "abc", seen, trouble)
+def a_view(seen: Rollout = DONE, problem: Problem | None = None, proxy: LLMProxy | None = None) -> Observation:
+    return Observation(3, proxy or a_proxy(), "abc", seen, problem)
 
 
 @pytest.mark.parametrize(
-    ("seen", "trouble", "ready", "available", "read"),
+    ("seen", "problem", "ready", "available", "read"),
     [
         pytest.param(DONE, None, "True", "True", "Current", id="done"),
         pytest.param(ROLLING, None, "False", "True", "InProgress", id="rolling"),
@@ -56,16 +57,16 @@ def a_view(seen: Rollout = DONE, trouble: Trouble | None = None, proxy: LLMProxy
         pytest.param(ZERO, None, "True", "False", "Current", id="scaled to zero"),
         pytest.param(STUCK, None, "False", "True", "Failed", id="a failing roll"),
         pytest.param(PULLING, None, "False", "False", "InProgress", id="a pull that may still succeed"),
-        pytest.param(Rollout(), TROUBLES[1], "Unknown", "False", "InProgress", id="first sight"),
-        pytest.param(DONE, TROUBLES[2], "False", "True", "InProgress", id="a Secret is missing"),
-        pytest.param(DONE, TROUBLES[3], "False", "True", "Failed", id="a Secret is missing for long"),
-        pytest.param(Rollout(), TROUBLES[4], "False", "False", "Failed", id="a name is taken"),
+        pytest.param(Rollout(), PROBLEMS[1], "Unknown", "False", "InProgress", id="first sight"),
+        pytest.param(DONE, PROBLEMS[2], "False", "True", "InProgress", id="a Secret is missing"),
+        pytest.param(DONE, PROBLEMS[3], "False", "True", "Failed", id="a Secret is missing for long"),
+        pytest.param(Rollout(), PROBLEMS[4], "False", "False", "Failed", id="a name is taken"),
     ],
 )
 def test_each_state_reads_as_it_should(
-    seen: Rollout, trouble: Trouble | None, ready: str, available: str, read: str
+    seen: Rollout, problem: Problem | None, ready: str, available: str, read: str
 ) -> None:
-    made = status(a_view(seen, trouble), {}, now=NOW)
+    made = status(a_view(seen, problem), {}, now=NOW)
 
     assert condition(made, "Ready")["status"] == ready
     assert condition(made, "Available")["status"] == available
@@ -75,37 +76,45 @@ def test_each_state_reads_as_it_should(
 
 
 def test_every_state_is_told_in_known_words_and_never_as_both_reconciling_and_stalled() -> None:
-    for seen, trouble in itertools.product((Rollout(), DONE, ROLLING, STARTING, ZERO, STUCK, PULLING), TROUBLES):
-        told = {item.type: item for item in conditions(a_view(seen, trouble))}
+    for seen, problem in itertools.product((Rollout(), DONE, ROLLING, STARTING, ZERO, STUCK, PULLING), PROBLEMS):
+        told = {item.type: item for item in conditions(a_view(seen, problem))}
 
         assert list(told) == ["Ready", "Available", "Reconciling", "Stalled", "Paused"]
-        assert {item.reason for item in told.values()} <= set(REASONS)
+        assert {item.reason for item in told.values()} <= set(Reason)
         assert (told["Reconciling"].status, told["Stalled"].status) != ("True", "True")
         done = (told["Reconciling"].status, told["Stalled"].status) == ("False", "False")
         assert done == (told["Ready"].status == "True")
 
 
-def test_reasons_that_other_modules_give_are_listed() -> None:
-    folder = Path(reporting.__file__).parent
-    given = set()
-    for module in ("rollout_status", "reconcile", "secret_watch"):
-        text = (folder / f"{module}.py").read_text()
-        given |= set(re.findall(r'(?:Failure|Trouble)\(\s*"(\w+)"', text))
-        given |= set(re.findall(r'\(\("(Secret\w+)"', text))
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason.final_after_s])
+def test_a_reason_that_turns_final_with_age_needs_a_look_until_then_and_none_after(reason: Reason) -> None:
+    assert reason.final_after_s is not None
+    young = Problem.of(reason, "", age_s=reason.final_after_s - 1)
+    old = Problem.of(reason, "", age_s=reason.final_after_s)
 
-    assert {"CrashLoop", "NameConflict", "SecretKeyNotFound"} <= given <= set(REASONS)
+    assert (young.final, old.final) == (False, True)
+    assert young.requeue_after_s == reason.requeue_after_s
+    assert old.requeue_after_s == math.inf
+
+
+def test_a_problem_that_no_watch_reports_is_looked_at_again() -> None:
+    assert Problem.of(Reason.WAITING_FOR_DELETION, "").requeue_after_s == 1
+    assert Problem.of(Reason.NAME_CONFLICT, "").requeue_after_s == 20
+    assert Problem.of(Reason.INVALID_SPEC, "").requeue_after_s == math.inf
 
 
 def test_the_documentation_lists_every_reason() -> None:
     text = (Path(__file__).parents[3] / "docs/status.md").read_text()
 
-    assert dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", text.split("## Reasons")[1], re.MULTILINE)) == REASONS
+    assert dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", text.split("## Reasons")[1], re.MULTILINE)) == {
+        reason.value: reason.meaning for reason in Reason
+    }
 
 
 def test_the_guide_for_trouble_has_a_heading_for_every_reason_and_no_other() -> None:
     text = (Path(__file__).parents[3] / "docs/troubleshooting.md").read_text()
 
-    assert sorted(re.findall(r"^### (\w+)$", text, re.MULTILINE)) == sorted(REASONS)
+    assert sorted(re.findall(r"^### (\w+)$", text, re.MULTILINE)) == sorted(reason.value for reason in Reason)
 
 
 def test_a_status_is_what_the_crd_describes() -> None:
@@ -162,7 +171,7 @@ def test_while_pods_roll_the_limits_in_force_are_those_of_before() -> None:
 def test_a_spec_that_cannot_be_used_leaves_what_is_known_of_the_pods() -> None:
     before = status(a_view(), {}, now=NOW)
 
-    made = status(View(4, None, rollout=DONE, trouble=TROUBLES[5]), before, now=LATER)
+    made = status(Observation(4, None, rollout=DONE, problem=PROBLEMS[5]), before, now=LATER)
 
     assert made["observedGeneration"] == 4
     assert {key: made[key] for key in ("endpoint", "models", "limits", "configHash", "replicas")} == {
@@ -173,11 +182,11 @@ def test_a_spec_that_cannot_be_used_leaves_what_is_known_of_the_pods() -> None:
 def test_a_failing_roll_says_that_the_old_pods_serve() -> None:
     told = condition(status(a_view(STUCK), {}, now=NOW), "Stalled")
 
-    assert told["message"].endswith("; the configuration before keeps serving")
+    assert told["message"].endswith("; the previous configuration keeps serving")
 
 
 def test_a_message_has_a_bound() -> None:
-    made = status(a_view(DONE, Trouble("InvalidSpec", "x" * 100_000, final=True)), {}, now=NOW)
+    made = status(a_view(DONE, Problem(Reason.INVALID_SPEC, "x" * 100_000, final=True)), {}, now=NOW)
 
     assert all(len(item["message"]) <= 1024 for item in made["conditions"])
 

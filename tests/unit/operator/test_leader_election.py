@@ -10,15 +10,17 @@ import pytest
 
 from fakes.cluster import FakeCluster
 from llmproxy_operator.errors import LeaseLostError, UnavailableError
-from llmproxy_operator.leader_election import Election, Terms
+from llmproxy_operator.leader_election import LeaderElector, LeaseTiming
 from llmproxy_operator.manifest import Ref
 
 LEASE = Ref("coordination.k8s.io/v1", "Lease", "n", "operator")
-QUICK = Terms(duration_s=0.6, renew_deadline_s=0.3, retry_s=0.02)
+QUICK = LeaseTiming(duration_s=0.6, renew_deadline_s=0.3, retry_s=0.02)
 
 
-def a_candidate(cluster: FakeCluster, name: str) -> Election:
-    return Election(cluster, LEASE, identity=name, clock=time.monotonic, now=lambda: datetime.now(UTC), terms=QUICK)
+def a_candidate(cluster: FakeCluster, name: str) -> LeaderElector:
+    return LeaderElector(
+        cluster, LEASE, identity=name, clock=time.monotonic, now=lambda: datetime.now(UTC), timing=QUICK
+    )
 
 
 def spec(cluster: FakeCluster) -> dict[str, Any]:
@@ -30,7 +32,7 @@ async def test_the_first_makes_the_lease_and_the_second_waits() -> None:
     cluster = FakeCluster()
     first, second = a_candidate(cluster, "a"), a_candidate(cluster, "b")
     await first.acquire()
-    keeping = asyncio.create_task(first.keep())
+    keeping = asyncio.create_task(first.renew())
 
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(1.5):  # far longer than the lease lasts
@@ -73,7 +75,7 @@ async def test_who_finds_another_holder_gives_up() -> None:
 
     with pytest.raises(LeaseLostError, match="is held by 'b' now"):
         async with asyncio.timeout(5):
-            await first.keep()
+            await first.renew()
 
 
 async def test_who_cannot_renew_gives_up_before_another_may_take_over() -> None:
@@ -87,7 +89,7 @@ async def test_who_cannot_renew_gives_up_before_another_may_take_over() -> None:
 
     async def keep() -> None:
         with suppress(LeaseLostError):
-            await first.keep()
+            await first.renew()
         ended["a"] = time.monotonic()
 
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
@@ -100,8 +102,8 @@ async def test_who_cannot_renew_gives_up_before_another_may_take_over() -> None:
 
 async def test_who_stood_still_may_not_write_any_more() -> None:
     now_s = 100.0
-    election = Election(
-        FakeCluster(), LEASE, identity="a", clock=lambda: now_s, now=lambda: datetime.now(UTC), terms=QUICK
+    election = LeaderElector(
+        FakeCluster(), LEASE, identity="a", clock=lambda: now_s, now=lambda: datetime.now(UTC), timing=QUICK
     )
     with pytest.raises(LeaseLostError):
         election.check()

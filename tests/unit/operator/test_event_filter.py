@@ -1,0 +1,59 @@
+"""The filter of watch events: each wakes its proxy but the echo of our own status."""
+
+from typing import Any
+
+import pytest
+
+from llmproxy_operator.watch.event_filter import EventFilter
+from llmproxy_operator.workqueue import Key
+
+Manifest = dict[str, Any]
+KEY = Key("n", "p")
+
+
+def a_raw_proxy(uid: str = "u", **metadata: Any) -> Manifest:
+    deployments = [{"model": "hosted_vllm/echo", "apiBase": "http://echo:8000/v1"}]
+    return {
+        "apiVersion": "llmproxy.dev/v1alpha1",
+        "kind": "LLMProxy",
+        "metadata": {"name": "p", "namespace": "n", "uid": uid, "generation": 1, "resourceVersion": "1", **metadata},
+        "spec": {"models": [{"name": "echo", "deployments": deployments}]},
+    }
+
+
+class Woken(list[Key]):
+    """Keys in the order they were woken."""
+
+
+def test_events_wake_their_proxy_but_the_echo_of_our_own_status_does_not() -> None:
+    woken = Woken()
+    bell = EventFilter(woken.append)
+    raw = a_raw_proxy()
+    bell.proxy(None, raw)
+    written = {"observedGeneration": 1}
+    bell.expect(KEY, written)
+
+    bell.proxy("MODIFIED", {**raw, "status": written, "metadata": {**raw["metadata"], "resourceVersion": "2"}})
+
+    assert woken == [KEY]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"spec": {"models": []}}, id="spec"),
+        pytest.param({"status": {}}, id="a status that somebody wiped"),
+        pytest.param({"metadata": {**a_raw_proxy()["metadata"], "labels": {"a": "b"}}}, id="a label"),
+        pytest.param({"metadata": {**a_raw_proxy()["metadata"], "deletionTimestamp": "x"}}, id="deletion"),
+    ],
+)
+def test_every_other_change_wakes(change: Manifest) -> None:
+    woken = Woken()
+    bell = EventFilter(woken.append)
+    written = {"observedGeneration": 1}
+    bell.expect(KEY, written)
+    bell.proxy(None, {**a_raw_proxy(), "status": written})
+
+    bell.proxy("MODIFIED", {**a_raw_proxy(), "status": written, **change})
+
+    assert woken == [KEY, KEY]

@@ -1,0 +1,49 @@
+"""Ownership of an object that has the name of a child."""
+
+from typing import Any
+
+import pytest
+
+from llmproxy_api import LLMProxy, parse
+from llmproxy_operator.ownership import Ownership, ownership_of
+
+Manifest = dict[str, Any]
+
+
+def a_raw_proxy(uid: str = "u", **metadata: Any) -> Manifest:
+    deployments = [{"model": "hosted_vllm/echo", "apiBase": "http://echo:8000/v1"}]
+    return {
+        "apiVersion": "llmproxy.dev/v1alpha1",
+        "kind": "LLMProxy",
+        "metadata": {"name": "p", "namespace": "n", "uid": uid, "generation": 1, "resourceVersion": "1", **metadata},
+        "spec": {"models": [{"name": "echo", "deployments": deployments}]},
+    }
+
+
+def a_child(uid: str, owner: str = "p", *, controller: bool = True, **metadata: Any) -> Manifest:
+    reference = {"apiVersion": "llmproxy.dev/v1alpha1", "kind": "LLMProxy", "name": owner, "uid": uid}
+    owners = [{**reference, "controller": controller}]
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "p", "ownerReferences": owners, **metadata}}
+
+
+@pytest.mark.parametrize(
+    ("live", "expected"),
+    [
+        pytest.param(None, Ownership.ABSENT, id="nothing there"),
+        pytest.param(a_child("u"), Ownership.OURS, id="ours"),
+        pytest.param(a_child("u", deletionTimestamp="x"), Ownership.LEAVING, id="ours, being deleted"),
+        pytest.param(a_child("older"), Ownership.LEAVING, id="of the one before of this name"),
+        pytest.param(a_child("older", "q"), Ownership.FOREIGN, id="of another proxy"),
+        pytest.param(a_child("u", controller=False), Ownership.FOREIGN, id="not controlled by us"),
+        pytest.param({"kind": "Service", "metadata": {"name": "p"}}, Ownership.FOREIGN, id="of nobody"),
+        pytest.param(
+            {"kind": "Service", "metadata": {"name": "p", "labels": {"llmproxy.dev/name": "p"}}},
+            Ownership.FOREIGN,
+            id="with our labels only",
+        ),
+    ],
+)
+def test_whose_an_object_is(live: Manifest | None, expected: Ownership) -> None:
+    proxy: LLMProxy = parse(a_raw_proxy())
+
+    assert ownership_of(live, proxy) is expected
