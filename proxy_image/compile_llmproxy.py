@@ -46,7 +46,6 @@ FOLDERS = {
     ),
     "gateway/limits/local": (
         "counters",
-        "kinds",
         "queue",
         "transfer",
         "window",

@@ -17,10 +17,10 @@ from collections.abc import Callable
 
 import uvloop
 
-from llmproxy.gateway.limits import Denial, Grant, Limiter
-from llmproxy.gateway.limits.store.lease_limiter import Shared
+from llmproxy.gateway.limits import Grant, Limiter, Rejection
+from llmproxy.gateway.limits.store.lease_limiter import LeaseLimiter
 from llmproxy.gateway.limits.store.protocol import SCRIPT
-from llmproxy.gateway.limits.store.redis_client import Address, Redis
+from llmproxy.gateway.limits.store.redis_client import RedisChannel, StoreAddress
 from redisd import Server, redis_server
 from windows import document
 
@@ -52,7 +52,7 @@ async def paced(rate: float, seconds: float, request: Callable[[], None]) -> tup
 def requests(limiter: Limiter, counts: dict[str, int]) -> Callable[[], None]:
     """Return what makes one call."""
 
-    def end(decision: Grant | Denial) -> None:
+    def end(decision: Grant | Rejection) -> None:
         if isinstance(decision, Grant):
             decision.settle(50)
             decision.release()
@@ -60,7 +60,7 @@ def requests(limiter: Limiter, counts: dict[str, int]) -> Callable[[], None]:
 
     def one() -> None:
         decision = limiter.admit("m", 60)
-        if isinstance(decision, Grant | Denial):
+        if isinstance(decision, Grant | Rejection):
             end(decision)
         else:
             counts["waited"] = counts.get("waited", 0) + 1
@@ -72,9 +72,9 @@ def requests(limiter: Limiter, counts: dict[str, int]) -> Callable[[], None]:
 async def measure(redis: Server, limits: dict[str, int], rate: float) -> tuple[bool, str]:
     """Return whether the bound is kept, and one line."""
     limiter = Limiter(document(limits))
-    shared = Shared(limiter, Redis(Address(redis.url), SCRIPT), uid="uid", pod="p", max_pods=2)
+    shared = LeaseLimiter(limiter, RedisChannel(StoreAddress(redis.url), SCRIPT), uid="uid", pod="p", max_pods=2)
     await shared.start()
-    while not shared.joined:  # noqa: ASYNC110 - it has no event for it
+    while not shared.online:  # noqa: ASYNC110 - it has no event for it
         await asyncio.sleep(0.01)
     await paced(rate, 2 * SECONDS, requests(limiter, {}))
     alone = requests(Limiter(document(limits)), {})
@@ -82,11 +82,11 @@ async def measure(redis: Server, limits: dict[str, int], rate: float) -> tuple[b
     counts: dict[str, int] = {}
     for _ in range(ROUNDS):
         local, _ = await paced(rate, SECONDS, alone)
-        before = shared.told.calls
+        before = shared.stats.calls
         cpu, _ = await paced(rate, SECONDS, requests(limiter, counts))
-        calls += (shared.told.calls - before) / SECONDS / ROUNDS
+        calls += (shared.stats.calls - before) / SECONDS / ROUNDS
         over_alone.append((cpu - local) / SECONDS)
-    cuts = shared.told.cuts
+    cuts = shared.stats.disconnects
     await shared.close()
     return said(rate, statistics.median(over_alone), calls, cuts, counts)
 

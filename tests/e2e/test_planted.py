@@ -186,4 +186,4 @@ def test_keys_are_nowhere_but_in_secrets(team: Kube, operator: Kube, planted: st
     assert stored.count("litellm_request") >= 4
     assert sum(file["bytes"] for file in files if file["file"].startswith("/var/spool/llmproxy")) > 1000
     assert any(where.endswith("/translator before") for where in shown)
-    assert any("limits_store_away" in text for text in shown.values())
+    assert any("limits_store_unreachable" in text for text in shown.values())

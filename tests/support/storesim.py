@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from llmproxy import contract
-from llmproxy.gateway.limits import Denial, Grant, Limiter
-from llmproxy.gateway.limits.store.lease_limiter import Shared
-from llmproxy.gateway.limits.store.protocol import SCRIPT, Owner
+from llmproxy.gateway.limits import Grant, Limiter, Rejection
+from llmproxy.gateway.limits.store.lease_limiter import LeaseLimiter
+from llmproxy.gateway.limits.store.protocol import SCRIPT, StoreListener
 from redisd import Client
 from windows import Clock, VirtualLoop
 
@@ -67,23 +67,23 @@ class Sim:
     def __init__(self, store: Store) -> None:
         self.run = ""
         self._store = store
-        self._owner: Owner
+        self._listener: StoreListener
         self._generation = 0
         store.channels.append(self)
 
-    def start(self, owner: Owner) -> None:
-        self._owner = owner
+    def start(self, listener: StoreListener) -> None:
+        self._listener = listener
         self.connect()
 
     def connect(self) -> None:
         self.run = self._store.run
-        asyncio.get_running_loop().call_soon(self._owner.connected)
+        asyncio.get_running_loop().call_soon(self._listener.connected)
 
     def lose(self, reason: str) -> None:
         if self.run:
             self.run = ""
             self._generation += 1
-            self._owner.lost(reason)
+            self._listener.lost(reason)
 
     def call(self, keys: list[str], payload: bytes) -> None:
         loop = asyncio.get_running_loop()
@@ -98,7 +98,7 @@ class Sim:
 
         def deliver(answer: bytes) -> None:
             if generation == self._generation:
-                self._owner.answered(answer)
+                self._listener.answered(answer)
 
         loop.call_later(store.delay_s(), arrive)
 
@@ -119,7 +119,7 @@ class Pods:
         self.store = store
         self.clock = clock
         self.limiters: list[Limiter] = []
-        self.shared: list[Shared] = []
+        self.shared: list[LeaseLimiter] = []
         self.admitted: list[tuple[float, int]] = []
         self.by_pod: list[list[tuple[float, int]]] = []
         self.waits: list[float] = []
@@ -127,18 +127,18 @@ class Pods:
     async def add(self, document: contract.Document, *, max_pods: int = 4) -> Limiter:
         limiter = Limiter(document, clock=self.clock)
         number = len(self.limiters)
-        shared = Shared(limiter, Sim(self.store), uid="uid", pod=f"pod{number}", max_pods=max_pods)
+        shared = LeaseLimiter(limiter, Sim(self.store), uid="uid", pod=f"pod{number}", max_pods=max_pods)
         self.limiters.append(limiter)
         self.shared.append(shared)
         self.by_pod.append([])
         await shared.start()
         return limiter
 
-    async def ask(self, number: int, tokens: int = 0, model: str = "m") -> Grant | Denial:
+    async def ask(self, number: int, tokens: int = 0, model: str = "m") -> Grant | Rejection:
         """Ask and write down what came."""
         asked = self.clock.now
         decision = self.limiters[number].admit(model, tokens)
-        if not isinstance(decision, Grant | Denial):
+        if not isinstance(decision, Grant | Rejection):
             decision = await decision
         self.waits.append(self.clock.now - asked)
         if isinstance(decision, Grant):
@@ -150,7 +150,7 @@ class Pods:
     async def joined(self) -> None:
         """Let time pass until all pods are."""
         for _ in range(20_000):
-            if all(shared.joined for shared in self.shared):
+            if all(shared.online for shared in self.shared):
                 return
             await asyncio.sleep(0.01)
         raise AssertionError([shared.reason for shared in self.shared])

@@ -34,9 +34,9 @@ METRICS = frozenset({
 })  # fmt: skip
 """Metrics that `top` reads."""
 
-SHARES = "shares"
-"""Mode in which each pod has a share of each limit; in any other mode the numbers of one pod are those of all."""
-MODES = ("shared", "local", SHARES, "successor")
+OFFLINE_QUOTA = "offline_quota"
+"""Mode in which each pod has a quota of each limit; in any other mode the numbers of one pod are those of all."""
+MODES = ("shared", "local", OFFLINE_QUOTA, "leader")
 """Modes by priority: where pods differ, `top` shows the first of these."""
 
 
@@ -248,10 +248,10 @@ def limit_usages(pods: Iterable[PodMetrics]) -> tuple[LimitUsage, ...]:
     """Return every limit once, the proxy's before the models'.
 
     Pods with shared counters report the same usage with different delays, so the maximum is the most recent. Pods on
-    shares report only their own requests.
+    quotas report only their own requests.
     """
     pods = tuple(pods)
-    by_share = bool(pods) and all(pod.mode == SHARES for pod in pods)
+    by_quota = bool(pods) and all(pod.mode == OFFLINE_QUOTA for pod in pods)
     limits: dict[tuple[str, str], float] = {}
     used: dict[tuple[str, str], float] = {}
     for pod in pods:
@@ -263,7 +263,7 @@ def limit_usages(pods: Iterable[PodMetrics]) -> tuple[LimitUsage, ...]:
             if name == LIMIT:
                 limits[key] = max(value, limits.get(key, 0.0))
             else:
-                used[key] = used.get(key, 0.0) + value if by_share else max(value, used.get(key, 0.0))
+                used[key] = used.get(key, 0.0) + value if by_quota else max(value, used.get(key, 0.0))
     return tuple(LimitUsage(*key, used.get(key, 0.0), limit) for key, limit in sorted(limits.items()))
 
 

@@ -35,8 +35,8 @@ from llmproxy.gateway.http.routing import ENDPOINTS
 from llmproxy.gateway.limits import Limiter
 from llmproxy.gateway.limits.peers import election
 from llmproxy.gateway.limits.snapshot import Snapshot
-from llmproxy.gateway.limits.store.lease_limiter import Shared
-from llmproxy.gateway.limits.store.sharing import share_limits
+from llmproxy.gateway.limits.store.lease_limiter import LeaseLimiter
+from llmproxy.gateway.limits.store.redis_client import channel_from_environment
 from llmproxy.gateway.metrics import Counts, Exporter
 from llmproxy.gateway.requests.app import App
 from llmproxy.gateway.requests.context import Parts
@@ -247,9 +247,12 @@ class Gateway:
         }
 
 
-def _shared(setting: Setting, limiter: Limiter) -> Shared | None:
-    told = setting.document.shared_limits
-    return None if told is None else share_limits(limiter, told, setting.pod)
+def _shared(setting: Setting, limiter: Limiter) -> LeaseLimiter | None:
+    shared = setting.document.shared_limits
+    if shared is None:
+        return None
+    channel = channel_from_environment(shared)
+    return LeaseLimiter(limiter, channel, uid=shared.scope, pod=setting.pod, max_pods=shared.max_pods)
 
 
 def _keys(setting: Setting) -> Keys | None:

@@ -68,7 +68,7 @@ def test_no_prompt_and_no_key_is_in_logs_metrics_or_spans_of_tokens_only(echo: E
     # They were there to be found: spans were made, problems were logged.
     assert spans.count("llmproxy.call") >= 4
     assert "token_ids" in spans
-    assert "limits_store_away" in here.process.output
+    assert "limits_store_unreachable" in here.process.output
 
 
 def test_health_costs_no_completion(echo: Echo, tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ def test_a_pod_takes_the_counters_of_the_one_it_replaces(echo: Echo, tmp_path: P
         peers = ("--peer-host", "127.0.0.1", "--peer-port", "0", "--peers", f"127.0.0.1:{port}")
         with gateway(second, told, *peers, env=env) as new:
             assert [new.chat().status_code, old.chat().status_code] == [200, 429]
-            assert old.admin("/readyz").json()["limiter"] == "successor"
+            assert old.admin("/readyz").json()["limiter"] == "leader"
             assert len(new.admin("/readyz").json()["peers"]) == 1
 
 

@@ -48,7 +48,7 @@ class DisturbedError(Exception):
 
 
 def calm(here: list[Gateway], cuts: int = 0) -> None:
-    if any(one.metric("llmproxy_limit_store_cuts_total") != cuts for one in here):
+    if any(one.metric("llmproxy_limit_store_disconnects_total") != cuts for one in here):
         raise DisturbedError
 
 
@@ -104,7 +104,7 @@ def test_two_gateways_admit_one_limit_and_say_how(echo: Echo, tmp_path: Path) ->
             assert here.metric("llmproxy_limiter_mode", mode="shared") == 1
             assert here.metric("llmproxy_limiter_mode", mode="local") == 0
             eventually(lambda here=here: here.metric("llmproxy_limit_used", kind="rpm") == 7)  # type: ignore[misc]
-            assert here.metric("llmproxy_limit_share", kind="rpm") == 7
+            assert here.metric("llmproxy_limit_quota", kind="rpm") == 7
             answered = here.metric("llmproxy_limit_store_seconds_count")
             assert here.metric("llmproxy_limit_store_calls_total") >= answered > 0
             assert here.metric("llmproxy_limit_store_seconds_count") > 1
@@ -125,13 +125,13 @@ def test_when_the_store_dies_gateways_stay_ready_and_go_by_their_shares(echo: Ec
         assert first == [200] * 4
         redis.kill()
         for here in both:
-            store = wait_mode(here, "shares")["limits_store"]
-            assert store["joined"] is False
+            store = wait_mode(here, "offline_quota")["limits_store"]
+            assert store["online"] is False
             assert str(redis.port) in store["reason"]
-            assert store["away_s"] >= 0
-            assert here.metric("llmproxy_limit_share", kind="rpm") == 5
-            assert here.metric("llmproxy_limit_store_cuts_total") == 1
-            assert here.metric("llmproxy_limit_store_failures_total", cause="lost") >= 1
+            assert store["offline_s"] >= 0
+            assert here.metric("llmproxy_limit_quota", kind="rpm") == 5
+            assert here.metric("llmproxy_limit_store_disconnects_total") == 1
+            assert here.metric("llmproxy_limit_store_failures_total", cause="connection") >= 1
         answers = [both[i % 2].chat() for i in range(10)]
         assert sorted(a.status_code for a in answers) == [200] * 6 + [429] * 4
         assert "this pod admits only its share" in next(a for a in answers if a.status_code == 429).text
@@ -140,7 +140,7 @@ def test_when_the_store_dies_gateways_stay_ready_and_go_by_their_shares(echo: Ec
 def test_a_gateway_that_never_met_its_store_is_ready_with_the_share_of_a_stranger(echo: Echo, tmp_path: Path) -> None:
     url = f"redis://127.0.0.1:{free_port()}"
     with gateways(tmp_path, echo, url, count=1, rate_limits={"rpm": 10}) as here:
-        assert wait_mode(here[0], "shares")["limits_store"]["pods"] == 0
+        assert wait_mode(here[0], "offline_quota")["limits_store"]["pods"] == 0
         assert statuses(here, 4) == [200, 200, 429, 429]  # 10 // 4
 
 
@@ -190,7 +190,7 @@ def test_a_store_whose_certificate_is_not_known_is_not_used(echo: Echo, tmp_path
     with a_store(tls=True) as redis:
         settings = document(deployment(echo.port), shared_limits=told, rate_limits={"rpm": 2})
         with gateway(tmp_path, settings, env={"STORE": redis.url}) as here:
-            assert "certificate verify failed" in wait_mode(here, "shares")["limits_store"]["reason"]
+            assert "certificate verify failed" in wait_mode(here, "offline_quota")["limits_store"]["reason"]
 
 
 @pytest.mark.parametrize(

@@ -17,26 +17,26 @@ from typing import TextIO
 import uvloop
 
 from llmproxy import contract
-from llmproxy.gateway.limits import Denial, Grant, Limiter
-from llmproxy.gateway.limits.limiter import Away
+from llmproxy.gateway.limits import Grant, Limiter, Rejection
+from llmproxy.gateway.limits.limiter import RemoteLimiter
 from llmproxy.gateway.limits.peers import election
 from llmproxy.gateway.limits.snapshot import Snapshot
-from llmproxy.gateway.limits.store.lease_limiter import Shared
+from llmproxy.gateway.limits.store.lease_limiter import LeaseLimiter
 from llmproxy.gateway.limits.store.protocol import SCRIPT
-from llmproxy.gateway.limits.store.redis_client import Address, Redis
+from llmproxy.gateway.limits.store.redis_client import RedisChannel, StoreAddress
 
 
 class Watched(Limiter):
     """Prints every change of who decides, however short it lasts."""
 
     @property
-    def away(self) -> Away | None:
-        return self._away
+    def remote(self) -> RemoteLimiter | None:
+        return self._remote
 
-    @away.setter
-    def away(self, away: Away | None) -> None:
-        self._away = away
-        print(f"{time.monotonic():.3f} switched to {'others' if away is not None else 'itself'}", flush=True)
+    @remote.setter
+    def remote(self, remote: RemoteLimiter | None) -> None:
+        self._remote = remote
+        print(f"{time.monotonic():.3f} switched to {'others' if remote is not None else 'itself'}", flush=True)
 
 
 async def main() -> None:
@@ -84,7 +84,9 @@ async def main() -> None:
 
 async def share(limiter: Limiter, args: argparse.Namespace) -> None:
     """Count in a store until SIGTERM."""
-    shared = Shared(limiter, Redis(Address(args.store), SCRIPT), uid="uid", pod=args.id, max_pods=args.max_pods)
+    shared = LeaseLimiter(
+        limiter, RedisChannel(StoreAddress(args.store), SCRIPT), uid="uid", pod=args.id, max_pods=args.max_pods
+    )
     await shared.start()
     print(f"ready on :0 {limiter.mode}", flush=True)
     ended = asyncio.Event()
@@ -100,7 +102,7 @@ async def share(limiter: Limiter, args: argparse.Namespace) -> None:
             task.cancel()
         await asyncio.wait(tasks)
     await shared.close()
-    print(f"ended calls {shared.told.calls} cuts {shared.told.cuts}", flush=True)
+    print(f"ended calls {shared.stats.calls} cuts {shared.stats.disconnects}", flush=True)
 
 
 async def modes(limiter: Limiter) -> None:
@@ -138,7 +140,7 @@ async def drive(limiter: Limiter, record: TextIO, args: argparse.Namespace) -> N
     """Ask at a steady rate, whatever the answers."""
     if not args.load:
         return
-    models = list(limiter.book.plans)
+    models = list(limiter.counters.models)
     running: set[asyncio.Task[None]] = set()
     start, number = time.monotonic(), 0
     try:
@@ -157,11 +159,11 @@ async def drive(limiter: Limiter, record: TextIO, args: argparse.Namespace) -> N
 async def call(limiter: Limiter, record: TextIO, model: str, args: argparse.Namespace) -> None:
     asked = time.monotonic()
     decision = limiter.admit(model, args.tokens)
-    if not isinstance(decision, Grant | Denial):
+    if not isinstance(decision, Grant | Rejection):
         decision = await decision
     begin = time.monotonic()
-    if isinstance(decision, Denial):
-        record.write(json.dumps({"asked": asked, "denied": begin, "retry": decision.retry_after_s}) + "\n")
+    if isinstance(decision, Rejection):
+        record.write(json.dumps({"asked": asked, "rejected": begin, "retry": decision.retry_after_s}) + "\n")
         return
     record.write(json.dumps({"asked": asked, "begin": begin, "model": model, "tokens": args.tokens}) + "\n")
     if args.lasts:

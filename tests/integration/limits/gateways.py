@@ -163,10 +163,10 @@ class Whole:
         ahead_s = time.time() - time.monotonic()
         found = [(0.0, "")]
         for line in self.process.output.splitlines():
-            if '"limits_shared"' in line or '"limits_apart"' in line:
+            if '"limits_store_connected"' in line or '"limits_store_disconnected"' in line:
                 said = json.loads(line)
                 at_s = datetime.fromisoformat(said["at"]).timestamp() - ahead_s
-                found.append((at_s, "shared" if said["event"] == "limits_shared" else "shares"))
+                found.append((at_s, "shared" if said["event"] == "limits_store_connected" else "offline_quota"))
         return found
 
     def admitted_between(self) -> list[tuple[float, float]]:

@@ -61,7 +61,7 @@ class Pod:
 
     def waits(self) -> list[float]:
         """How long each answer took."""
-        return [row.get("begin", row.get("denied", 0.0)) - row["asked"] for row in self.read() if "asked" in row]
+        return [row.get("begin", row.get("rejected", 0.0)) - row["asked"] for row in self.read() if "asked" in row]
 
     def calls(self, until: float) -> list[tuple[float, float]]:
         """Begin and end of every call; one that has no end lasted until the process did."""

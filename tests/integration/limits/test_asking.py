@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from llmproxy.gateway.limits import Denial, Grant, Limiter
+from llmproxy.gateway.limits import Grant, Limiter, Rejection
 from llmproxy.gateway.limits.peers import election
 from llmproxy.gateway.limits.peers.election import Peers
 from windows import document
@@ -30,7 +30,7 @@ async def pair(
     second = Limiter(document(new or old, queue_s=queue_s))
     second_peers = await election.serve(second, "127.0.0.1", 0, TOKEN, "new")
     await second_peers.take_over([f"127.0.0.1:{first_peers.port}"])
-    await until(lambda: first.mode == "successor")
+    await until(lambda: first.mode == "leader")
     try:
         yield first, first_peers, second, second_peers
     finally:
@@ -44,8 +44,8 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def decided(decision: Grant | Denial | Awaitable[Grant | Denial]) -> Grant | Denial:
-    return decision if isinstance(decision, Grant | Denial) else await decision
+async def decided(decision: Grant | Rejection | Awaitable[Grant | Rejection]) -> Grant | Rejection:
+    return decision if isinstance(decision, Grant | Rejection) else await decision
 
 
 async def granted(limiter: Limiter, tokens: int = 10) -> Grant:
@@ -60,14 +60,14 @@ def used(limiter: Limiter, kind: str) -> int:
 
 async def test_a_starting_pod_knows_what_was_counted_before_it() -> None:
     async with pair({"rpm": 5, "tpm": 1000}, used=3) as (old, _, new, _):
-        assert (new.mode, old.mode) == ("local", "successor")
+        assert (new.mode, old.mode) == ("local", "leader")
         assert (used(new, "rpm"), used(new, "tpm")) == (3, 30)
 
         await granted(old)
         await granted(new)
         denied = await decided(old.admit("m", 10))
 
-        assert isinstance(denied, Denial)
+        assert isinstance(denied, Rejection)
         assert (denied.kind, denied.scope) == ("rpm", "proxy")
         assert 55 < denied.retry_after_s < 62
         assert "model" not in denied.message
@@ -99,7 +99,7 @@ async def test_a_call_from_before_the_hand_over_is_settled_after_it() -> None:
     before.release()
     await until(lambda: used(second, "maxParallel") == 0)
 
-    assert isinstance(over, Denial)
+    assert isinstance(over, Rejection)
     assert over.kind == "maxParallel"
     assert used(second, "tpm") == 100
     assert isinstance(second.admit("m", 900), Grant)
@@ -110,7 +110,7 @@ async def test_a_call_from_before_the_hand_over_is_settled_after_it() -> None:
 async def test_a_refund_and_a_release_reach_the_authority() -> None:
     async with pair({"rpm": 1, "max_parallel": 1}) as (old, _, new, _):
         grant = await granted(old)
-        assert isinstance(new.admit("m", 0), Denial)
+        assert isinstance(new.admit("m", 0), Rejection)
 
         grant.refund()
         grant.release()
@@ -125,7 +125,7 @@ async def test_a_call_that_falls_back_counts_once_for_the_proxy_at_the_authority
     async with pair({"rpm": 1, "max_parallel": 1}) as (old, _, new, _):
         first = await granted(old)
         first.release()
-        again = await decided(old.admit("m", 10, queue=False, again=True))
+        again = await decided(old.admit("m", 10, queue=False, is_fallback=True))
 
         assert isinstance(again, Grant)
         assert (used(new, "rpm"), used(new, "maxParallel")) == (1, 1)
@@ -144,7 +144,7 @@ async def test_a_request_of_the_old_pod_waits_its_turn_at_the_new_one() -> None:
         second = asyncio.ensure_future(decided(new.admit("m", 0)))
         await asyncio.sleep(1.2)
         assert not first.done(), "waiting for a turn is no silence"
-        assert old.mode == "successor"
+        assert old.mode == "leader"
 
         holding.release()
         grant = await first

@@ -34,7 +34,7 @@ def test_a_roll_under_load_keeps_every_limit_and_every_request_is_answered(pods:
     time.sleep(1.5)
     new = pods.start(old)
     new.wait_ready()
-    old.process.wait_for("mode successor")
+    old.process.wait_for("mode leader")
     handed_over = time.monotonic()
     time.sleep(1.5)
     assert old.process.end() == 0
@@ -163,7 +163,7 @@ def test_two_pods_that_start_at_one_time_settle_on_one_authority(pods: Pods) -> 
         pod.process.end()
 
     assert len(leaders) == 1
-    assert modes == ["local", "successor", "successor"]
+    assert modes == ["local", "leader", "leader"]
     pods.check("two at one time", rps=60, rpm=400, formula="L")
 
 
@@ -173,7 +173,7 @@ def test_a_new_limit_holds_for_both_from_the_hand_over_on(pods: Pods) -> None:
     time.sleep(1.2)
     new = pods.start(old, limits={"rps": 20})
     new.wait_ready()
-    old.process.wait_for("mode successor")
+    old.process.wait_for("mode leader")
     handed_over = time.monotonic()
     time.sleep(2.5)
     old.process.end()
@@ -196,7 +196,7 @@ def test_a_pod_with_another_token_is_refused_and_takes_nothing_over(pods: Pods) 
     stranger.process.end()
 
     assert "peer_refused" in old.process.output
-    assert "mode successor" not in old.process.output
+    assert "mode leader" not in old.process.output
     assert "peers 1" not in stranger.process.output
     pods.check("wrong token", rps=60, rpm=400, formula="L")
 

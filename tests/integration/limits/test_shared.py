@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmproxy.gateway.limits import Denial, Grant
+from llmproxy.gateway.limits import Grant, Rejection
 from llmproxy.gateway.limits.local.window import BUCKETS
+from llmproxy.gateway.limits.store.client import ANSWER_S
 from llmproxy.gateway.limits.store.leases import USED_LATER
-from llmproxy.gateway.limits.store.session import ANSWER_S
-from llmproxy.gateway.limits.store.shares import share, stranger_share
+from llmproxy.gateway.limits.store.offline import offline_quota, unconnected_quota
 from redisd import Server, redis_server
 from storesim import Pods, Store, virtual_loop
 from windows import Clock, document, rate, worst_window
@@ -69,7 +69,7 @@ async def press(pods: Pods, number: int, until: float, *, every_s: float, tokens
     """Ask without end, as much as is admitted at a time and at most *batch*; after a denial, again in *every_s*."""
     while pods.clock.now < until:
         for _ in range(batch):
-            if isinstance(await pods.ask(number, tokens), Denial):
+            if isinstance(await pods.ask(number, tokens), Rejection):
                 break
         await asyncio.sleep(every_s * random.uniform(0.5, 1.5))
 
@@ -121,10 +121,10 @@ def test_four_pods_together_admit_the_limit_and_use_it(
             await press_all(pods, 3.2 * window_s * LEAVES, every_s=window_s / 1000, tokens=tokens)
             check(pods, kind, limit, "L")
             used = usable(pods.admitted, limit, window_s)
-            print(f"used {used:.4f} >= {USABLE}; {sum(s.told.calls for s in pods.shared)} calls, "
+            print(f"used {used:.4f} >= {USABLE}; {sum(s.stats.calls for s in pods.shared)} calls, "
                   f"{len(pods.waits)} asked, longest wait {max(pods.waits) * 1000:.1f} ms")  # fmt: skip
             assert used >= USABLE
-            assert sum(s.told.cuts for s in pods.shared) == 0
+            assert sum(s.stats.disconnects for s in pods.shared) == 0
 
     simulate(scene)
 
@@ -143,7 +143,7 @@ def test_without_the_store_pods_go_on_with_their_shares_and_join_again(
             break_store(store, fault)
             cut = clock.now
             await press_all(pods, 3 * window_s, every_s=window_s / 300, batch=max(1, limit // 40))
-            assert [limiter.mode for limiter in pods.limiters] == ["shares"] * N
+            assert [limiter.mode for limiter in pods.limiters] == ["offline_quota"] * N
             check(pods, kind, 2 * limit - limit // N, "2 L - floor(L / N), over the switch")
             check(pods, kind, limit, "L, from the switch on", begin=cut + switch_s(kind))
             shares = [rate(mine, cut + window_s * LEAVES, cut + 3 * window_s) for mine in pods.by_pod]
@@ -152,7 +152,7 @@ def test_without_the_store_pods_go_on_with_their_shares_and_join_again(
             back = clock.now
             mend_store(store, fault, empty=False)
             await press_all(pods, 3 * window_s + 9, every_s=window_s / 300, batch=max(1, limit // 40))
-            assert all(shared.joined for shared in pods.shared)
+            assert all(shared.online for shared in pods.shared)
             check(pods, kind, limit, "L, from the switch on, the join included", begin=cut + switch_s(kind))
             assert rate(pods.admitted, back + 8, clock.now) * window_s >= 0.9 * limit * min(1, 1 / window_s + 0.9)
             print(f"longest wait {max(pods.waits) * 1000:.1f} ms <= {WAIT_S * 1000:.0f} ms")
@@ -175,9 +175,9 @@ def test_a_store_that_begins_anew_admits_nothing_before_it_can_know(
             store.come_back_empty()
             begun = clock.now
             await press_all(pods, 0.9 * window_s, every_s=window_s / 300, batch=max(1, limit // 40))
-            assert not any(shared.joined for shared in pods.shared), "younger than a window"
+            assert not any(shared.online for shared in pods.shared), "younger than a window"
             await press_all(pods, 3 * window_s + 1, every_s=window_s / 300, batch=max(1, limit // 40))
-            assert all(shared.joined for shared in pods.shared)
+            assert all(shared.online for shared in pods.shared)
             check(pods, kind, 2 * limit - limit // N, "2 L - floor(L / N), over the switch")
             check(pods, kind, limit, "L, from the switch on, the join included", begin=cut + switch_s(kind))
             assert clock.now > begun + window_s
@@ -195,7 +195,7 @@ def test_pods_that_never_met_the_store_admit_so_little_that_all_of_them_keep_the
         check(pods, "rps", 10 // 5 * N, "L // (maxReplicas + surge) for each pod")
         assert max(pods.waits) == 0
         denied = await pods.ask(0)
-        assert isinstance(denied, Denial)
+        assert isinstance(denied, Rejection)
         assert "store of shared limits is away" in denied.message
         store.go_on()
         await pods.joined()
@@ -209,9 +209,9 @@ def test_a_share_can_be_nothing_and_the_denial_says_why(simulate: Simulation) ->
         async with four(store, clock, {"rpm": 2}) as pods:
             store.die()
             decisions = [await pods.ask(i) for i in range(N)]
-            denials = [d for d in decisions if isinstance(d, Denial)]
+            denials = [d for d in decisions if isinstance(d, Rejection)]
             assert len(denials) == N - 2
-            assert all("this pod admits only its share" in d.message for d in denials)
+            assert all("this pod admits only its quota" in d.message for d in denials)
 
     simulate(scene)
 
@@ -228,10 +228,10 @@ def test_calls_at_one_time_are_counted_over_all_pods_and_a_dead_pods_are_free_la
             more = [g for i in reversed(range(N)) for _ in range(2) if isinstance(g := await pods.ask(i), Grant)]
             assert len(more) == 2
 
-            grants[0]._limiter.shared.session._ending = True  # type: ignore[union-attr]  # pod 0 is gone: 3 calls
+            grants[0]._limiter.shared.client._ending = True  # type: ignore[union-attr]  # pod 0 is gone: 3 calls
             store.channels[0].lose("gone")
             await asyncio.sleep(1.0)
-            assert isinstance(await pods.ask(3), Denial), "it may still be working"
+            assert isinstance(await pods.ask(3), Rejection), "it may still be working"
             await asyncio.sleep(6.0)
             assert [isinstance(await pods.ask(i), Grant) for i in (1, 2, 3, 1)] == [True, True, True, False]
 
@@ -267,7 +267,7 @@ def test_those_who_wait_for_the_store_are_decided_here_when_it_dies_and_there_wh
             await asyncio.sleep(0.5)
             store.die()
             await asyncio.sleep(2)
-            assert all(limiter.mode == "shares" for limiter in pods.limiters)
+            assert all(limiter.mode == "offline_quota" for limiter in pods.limiters)
             assert sum(limiter.waiting for limiter in pods.limiters) > 0
             for channel in store.channels:
                 channel.connect()
@@ -302,13 +302,13 @@ def test_tokens_that_were_not_used_are_free_for_every_pod(simulate: Simulation) 
         async with four(store, clock, {"tpm": 1000}) as pods:
             grant = await pods.ask(0, 900)
             assert isinstance(grant, Grant)
-            assert isinstance(await pods.ask(1, 200), Denial)
+            assert isinstance(await pods.ask(1, 200), Rejection)
 
             grant.settle(100)
             await asyncio.sleep(0.1)
 
             assert isinstance(await pods.ask(1, 900), Grant)
-            assert isinstance(await pods.ask(2, 1), Denial)
+            assert isinstance(await pods.ask(2, 1), Rejection)
             over = await pods.ask(3, 0)
             assert isinstance(over, Grant)
             over.settle(50)
@@ -326,19 +326,19 @@ def test_a_request_fits_all_limits_or_is_charged_to_none(simulate: Simulation) -
         await pods.joined()
         assert isinstance(await pods.ask(0, 10, "a"), Grant)
         denied = await pods.ask(1, 10, "a")
-        assert isinstance(denied, Denial)
+        assert isinstance(denied, Rejection)
         assert (denied.kind, denied.scope) == ("rpm", "model")
         assert 55 < denied.retry_after_s < 62
         assert isinstance(await pods.ask(1, 10, "b"), Grant)
         denied = await pods.ask(0, 10, "b")
-        assert isinstance(denied, Denial)
+        assert isinstance(denied, Rejection)
         assert denied.kind == "maxParallel"
         denied = await pods.ask(0, 90, "c")
-        assert isinstance(denied, Denial)
+        assert isinstance(denied, Rejection)
         assert (denied.kind, denied.scope) == ("tpm", "proxy")
         assert isinstance(await pods.ask(0, 10, "c"), Grant)
         denied = await pods.ask(1, 10, "c")
-        assert isinstance(denied, Denial)
+        assert isinstance(denied, Rejection)
         assert (denied.kind, denied.scope) == ("rpm", "proxy")
         await pods.close()
 
@@ -355,11 +355,11 @@ def test_a_call_that_falls_back_counts_once_for_the_proxy_in_the_store_too(simul
         waiting = asyncio.ensure_future(pods.ask(0, 10, "a"))
         await asyncio.sleep(0.02)
 
-        for number, expected in ((0, Grant), (1, Denial)):
-            decision = pods.limiters[number].admit("b", 10, queue=False, again=True)
-            decision = decision if isinstance(decision, Grant | Denial) else await decision
+        for number, expected in ((0, Grant), (1, Rejection)):
+            decision = pods.limiters[number].admit("b", 10, queue=False, is_fallback=True)
+            decision = decision if isinstance(decision, Grant | Rejection) else await decision
             assert isinstance(decision, expected), "the model's own limit holds"
-        assert isinstance(await waiting, Denial)
+        assert isinstance(await waiting, Rejection)
         await pods.close()
 
     simulate(scene)
@@ -420,7 +420,7 @@ def test_no_window_over_all_pods_holds_more_than_the_limit(
                         else:
                             charged.append((clock.now, min(tokens, limit) if kind == "tpm" else 1))
                         decision.release()
-            apart = sum(shared.told.cuts for shared in pods.shared)
+            apart = sum(shared.stats.disconnects for shared in pods.shared)
             bound = limit if not apart else 2 * limit - limit // N
             assert worst_window(charged, SECONDS[kind]) <= bound
             assert max(pods.waits, default=0) <= ANSWER_S + 0.001
@@ -462,7 +462,7 @@ def test_what_is_leased_ahead_of_need_is_within_the_limit_too(
                 store.delay_s = lambda delay=delay: delay  # type: ignore[misc]
                 until = clock.now + seconds
                 await asyncio.gather(*(come(pods, i, pace, until) for i, pace in enumerate(paces)))
-            if any(shared.told.cuts for shared in pods.shared):  # two answers took longer than a request waits
+            if any(shared.stats.disconnects for shared in pods.shared):  # two answers took longer than a request waits
                 check(pods, "rps", 2 * limit - limit // N, "2 L - floor(L / N), over a switch")
             else:
                 check(pods, "rps", limit, "L")
@@ -503,10 +503,10 @@ class Calls:
         self._see()
 
     def _see(self) -> None:
-        cuts = sum(shared.told.cuts for shared in self._pods.shared)
+        cuts = sum(shared.stats.disconnects for shared in self._pods.shared)
         if cuts != self._cuts:
             self._cuts, self._clean = cuts, False
-        elif self.running <= self._limit and all(shared.joined for shared in self._pods.shared):
+        elif self.running <= self._limit and all(shared.online for shared in self._pods.shared):
             self._clean = True
         bounds = (self._limit, 2 * self._limit - self._limit // N)
         formula, bound = next(zip(self.worst, bounds, strict=True)) if self._clean else (list(self.worst)[1], bounds[1])
@@ -579,8 +579,8 @@ def test_the_sum_of_all_shares_is_the_limit() -> None:
     for limit in (0, 1, 2, 3, 10, 101, 10**6):
         for pods in range(1, 9):
             members = [f"pod{i}" for i in range(pods)]
-            shares = [share(limit, pod, members, f"m/{limit}") for pod in members]
+            shares = [offline_quota(limit, pod, members, f"m/{limit}") for pod in members]
             assert sum(shares) == limit
             assert max(shares) - min(shares) <= 1
             assert max(shares) == ceil(limit / pods)
-            assert stranger_share(limit, pods) * pods <= limit
+            assert unconnected_quota(limit, pods) * pods <= limit

@@ -75,7 +75,7 @@ class Scene:
         switched = []
         for pod in self.alive:
             at, mode = pod.modes()[-1]
-            assert mode == "shares", "it goes by its share"
+            assert mode == "offline_quota", "it goes by its share"
             switched.append(at)
         self.faults.append((began, max([began, *switched])))
 
@@ -84,7 +84,7 @@ class Scene:
         for pod in self.pods.all:
             modes = pod.modes()
             for (at, mode), (later, _) in zip(modes, [*modes[1:], (float("inf"), "")], strict=True):
-                if mode == "shares":
+                if mode == "offline_quota":
                     own.append((at - PRINTED_S, min(later, at + NOTICED_S)))
         print(f"{len(own)} switches of single pods, {len(self.faults)} faults of the store")
         return own + self.faults
@@ -125,7 +125,7 @@ class Scene:
             for row in rows:
                 if "asked" not in row:
                     continue
-                asked, answered = row["asked"], row.get("begin", row.get("denied", 0.0))
+                asked, answered = row["asked"], row.get("begin", row.get("rejected", 0.0))
                 stood = sum(max(0.0, min(answered, end) - max(asked, begin)) for begin, end in stalls)
                 worst = max(worst, answered - asked - stood)
         print(f"longest wait for the store {worst * 1000:.1f} ms <= {WAIT_S * 1000:.0f} + {slack_s * 1000:.0f} ms")
@@ -186,7 +186,7 @@ def test_pods_that_start_while_the_store_is_away_bring_a_strangers_share(pods: P
         time.sleep(3.0)
         for pod in pods.all:
             assert pod.end() == 0
-    assert all(pod.modes()[-1][1] == "shares" for pod in pods.all)
+    assert all(pod.modes()[-1][1] == "offline_quota" for pod in pods.all)
     admitted = [(earliest, 1) for pod in pods.all for earliest, _ in pod.admitted_between() if earliest > began]
     worst, bound = worst_window(admitted, 1.0), limit + begun * (limit // most)
     print(f"worst second {worst} <= {bound}   [L + k floor(L / M), after the switch]")

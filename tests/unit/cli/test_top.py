@@ -111,15 +111,15 @@ def test_quantiles(share: float, buckets: dict[float, float], expected: float | 
 
 def test_pods_with_common_counters_tell_one_use_and_pods_on_shares_a_part_each() -> None:
     common = metrics.limit_usages([a_pod(mode="shared", used=4), a_pod("p-2", mode="shared", used=5)])
-    parted = metrics.limit_usages([a_pod(mode="shares", used=4), a_pod("p-2", mode="shares", used=5)])
+    parted = metrics.limit_usages([a_pod(mode="offline_quota", used=4), a_pod("p-2", mode="offline_quota", used=5)])
 
     assert common == (LimitUsage("", "rpm", 5, 10),)
     assert parted == (LimitUsage("", "rpm", 9, 10),)
 
 
 def test_the_mode_of_a_roll_is_that_of_the_pod_that_decides() -> None:
-    assert row_of([a_pod(mode="successor"), a_pod("p-2", mode="local")]).mode == "local"
-    assert row_of([a_pod(mode="shares")]).mode == "shares"
+    assert row_of([a_pod(mode="leader"), a_pod("p-2", mode="local")]).mode == "local"
+    assert row_of([a_pod(mode="offline_quota")]).mode == "offline_quota"
 
 
 def test_the_backlog_is_what_is_not_in_the_store() -> None:

@@ -14,7 +14,7 @@ from llmproxy.gateway.admin.collectors import (
     _store,
 )
 from llmproxy.gateway.limits import Limiter
-from llmproxy.gateway.limits.store.protocol import Told
+from llmproxy.gateway.limits.limiter import StoreStats
 from llmproxy.gateway.metrics import Counts, Exporter
 from llmproxy.gateway.requests.pause import Pause
 from llmproxy.gateway.shipping.shipper_client import Handover
@@ -38,6 +38,6 @@ async def test_the_page_has_every_metric_and_no_other() -> None:
         PauseCollector(Pause()),
         HandoverCollector(Handover(Path("/nowhere"))),
     )
-    served = {name_of(family) for family in (*Exporter(Counts(), extra).collect(), *_store(Told()))}
+    served = {name_of(family) for family in (*Exporter(Counts(), extra).collect(), *_store(StoreStats()))}
 
     assert set(re.findall(r"llmproxy_\w+", PAGE.read_text())) == served

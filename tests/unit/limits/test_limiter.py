@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmproxy.gateway.limits import Denial, Grant, Limiter
+from llmproxy.gateway.limits import Grant, Limiter, Rejection
 from windows import Clock, document, rate, worst_window
 
 SECONDS = {"rpm": 60.0, "rps": 1.0, "tpm": 60.0}
@@ -49,14 +49,14 @@ class Run:
         self.requests: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
         self.tokens: defaultdict[tuple[str, int], list[tuple[float, int]]] = defaultdict(list)
 
-    def ask(self, model: str, tokens: int) -> Grant | Denial:
+    def ask(self, model: str, tokens: int) -> Grant | Rejection:
         decision = self.limiter.admit(model, tokens)
-        assert isinstance(decision, Grant | Denial)
+        assert isinstance(decision, Grant | Rejection)
         if isinstance(decision, Grant):
             self.open.append((model, decision))
         return decision
 
-    def book(self, model: str, requests: int, used: int, bound: int) -> None:
+    def record(self, model: str, requests: int, used: int, bound: int) -> None:
         """Record what an admission came to: what was used beyond what was charged, no limit could refuse."""
         for scope in ("", model):
             if requests:
@@ -110,7 +110,7 @@ def test_a_few_requests_at_the_worst_moments_hold_the_limit(limit: int, kind: st
             if isinstance(decision, Grant):
                 admitted.append((clock.now, 1))
                 wait_s = 0.0
-            elif isinstance(decision, Denial):
+            elif isinstance(decision, Rejection):
                 wait_s = decision.retry_after_s
 
     assert worst_window(admitted, SECONDS[kind]) <= limit
@@ -132,13 +132,13 @@ def test_no_window_ever_holds_more_than_any_limit(
 
         decision = run.ask(model, tokens)
 
-        if isinstance(decision, Denial):
+        if isinstance(decision, Rejection):
             wait_s = decision.retry_after_s
-            assert run.limiter.usage() == before, "a denial must charge nothing"
+            assert run.limiter.usage() == before, "a denial must reservation nothing"
             assert decision.retry_after_s > 0
         else:
             requests, used = finish(decision, ending, int(share * tokens), tokens)
-            run.book(model, requests, used, tokens)
+            run.record(model, requests, used, tokens)
             for limit in run.limiter.usage():
                 if limit.kind == "maxParallel":
                     assert limit.used <= limit.limit
@@ -173,7 +173,7 @@ def test_a_denial_says_exactly_when_the_request_would_be_admitted(
         run.clock.now = asked_at + decision.retry_after_s
         in_time = run.ask(model, tokens)
 
-        assert isinstance(too_early, Denial)
+        assert isinstance(too_early, Rejection)
         assert isinstance(in_time, Grant)
 
 
@@ -191,7 +191,7 @@ def test_nearly_the_whole_limit_is_usable_under_continuous_backlog(kind: str, li
         if isinstance(decision, Grant):
             admitted.append((clock.now, 1))
         else:
-            assert isinstance(decision, Denial)
+            assert isinstance(decision, Rejection)
             clock.now += decision.retry_after_s
 
     # Whole cycles of 130 buckets, wherever they begin: a window of a small limit cannot hold 98 % of one admission.
@@ -214,7 +214,7 @@ def test_backlog_that_began_in_drops_is_admitted_as_fully(spread: int) -> None:
             if clock.now < start + 55:
                 clock.now += 1 / (spread * 10)
         else:
-            assert isinstance(decision, Denial)
+            assert isinstance(decision, Rejection)
             clock.now += decision.retry_after_s
 
     used = rate(admitted, start + 60, start + 60 + 10 * 60 * 130 / 128) * 60 / limit
@@ -233,7 +233,7 @@ def test_a_million_a_window_is_kept_and_used() -> None:
         if isinstance(decision, Grant):
             admitted.append((clock.now, 997))
         else:
-            assert isinstance(decision, Denial)
+            assert isinstance(decision, Rejection)
             clock.now += decision.retry_after_s
 
     assert worst_window(admitted, 60.0) <= limit
@@ -253,7 +253,7 @@ def test_the_upstream_sees_no_more_when_requests_reach_it_late_within_the_guard(
             sent += 1
             clock.now += seed.random() ** 8 / 32  # type: ignore[attr-defined]  # so that admissions lie anywhere in a bucket
         else:
-            assert isinstance(decision, Denial)
+            assert isinstance(decision, Rejection)
             clock.now += decision.retry_after_s
 
     assert worst_window(seen, 1.0) <= limit, "guard: three buckets of W/256"
@@ -267,11 +267,11 @@ def test_a_request_larger_than_the_token_limit_is_charged_the_whole_limit() -> N
     second = limiter.admit("m", 1)
 
     assert isinstance(first, Grant)
-    assert isinstance(second, Denial)
+    assert isinstance(second, Rejection)
     assert (second.kind, second.scope) == ("tpm", "proxy")
     first.settle(40)
     assert isinstance(limiter.admit("m", 60), Grant)
-    assert isinstance(limiter.admit("m", 1), Denial)
+    assert isinstance(limiter.admit("m", 1), Rejection)
 
 
 def test_what_was_used_beyond_the_bound_is_counted_from_now_on() -> None:
@@ -284,7 +284,7 @@ def test_what_was_used_beyond_the_bound_is_counted_from_now_on() -> None:
     grant.settle(100)
 
     denied = limiter.admit("m", 20)
-    assert isinstance(denied, Denial)
+    assert isinstance(denied, Rejection)
     assert denied.retry_after_s == pytest.approx(60 * 129 / 128, abs=60 / 128), "the 90 beyond are as young as can be"
 
 
@@ -309,16 +309,16 @@ def test_a_call_that_falls_back_is_a_request_of_each_model_and_one_of_the_proxy(
     first.refund_tokens()
     first.release()
 
-    second = limiter.admit("b", 30, queue=False, again=True)
+    second = limiter.admit("b", 30, queue=False, is_fallback=True)
 
     assert isinstance(second, Grant)
     found = {(use.kind, use.model): use.used for use in limiter.usage()}
     assert found == {("rpm", ""): 1, ("tpm", ""): 30, ("rpm", "a"): 1, ("rpm", "b"): 1,
                      ("maxParallel", ""): 1}  # fmt: skip
-    assert limiter.book.in_flight() == {"b": 1}
+    assert limiter.counters.in_flight() == {"b": 1}
     second.release()
-    denied = limiter.admit("b", 1, queue=False, again=True)
-    assert isinstance(denied, Denial)
+    denied = limiter.admit("b", 1, queue=False, is_fallback=True)
+    assert isinstance(denied, Rejection)
     assert (denied.kind, denied.scope) == ("rpm", "model")
     second.refund()
     assert {use.used for use in limiter.usage() if use.model == "b" or use.kind == "tpm"} == {0}
@@ -346,7 +346,7 @@ def test_a_settlement_after_the_window_changes_nothing() -> None:
 
     old.settle(1)
 
-    assert isinstance(limiter.admit("m", 1), Denial)
+    assert isinstance(limiter.admit("m", 1), Rejection)
 
 
 def test_a_slot_is_free_when_the_call_is_released() -> None:
@@ -356,13 +356,13 @@ def test_a_slot_is_free_when_the_call_is_released() -> None:
 
     denied = limiter.admit("a", 0)
 
-    assert isinstance(denied, Denial)
+    assert isinstance(denied, Rejection)
     assert (denied.kind, denied.scope) == ("maxParallel", "model")
     assert isinstance(limiter.admit("b", 0), Grant)
     first.release()
     first.release()
     assert isinstance(limiter.admit("a", 0), Grant)
-    assert isinstance(limiter.admit("a", 0), Denial)
+    assert isinstance(limiter.admit("a", 0), Rejection)
 
 
 def test_a_denial_names_the_limit_its_scope_and_the_way_out() -> None:
@@ -371,7 +371,7 @@ def test_a_denial_names_the_limit_its_scope_and_the_way_out() -> None:
 
     denied = limiter.admit("phi", 0)
 
-    assert isinstance(denied, Denial)
+    assert isinstance(denied, Rejection)
     assert denied.message == (
         "Rate limit reached: model 'phi' admits 1 requests in any 60 s (rpm); try again in 60.9 s, or raise rpm"
     )
@@ -384,7 +384,7 @@ def test_of_two_limits_in_the_way_the_longer_one_is_told() -> None:
 
     denied = limiter.admit("m", 0)
 
-    assert isinstance(denied, Denial)
+    assert isinstance(denied, Rejection)
     assert denied.kind == "rpm"
     assert denied.retry_after_s > 60
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llmproxy.gateway.limits import Denial, Grant, Limiter
+from llmproxy.gateway.limits import Grant, Limiter, Rejection
 from llmproxy.gateway.limits.local import kinds
 from windows import Clock, VirtualLoop, document, rate, worst_window
 
@@ -20,11 +20,11 @@ def play(story: Callable[[Clock], Coroutine[Any, Any, None]]) -> None:
         runner.run(story(clock))
 
 
-async def decided(decision: Grant | Denial | Awaitable[Grant | Denial]) -> Grant | Denial:
-    return decision if isinstance(decision, Grant | Denial) else await decision
+async def decided(decision: Grant | Rejection | Awaitable[Grant | Rejection]) -> Grant | Rejection:
+    return decision if isinstance(decision, Grant | Rejection) else await decision
 
 
-def ask(limiter: Limiter, model: str = "m", tokens: int = 0) -> "asyncio.Task[Grant | Denial]":
+def ask(limiter: Limiter, model: str = "m", tokens: int = 0) -> "asyncio.Task[Grant | Rejection]":
     """Ask now, wait in a task."""
     return asyncio.ensure_future(decided(limiter.admit(model, tokens)))
 
@@ -103,7 +103,7 @@ def test_a_call_that_falls_back_came_before_those_who_wait_for_the_proxys_reques
         await asyncio.sleep(0.01)
         assert limiter.waiting == 2
 
-        assert isinstance(limiter.admit("b", 0, queue=False, again=True), Grant)
+        assert isinstance(limiter.admit("b", 0, queue=False, is_fallback=True), Grant)
 
         for task in waiting:
             task.cancel()
@@ -119,7 +119,7 @@ def test_one_whose_turn_does_not_come_is_refused_when_the_time_is_up() -> None:
 
         denied = await decided(limiter.admit("m", 0))
 
-        assert isinstance(denied, Denial)
+        assert isinstance(denied, Rejection)
         assert clock.now - asked_at == pytest.approx(5)
         assert "its turn did not come in time" in denied.message
         assert 55 < denied.retry_after_s < 57
@@ -208,7 +208,7 @@ def test_the_line_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
         denied = limiter.admit("m", 0)
 
-        assert isinstance(denied, Denial)
+        assert isinstance(denied, Rejection)
         assert "too many requests wait already" in denied.message
         for task in waiting:
             task.cancel()
@@ -288,7 +288,7 @@ def test_with_waiting_and_leaving_no_window_holds_more_and_each_model_keeps_its_
             nonlocal running, worst
             _, model, tokens, lasts, share, _ = call
             decision = await decided(limiter.admit(model, tokens))
-            if isinstance(decision, Denial):
+            if isinstance(decision, Rejection):
                 return
             at = clock.now
             served.append((model, number))

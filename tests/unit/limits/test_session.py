@@ -5,8 +5,8 @@ import asyncio
 import uvloop
 
 from llmproxy.gateway.limits import Limiter
-from llmproxy.gateway.limits.store.lease_limiter import Shared
-from llmproxy.gateway.limits.store.protocol import Owner
+from llmproxy.gateway.limits.store.lease_limiter import LeaseLimiter
+from llmproxy.gateway.limits.store.protocol import StoreListener
 from windows import document
 
 
@@ -15,7 +15,7 @@ class Nowhere:
 
     run = ""
 
-    def start(self, owner: Owner) -> None: ...
+    def start(self, listener: StoreListener) -> None: ...
 
     def call(self, keys: list[str], payload: bytes) -> None: ...
 
@@ -26,9 +26,9 @@ class Nowhere:
 
 def test_a_timer_that_is_due_at_once_can_be_followed_by_another() -> None:
     async def scene() -> None:
-        shared = Shared(Limiter(document({"rps": 1})), Nowhere(), uid="uid", pod="p", max_pods=1)
+        shared = LeaseLimiter(Limiter(document({"rps": 1})), Nowhere(), uid="uid", pod="p", max_pods=1)
         for seconds in (0.0, 0.0001, 0.01, 0.0, 1.0):
-            shared.session.wake(seconds)
+            shared.client.wake(seconds)
         await asyncio.sleep(0.01)
         await shared.close()
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llmproxy.gateway.limits import Denial, Grant, Limiter
+from llmproxy.gateway.limits import Grant, Limiter, Rejection
 from llmproxy.gateway.limits.snapshot import Snapshot
 from windows import Clock, document
 
@@ -45,7 +45,7 @@ def test_after_a_crash_the_limit_of_a_second_counts_as_full(tmp_path: Path) -> N
     restored.restore()
 
     denied = again.admit("m", 0)
-    assert isinstance(denied, Denial)
+    assert isinstance(denied, Rejection)
     assert denied.kind == "rps"
     assert denied.retry_after_s < 1.1
 
@@ -96,4 +96,4 @@ def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path: Path, caplog: p
 
     snapshot.write()
 
-    assert "limits_not_kept" in caplog.text
+    assert "limits_snapshot_failed" in caplog.text

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
+from typing import get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from llmproxy.gateway.limits import Limiter
-from llmproxy.gateway.limits.store.protocol import LATENCY_S, Told
+from llmproxy.gateway.limits.limiter import LATENCY_S, Mode, StoreStats
 from llmproxy.gateway.requests.pause import Pause
 from llmproxy.gateway.shipping.shipper_client import Handover
 from llmproxy.gateway.upstreams.balancer import Balancer
@@ -23,51 +24,53 @@ class LimitsCollector(Collector):
         """Yield every family."""
         limiter = self._limiter
         decisions = CounterMetricFamily("llmproxy_limit_decisions", "Decisions of the limits", labels=["decision"])
-        for name in ("granted", "denied", "queued", "refunded"):
+        for name in ("granted", "rejected", "queued", "refunded"):
             decisions.add_metric([name], getattr(limiter.decisions, name))
         yield decisions
         mode = GaugeMetricFamily(
             "llmproxy_limiter_mode",
-            "1 for whose counters decide: local, successor, shared (the store's) or shares (the store is away)",
+            "1 for whose counters decide: local, leader, shared (the store's) or offline_quota (the store is away)",
             labels=["mode"],
         )
-        for name in ("local", "successor", "shared", "shares"):
+        for name in get_args(Mode):
             mode.add_metric([name], limiter.mode == name)
         yield mode
         yield GaugeMetricFamily("llmproxy_limit_waiting", "Calls that wait for their turn", value=limiter.waiting)
         labels = ["kind", "scope", "model"]
         limit = GaugeMetricFamily("llmproxy_limit", "Each limit", labels=labels)
         used = GaugeMetricFamily("llmproxy_limit_used", "What counts against each limit now", labels=labels)
-        share = GaugeMetricFamily(
-            "llmproxy_limit_share", "What this pod may admit of each limit; less than it in mode shares", labels=labels
+        quota = GaugeMetricFamily(
+            "llmproxy_limit_quota", "Most that this pod admits of each limit; less in mode offline_quota", labels=labels
         )
         for use in limiter.usage():
-            share.add_metric([use.kind, use.scope, use.model], use.share)
+            quota.add_metric([use.kind, use.scope, use.model], use.quota)
             limit.add_metric([use.kind, use.scope, use.model], use.limit)
             used.add_metric([use.kind, use.scope, use.model], use.used)
         yield limit
         yield used
-        yield share
+        yield quota
         if limiter.shared is not None:
-            yield from _store(limiter.shared.told)
+            yield from _store(limiter.shared.stats)
 
 
-def _store(told: Told) -> Iterator[Metric]:
+def _store(stats: StoreStats) -> Iterator[Metric]:
     latency = HistogramMetricFamily(
         "llmproxy_limit_store_seconds", "How long the store of shared limits took to answer", labels=[]
     )
     names = (*map(str, LATENCY_S), "+Inf")
-    buckets = list(zip(names, map(float, accumulate(told.latency)), strict=True))
-    latency.add_metric([], buckets=buckets, sum_value=told.seconds)
+    buckets = list(zip(names, map(float, accumulate(stats.latency)), strict=True))
+    latency.add_metric([], buckets=buckets, sum_value=stats.seconds)
     yield latency
-    yield CounterMetricFamily("llmproxy_limit_store_calls", "Calls of the store of shared limits", value=told.calls)
-    yield CounterMetricFamily("llmproxy_limit_store_cuts", "How often this pod went by its shares", value=told.cuts)
+    yield CounterMetricFamily("llmproxy_limit_store_calls", "Calls of the store of shared limits", value=stats.calls)
+    yield CounterMetricFamily(
+        "llmproxy_limit_store_disconnects", "How often this pod went offline", value=stats.disconnects
+    )
     failures = CounterMetricFamily(
         "llmproxy_limit_store_failures",
-        "Connections lost or not made, answers late, stores that began anew, pods it had counted out",
+        "Failures of the store by cause: connection, timeout, store_restarted, expired",
         labels=["cause"],
     )
-    for cause, number in told.failures.items():
+    for cause, number in stats.failures.items():
         failures.add_metric([cause], number)
     yield failures
 

@@ -1,10 +1,10 @@
-"""Limits of a proxy and its models: who is admitted, who waits, who is refused. docs/limits.md says what they mean.
+"""Limits of a proxy and its models: admission, the wait queue, rejection. docs/limits.md has the semantics.
 
-kinds (names, words) <- window (arithmetic of one limit) <- local (all counters of a pod, the authority in process)
-  <- line (waiting), headers <- limiter (what the pipeline calls)
+Begin with `limiter`, which requests call. `local` has the counters of this pod and the table of kinds; `peers` counts
+together over a roll, `store` over replicas. May import: `contract`, and of the gateway nothing but this package.
 """
 
 from llmproxy.gateway.limits.limiter import Decisions, Grant, Limiter, Use
-from llmproxy.gateway.limits.local.kinds import Denial
+from llmproxy.gateway.limits.local.kinds import Rejection
 
-__all__ = ["Decisions", "Denial", "Grant", "Limiter", "Use"]
+__all__ = ["Decisions", "Grant", "Limiter", "Rejection", "Use"]

@@ -1,4 +1,4 @@
-"""What a client is told of its limits, in its protocol's form: SDKs and agents that read it back off by themselves.
+"""Rate-limit headers in the client's protocol: SDKs and agents that read them back off by themselves.
 
 OpenAI's names and formats are those of "Rate limits in headers" (platform.openai.com/docs/guides/rate-limits):
 `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, and durations like `6m0s`, `1.2s` and `12ms`. Anthropic's are
@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
-from llmproxy.gateway.limits.local.counters import Book, Plan
+from llmproxy.gateway.limits.local.counters import Counters, ModelLimits
 from llmproxy.gateway.limits.local.window import Window
 
 Header = tuple[bytes, bytes]
@@ -34,29 +34,31 @@ _ANTHROPIC_TOKENS: Final = (
 )
 
 
-def headers(book: Book, plan: Plan) -> list[Header]:
-    """Return OpenAI's lines for a request of *plan*: six, three or none, as it is limited."""
-    return _headers(book, plan, _REQUESTS, _TOKENS, duration)
+def headers(counters: Counters, limits: ModelLimits) -> list[Header]:
+    """Return OpenAI's lines for a request of *limits*: six, three or none, as it is limited."""
+    return _headers(counters, limits, _REQUESTS, _TOKENS, duration)
 
 
-def anthropic_headers(book: Book, plan: Plan, utc_now_s: float) -> list[Header]:
-    """Return Anthropic's lines for a request of *plan*: six, three or none, as it is limited."""
+def anthropic_headers(counters: Counters, limits: ModelLimits, utc_now_s: float) -> list[Header]:
+    """Return Anthropic's lines for a request of *limits*: six, three or none, as it is limited."""
 
     def moment(seconds: float) -> bytes:
         at = datetime.fromtimestamp(math.ceil(utc_now_s + seconds), tz=UTC)
         return at.strftime("%Y-%m-%dT%H:%M:%SZ").encode()
 
-    return _headers(book, plan, _ANTHROPIC_REQUESTS, _ANTHROPIC_TOKENS, moment)
+    return _headers(counters, limits, _ANTHROPIC_REQUESTS, _ANTHROPIC_TOKENS, moment)
 
 
-def _headers(book: Book, plan: Plan, requests: _Names, tokens: _Names, reset: Callable[[float], bytes]) -> list[Header]:
-    book.now()
-    found: list[Header] = []
-    if plan.requests:
-        _add(found, requests, plan.requests, reset)
-    if plan.tokens:
-        _add(found, tokens, plan.tokens, reset)
-    return found
+def _headers(
+    counters: Counters, limits: ModelLimits, requests: _Names, tokens: _Names, reset: Callable[[float], bytes]
+) -> list[Header]:
+    counters.now()
+    lines: list[Header] = []
+    if limits.requests:
+        _add(lines, requests, limits.requests, reset)
+    if limits.tokens:
+        _add(lines, tokens, limits.tokens, reset)
+    return lines
 
 
 @lru_cache(maxsize=1024)  # of whole buckets: there are not many
@@ -73,15 +75,15 @@ def duration(seconds: float) -> bytes:
     return b"%dm%b" % (minutes, tail) if minutes else tail
 
 
-def _add(found: list[Header], names: _Names, windows: tuple[Window, ...], reset_of: Callable[[float], bytes]) -> None:
+def _add(lines: list[Header], names: _Names, windows: tuple[Window, ...], reset_of: Callable[[float], bytes]) -> None:
     """Add the lines of the tightest of *windows*, which stand in the order of their resets, the latest first."""
     tightest = windows[0]
-    fewest = tightest.left()
+    fewest = tightest.remaining()
     for window in windows[1:]:
-        left = window.left()
-        if left < fewest:
-            tightest, fewest = window, left
+        remaining = window.remaining()
+        if remaining < fewest:
+            tightest, fewest = window, remaining
     reset_s = (tightest.empty_from() - tightest.at) * tightest.ticker.width
-    found.append((names[0], b"%d" % tightest.shown))
-    found.append((names[1], b"%d" % (fewest if fewest > 0 else 0)))
-    found.append((names[2], reset_of(reset_s)))
+    lines.append((names[0], b"%d" % tightest.reported_limit))
+    lines.append((names[1], b"%d" % (fewest if fewest > 0 else 0)))
+    lines.append((names[2], reset_of(reset_s)))

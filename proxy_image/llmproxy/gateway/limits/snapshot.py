@@ -1,4 +1,4 @@
-"""Counters over a crash of the container: a file that outlives the process, written at most once a second.
+"""Snapshot of the counters for a crash of the container: a file that outlives the process, written once a second.
 
 The folder must be one that a restarted container finds again (an emptyDir) and a new pod does not. On the same kernel
 the monotonic clock goes on, so ages are exact; after a reboot the wall clock says how old the file is, and one that
@@ -17,17 +17,16 @@ from pathlib import Path
 import msgspec
 
 from llmproxy.gateway.limits.limiter import Limiter
-from llmproxy.gateway.limits.local.kinds import MINUTE_S
-from llmproxy.gateway.limits.local.transfer import adopt, tell
-from llmproxy.gateway.limits.peers.messages import History
+from llmproxy.gateway.limits.local.history import History
+from llmproxy.gateway.limits.local.transfer import export, take_over
 
 WRITE_S = 1.0
 MAX_BYTES = 8 << 20
-VERSION = 1
+VERSION = 2
 log = logging.getLogger(__name__)
 
 
-class _Snapshot(msgspec.Struct, array_like=True, frozen=True):
+class _SnapshotFile(msgspec.Struct, array_like=True, frozen=True):
     version: int
     boot: str
     """Empty where it cannot be known."""
@@ -59,40 +58,40 @@ class Snapshot:
         except FileNotFoundError:
             return False
         except OSError as exc:
-            log.warning("limits_not_restored", extra={"reason": str(exc)})
+            log.warning("limits_snapshot_unusable", extra={"reason": str(exc)})
             return False
         try:
-            found = msgspec.msgpack.decode(data[:MAX_BYTES], type=_Snapshot)
+            file = msgspec.msgpack.decode(data[:MAX_BYTES], type=_SnapshotFile)
         except msgspec.MsgspecError as exc:
-            log.warning("limits_not_restored", extra={"reason": str(exc)})
+            log.warning("limits_snapshot_unusable", extra={"reason": str(exc)})
             return False
-        age_s = self._age_s(found)
-        if found.version != VERSION or age_s > 2 * MINUTE_S:
+        age_s = self._age_s(file)
+        if file.version != VERSION or age_s > 2 * self._limiter.counters.tickers[-1].window_s:
             return False
-        history = msgspec.structs.replace(found.history, now_s=found.history.now_s + age_s)
-        book = self._limiter.book
-        adopt(book, history)
-        if not found.ended:
-            for window in book.windows():
-                if window.kind == "rps":
+        history = msgspec.structs.replace(file.history, now_s=file.history.now_s + age_s)
+        counters = self._limiter.counters
+        take_over(counters, history)
+        if not file.ended:
+            for window in counters.windows():
+                if window.kind.window_s <= WRITE_S:
                     window.charge(window.at, max(0, window.limit - window.used))
-        log.info("limits_restored", extra={"age_s": round(age_s, 3), "ended": found.ended})
+        log.info("limits_restored", extra={"age_s": round(age_s, 3), "ended": file.ended})
         return True
 
     def write(self, *, ended: bool = False) -> None:
         """Write the file, whole or not at all; an error is logged."""
-        book = self._limiter.book
-        history = tell(book)
+        counters = self._limiter.counters
+        history = export(counters)
         counted = msgspec.msgpack.encode(history.windows)
         if counted == self._last and not ended:
             return
-        snapshot = _Snapshot(VERSION, self._boot, book.clock(), self._wall(), ended, history)
+        snapshot = _SnapshotFile(VERSION, self._boot, counters.clock(), self._wall(), ended, history)
         other = self._path.with_suffix(".new")
         try:
             other.write_bytes(msgspec.msgpack.encode(snapshot))
             other.replace(self._path)
         except OSError as exc:
-            log.warning("limits_not_kept", extra={"reason": str(exc)})
+            log.warning("limits_snapshot_failed", extra={"reason": str(exc)})
             return
         self._last = counted
 
@@ -108,10 +107,10 @@ class Snapshot:
                 await self._task
         self.write(ended=True)
 
-    def _age_s(self, found: _Snapshot) -> float:
-        if self._boot and found.boot == self._boot:
-            return max(0.0, self._limiter.book.clock() - found.monotonic_s)
-        return max(0.0, self._wall() - found.wall_s)
+    def _age_s(self, file: _SnapshotFile) -> float:
+        if self._boot and file.boot == self._boot:
+            return max(0.0, self._limiter.counters.clock() - file.monotonic_s)
+        return max(0.0, self._wall() - file.wall_s)
 
     async def _keep(self) -> None:
         while True:

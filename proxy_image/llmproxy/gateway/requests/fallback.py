@@ -11,7 +11,7 @@ from typing import Final, cast
 from llmproxy.gateway.adapters.request_body import Asked
 from llmproxy.gateway.errors import CallError, UpstreamError, UpstreamTimeoutError
 from llmproxy.gateway.http.routing import COUNT_TOKENS, Route
-from llmproxy.gateway.limits import Denial, Grant
+from llmproxy.gateway.limits import Grant, Rejection
 from llmproxy.gateway.requests.attempts import Opened, Trying
 from llmproxy.gateway.requests.context import Call, Parts
 from llmproxy.gateway.requests.retry_policy import is_retried
@@ -76,10 +76,10 @@ async def _admitted(parts: Parts, call: Call, asked: Asked, model: str) -> bool:
         call.grant.refund_tokens()
         call.grant.release()
     tokens = bound_tokens(parts, call.route, asked, model, len(call.caller.request.body))
-    decision = parts.limiter.admit(model, tokens, queue=False, again=True)
-    if not isinstance(decision, Grant | Denial):
+    decision = parts.limiter.admit(model, tokens, queue=False, is_fallback=True)
+    if not isinstance(decision, Grant | Rejection):
         decision = await decision
-    if isinstance(decision, Denial):
+    if isinstance(decision, Rejection):
         parts.counts.rejected[model, decision.kind, decision.scope] += 1
         return False
     call.grant = decision

@@ -11,7 +11,7 @@ from llmproxy.gateway.adapters.request_body import Asked
 from llmproxy.gateway.errors import CallError, DrainingError, OverLimitError, UnknownModelError, retry_after
 from llmproxy.gateway.http.exchange import Caller
 from llmproxy.gateway.http.routing import COUNT_TOKENS, MAX_ID, Route
-from llmproxy.gateway.limits import Denial, Grant
+from llmproxy.gateway.limits import Grant, Rejection
 from llmproxy.gateway.limits.local.queue import Waiter
 from llmproxy.gateway.requests.context import Call, Parts
 from llmproxy.gateway.requests.fallback import bound_tokens, open_somewhere
@@ -35,7 +35,7 @@ async def serve(parts: Parts, route: Route, caller: Caller) -> None:
         _must_serve(parts, asked.model, route.endpoint)
         caller.watch()
         decision = _ask(parts, route, asked, len(body))
-        if not isinstance(decision, (Grant, Denial)):
+        if not isinstance(decision, (Grant, Rejection)):
             decision = await parts.pause.turn(decision)
         call.grant = _granted(parts, asked.model, decision)
         _arrived(parts, call)
@@ -76,11 +76,11 @@ def _must_serve(parts: Parts, model: str, endpoint: str) -> None:
         raise not_served(endpoint, model, balancer.targets, others)
 
 
-def _ask(parts: Parts, route: Route, asked: Asked, body_bytes: int) -> Grant | Denial | Waiter[Grant | Denial]:
+def _ask(parts: Parts, route: Route, asked: Asked, body_bytes: int) -> Grant | Rejection | Waiter[Grant | Rejection]:
     return parts.limiter.admit(asked.model, bound_tokens(parts, route, asked, asked.model, body_bytes))
 
 
-def _granted(parts: Parts, model: str, decision: Grant | Denial) -> Grant:
+def _granted(parts: Parts, model: str, decision: Grant | Rejection) -> Grant:
     if isinstance(decision, Grant):
         return decision
     parts.counts.rejected[model, decision.kind, decision.scope] += 1

@@ -1,54 +1,84 @@
-"""The kinds of limits and what is said about them; no counting here.
+"""The kinds of limits, one row each, and the rejection of a request that is over one. No counting here.
 
-Every number that the limits rest on stands in this module or in `window`.
+A new kind is a row of `KINDS` and a field of `contract.Limits`. Not compiled: messages are decoded into these types.
 """
 
-from dataclasses import dataclass
 from typing import Final, Literal
 
-KindName = Literal["rpm", "rps", "tpm", "maxParallel"]
+import msgspec
+
 Scope = Literal["proxy", "model"]
 
-MINUTE_S: Final = 60.0
-SECOND_S: Final = 1.0
 MAX_WAITING = 10_000
-"""Requests that may wait for their turn in one pod; one more is refused at once."""
+"""Requests that may wait for their turn in one pod; one more is rejected at once. Not Final: tests make it smaller."""
 PARALLEL_RETRY_S: Final = 1.0
-"""Said to a request over maxParallel: nobody knows when a call ends."""
-
-_WHAT: Final = {
-    "rpm": "{limit} requests in any 60 s",
-    "rps": "{limit} requests in any second",
-    "tpm": "{limit} tokens in any 60 s",
-    "maxParallel": "{limit} calls at one time",
-}
+"""Wait of a request over maxParallel: nobody knows when a call ends."""
 
 
-@dataclass(frozen=True, slots=True)
-class Denial:
-    """A request is over a limit.
+class LimitKind(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One row of the table."""
 
-    `retry_after_s` is the earliest time at which this request could be admitted if nothing else came or ended; for
-    maxParallel, where that is unknown, it is `PARALLEL_RETRY_S`.
-    """
+    name: str
+    """In `spec.rateLimits`, metrics, errors, messages between pods and keys of the store."""
+    field: str
+    """In `contract.Limits`."""
+    unit: Literal["requests", "tokens", "calls"]
+    """What is counted: admissions, the tokens charged for them, or calls while they run."""
+    window_s: int = 0
+    """Length of the window; 0 for calls."""
 
+    def describe(self, limit: int) -> str:
+        """Return a limit of this kind in words."""
+        if not self.window_s:
+            return f"{limit} {self.unit} at one time"
+        return f"{limit} {self.unit} in any {'second' if self.window_s == 1 else f'{self.window_s} s'}"
+
+
+MAX_PARALLEL: Final = LimitKind("maxParallel", "max_parallel", "calls")
+KINDS: Final = (
+    LimitKind("rps", "rps", "requests", 1),
+    LimitKind("rpm", "rpm", "requests", 60),
+    LimitKind("tpm", "tpm", "tokens", 60),
+    MAX_PARALLEL,
+)
+
+
+class Rejection(msgspec.Struct, array_like=True, frozen=True):
+    """A request is over a limit: of several in the way, the one that takes longest."""
+
+    limit_kind: LimitKind
+    limit: int
+    model: str
+    """Empty for a limit of the proxy."""
     retry_after_s: float
-    message: str
-    kind: KindName
-    scope: Scope
+    """Earliest time at which this request could be admitted if nothing else came or ended; see `PARALLEL_RETRY_S`."""
+    by_proxy: bool
+    """One of the limits in the way is the proxy's: no request behind this one may pass."""
+    reason: str = ""
+    """Why a request that could have waited did not."""
 
+    @property
+    def kind(self) -> str:
+        """Name of the limit's kind."""
+        return self.limit_kind.name
 
-def denial(kind: KindName, limit: int, model: str, retry_after_s: float, reason: str = "") -> Denial:
-    """Return the Denial by a limit of *model*, or of the whole proxy when *model* is empty.
+    @property
+    def scope(self) -> Scope:
+        """Whose limit it is."""
+        return "model" if self.model else "proxy"
 
-    *reason* is added for a request that waited in vain or could not wait.
-    """
-    where = f"model {model!r}" if model else "the proxy"
-    what = _WHAT[kind].format(limit=limit)
-    if kind == "maxParallel":
-        way_out = "try again when a call has ended, or raise maxParallel"
-    else:
-        way_out = f"try again in {retry_after_s:.3g} s, or raise {kind}"
-    said = f" {reason};" if reason else ""
-    message = f"Rate limit reached: {where} admits {what} ({kind});{said} {way_out}"
-    return Denial(retry_after_s, message, kind, "model" if model else "proxy")
+    @property
+    def message(self) -> str:
+        """The error's text for the caller."""
+        where = f"model {self.model!r}" if self.model else "the proxy"
+        what = self.limit_kind.describe(self.limit)
+        if self.limit_kind.window_s:
+            way_out = f"try again in {self.retry_after_s:.3g} s, or raise {self.kind}"
+        else:
+            way_out = f"try again when a call has ended, or raise {self.kind}"
+        reason = f" {self.reason};" if self.reason else ""
+        return f"Rate limit reached: {where} admits {what} ({self.kind});{reason} {way_out}"
+
+    def because(self, reason: str) -> "Rejection":
+        """Return the same with a reason."""
+        return msgspec.structs.replace(self, reason=reason) if reason else self

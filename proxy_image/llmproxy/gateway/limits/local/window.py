@@ -1,4 +1,4 @@
-"""How much was admitted in the last window: pure arithmetic over numbered buckets, without a clock of its own.
+"""The sliding window of one limit: pure arithmetic over numbered buckets, without a clock of its own.
 
 A window of W seconds is cut into `BUCKETS` parts. A request is admitted while the whole current bucket, the `BUCKETS`
 before it and `GUARD` more sum to at most L with it. The edge of any window of W lies in a bucket that counts in full,
@@ -12,7 +12,7 @@ the future, counts from now on, and leaves as late as if it were used at the las
 
 from typing import Final
 
-from llmproxy.gateway.limits.local.kinds import KindName
+from llmproxy.gateway.limits.local.kinds import LimitKind
 
 BUCKETS: Final = 256
 GUARD: Final = 3
@@ -29,10 +29,13 @@ EPSILON_S: Final = 1e-6
 class Ticker:
     """Numbers the buckets of all windows of one length. Goes back only by `restart`."""
 
-    __slots__ = ("edge", "number", "width", "zero")
+    __slots__ = ("edge", "index", "number", "width", "window_s", "zero")
 
-    def __init__(self, window_s: float, zero: float) -> None:
+    def __init__(self, index: int, window_s: int, zero: float) -> None:
         """Start at bucket 0; *zero* is the clock's reading at its beginning."""
+        self.index = index
+        """Place in `Counters.tickers`, and in every tuple of bucket numbers."""
+        self.window_s = window_s
         self.width = window_s / BUCKETS
         self.zero = zero
         self.number = 0
@@ -67,7 +70,7 @@ class Ticker:
 
 
 class Window:
-    """What one limit has admitted. `used` is true after `advance` to the current bucket."""
+    """The admissions of one limit. `used` is true after `advance` to the current bucket."""
 
     __slots__ = (
         "ahead",
@@ -80,28 +83,28 @@ class Window:
         "kind",
         "limit",
         "model",
+        "quota",
+        "reported_limit",
         "ring",
-        "share",
-        "shown",
         "ticker",
         "used",
     )
 
-    def __init__(self, kind: KindName, model: str, limit: int, ticker: Ticker) -> None:
+    def __init__(self, kind: LimitKind, model: str, limit: int, ticker: Ticker) -> None:
         """Begin empty; *model* is empty for a limit of the whole proxy."""
         self.kind = kind
         self.model = model
         self.limit = limit
-        self.share = limit
-        """What this pod may admit by its own counters: less than the limit while pods that share it cannot ask."""
+        self.quota = limit
+        """The most that this pod admits by its own counters: less than the limit in offline mode."""
         self.elsewhere = 0
-        """What others have admitted, as far as this pod was told: shown to clients, not counted here."""
-        self.shown = limit
-        """What clients are told: the limit of the pod that decides."""
+        """Admissions of other pods, as far as this one knows: reported to clients, not counted here."""
+        self.reported_limit = limit
+        """The limit in headers: that of the pod that decides."""
         self.cap = 0
         """The most that a charge in a bucket up to `cap_until` can be: it was made under another limit, or none."""
         self.cap_until = NEVER
-        self.by_token = kind == "tpm"
+        self.by_token = kind.unit == "tokens"
         self.ticker = ticker
         self.at = ticker.number
         self.ahead = NEVER
@@ -152,17 +155,17 @@ class Window:
         if not self.at - SPAN <= number <= self.at + AHEAD:
             return
         slot = number % RING
-        taken = min(amount, self.ring[slot])
-        self.ring[slot] -= taken
-        self.used -= taken
+        rest = min(amount, self.ring[slot])
+        self.ring[slot] -= rest
+        self.used -= rest
         self.frees = 0
 
     def fits_from(self, cost: int) -> int:
         """Return the bucket number from whose beginning *cost* fits, if nothing else came; the current one if now."""
-        need = self.used + cost - self.share
+        need = self.used + cost - self.quota
         if need <= 0:
             return self.at
-        if cost > self.share:  # never by this share; by then there may be another
+        if cost > self.quota:  # never by this quota; by then there may be another
             return self.at + SPAN + 1
         if self.frees and need == 1:
             return self.frees
@@ -173,14 +176,14 @@ class Window:
                 if need == 1:
                     self.frees = number + SPAN + 1
                 return number + SPAN + 1
-        raise ValueError(f"{self.used} is more than the buckets of {self.kind} hold")
+        raise ValueError(f"{self.used} is more than the buckets of {self.kind.name} hold")
 
-    def left(self) -> int:
-        """Return how much clients are told is left now; below zero if more was admitted than is allowed by now."""
+    def remaining(self) -> int:
+        """Return the rest of the limit for headers; below zero if more was admitted than is allowed by now."""
         number = self.ticker.number
         if self.at < number:
             self.advance(number)
-        return self.shown - self.used - self.elsewhere
+        return self.reported_limit - self.used - self.elsewhere
 
     def empty_from(self) -> int:
         """Return the bucket number from whose beginning nothing counts any more; the current one if so now."""
@@ -207,7 +210,7 @@ class Window:
         ring = self.ring
         return first, [ring[n % RING] for n in range(first, self.at + AHEAD + 1)]
 
-    def put(self, first: int, amounts: list[int]) -> None:
+    def replace(self, first: int, amounts: list[int]) -> None:
         """Replace the buckets from *first* on, and go to the one that the last of them lies ahead of."""
         self.advance(first + len(amounts) - 1 - AHEAD)
         self.ahead = self.at + AHEAD

@@ -22,7 +22,8 @@ import secrets
 from collections.abc import Sequence
 
 from llmproxy.gateway.limits.limiter import Limiter
-from llmproxy.gateway.limits.local.transfer import begin, difference, follow, merge, tell
+from llmproxy.gateway.limits.local.history import History
+from llmproxy.gateway.limits.local.transfer import begin, difference, export, merge, replicate
 from llmproxy.gateway.limits.peers.connection import Link
 from llmproxy.gateway.limits.peers.follower import Asker
 from llmproxy.gateway.limits.peers.leader import PUSH_S, Client, Teller
@@ -32,16 +33,15 @@ from llmproxy.gateway.limits.peers.messages import (
     Attach,
     Bye,
     Copy,
-    Denied,
     Detach,
     Drop,
     Elsewhere,
     Granted,
     Hello,
-    History,
     Message,
     Queued,
     Rank,
+    Rejected,
     Release,
     Settle,
     Welcome,
@@ -63,7 +63,7 @@ class Peers:
         self.generation = 0
         self._limiter = limiter
         self._asker = Asker(limiter, self._silent)
-        self._mesh = Mesh(self, limiter.book.clock, token)
+        self._mesh = Mesh(self, limiter.counters.clock, token)
         self._ranks: dict[str, int] = {}
         self._attached: dict[str, Attach] = {}
         """What those that ask, or want to, said when they came."""
@@ -111,7 +111,7 @@ class Peers:
         most about 4 s: after that the pod leads, as if it had been alone.
         """
         self._leads = False
-        self._limiter.away = self._asker
+        self._limiter.remote = self._asker
         await self._mesh.join(addresses, default_port)
         self.generation = 1 + max([self._mesh.newest, *self._ranks.values()])
         self._mesh.broadcast(Rank(self.generation))
@@ -132,7 +132,7 @@ class Peers:
         if self._push is not None:
             self._push.cancel()
         if self._leads:
-            self._mesh.broadcast(Copy(tell(self._limiter.book), whole=True))
+            self._mesh.broadcast(Copy(export(self._limiter.counters), whole=True))
         await self._mesh.close(Bye())
 
     # What the mesh tells.
@@ -225,15 +225,15 @@ class Peers:
                 self._owes = False
                 self._told = None
                 self._last_leader = peer
-                follow(self._limiter.book, history, whole=True)
+                replicate(self._limiter.counters, history, whole=True)
                 self._asker.welcomed()
                 self._changed.set()
             case Copy(history=history, whole=whole) if self._asker.is_welcome:
-                follow(self._limiter.book, history, whole=whole)
+                replicate(self._limiter.counters, history, whole=whole)
             case Granted():
                 self._asker.granted(message)
-            case Denied():
-                self._asker.denied(message)
+            case Rejected():
+                self._asker.rejected(message)
             case Queued():
                 self._asker.queued(message)
 
@@ -275,10 +275,10 @@ class Peers:
         link = self._mesh.links[peer]
         self._leader = peer
         self._asker.switch(link)
-        history = tell(self._limiter.book)
+        history = export(self._limiter.counters)
         if self._owes and self._told is not None and peer == self._last_leader:
             history = difference(history, self._told)
-        link.send(Attach(self._owes, self._last_leader, self._limiter.book.in_flight(), history))
+        link.send(Attach(self._owes, self._last_leader, self._limiter.counters.in_flight(), history))
 
     def _leave_leader(self) -> None:
         link = self._mesh.links.get(self._leader)
@@ -291,25 +291,25 @@ class Peers:
         """Admit nothing by oneself any more."""
         self._leads = False
         limiter = self._limiter
-        limiter.away = self._asker
-        waiting = limiter.line.disband()
+        limiter.remote = self._asker
+        waiting = limiter.queue.drain()
         for peer in list(self._clients):
             self._forget(peer)
         for waiter in waiting:
-            if waiter.desk is limiter and not waiter.future.done():
+            if waiter.handler is limiter and not waiter.future.done():
                 self._asker.take_on(waiter)
 
     def _lead(self) -> None:
         """Decide by oneself: with all that is known, for all that asked."""
         self._leads = True
         if not self._owes:
-            self._told = tell(self._limiter.book)
+            self._told = export(self._limiter.counters)
         self._owes = True
-        self._limiter.away = None
-        for window in self._limiter.book.windows():
-            window.shown = window.limit
+        self._limiter.remote = None
+        for window in self._limiter.counters.windows():
+            window.reported_limit = window.limit
         for history in self._unmerged.values():
-            merge(self._limiter.book, history)
+            merge(self._limiter.counters, history)
         self._unmerged.clear()
         for peer, attach in list(self._attached.items()):
             self._welcome(peer, attach)
@@ -321,7 +321,7 @@ class Peers:
         """Begin to lead after the start, with the counters that were handed over."""
         order = sorted(self._attached, key=lambda peer: (self._ranks.get(peer, 0), peer), reverse=True)
         begin(
-            self._limiter.book,
+            self._limiter.counters,
             [self._unmerged[peer] for peer in order if peer in self._unmerged],
             [self._attached[peer].history for peer in order if self._attached[peer].leader],
         )
@@ -333,7 +333,7 @@ class Peers:
         self._forget(peer)
         self._attached[peer] = message
         if message.authority and self._leads:
-            merge(self._limiter.book, message.history)
+            merge(self._limiter.counters, message.history)
         elif message.authority:
             self._unmerged[peer] = message.history
         if self._leads:
@@ -352,7 +352,7 @@ class Peers:
     def _welcome(self, peer: str, attach: Attach) -> None:
         link = self._mesh.links[peer]
         self._clients[peer] = Client(self._limiter, link, attach)
-        link.send(Welcome(tell(self._limiter.book)))
+        link.send(Welcome(export(self._limiter.counters)))
 
     def _forget(self, peer: str) -> None:
         self._attached.pop(peer, None)

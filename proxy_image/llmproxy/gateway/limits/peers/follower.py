@@ -8,11 +8,11 @@ import asyncio
 from collections.abc import Callable
 
 from llmproxy.gateway.limits.limiter import Grant, Limiter
-from llmproxy.gateway.limits.local.counters import Charge, Plan
-from llmproxy.gateway.limits.local.kinds import Denial
+from llmproxy.gateway.limits.local.counters import ModelLimits, Reservation
+from llmproxy.gateway.limits.local.kinds import Rejection
 from llmproxy.gateway.limits.local.queue import Waiter
 from llmproxy.gateway.limits.peers.connection import Link
-from llmproxy.gateway.limits.peers.messages import Ask, Denied, Drop, Granted, Queued, Release, Settle
+from llmproxy.gateway.limits.peers.messages import Ask, Drop, Granted, Queued, Rejected, Release, Settle
 
 ANSWER_S = 1.0
 
@@ -26,38 +26,41 @@ class Asker:
         self.is_welcome = False
         self._limiter = limiter
         self._on_silence = on_silence
-        self._asked: dict[int, Waiter[Grant | Denial]] = {}
-        self._left: dict[int, tuple[Plan, int]] = {}
+        self._asked: dict[int, Waiter[Grant | Rejection]] = {}
+        self._left: dict[int, tuple[ModelLimits, int]] = {}
         """Callers that have left and whose question the leader may have answered already."""
         self._last = 0
 
-    def ask(self, plan: Plan, tokens: int, wait_s: float) -> Waiter[Grant | Denial]:
+    def ask(self, limits: ModelLimits, tokens: int, wait_s: float) -> Waiter[Grant | Rejection]:
         """Ask as soon as somebody answers."""
-        waiter: Waiter[Grant | Denial] = Waiter(plan, tokens, wait_s, self._limiter)
+        waiter: Waiter[Grant | Rejection] = Waiter(limits, tokens, wait_s, self._limiter)
         self.take_on(waiter)
         return waiter
 
-    def take_on(self, waiter: Waiter[Grant | Denial]) -> None:
+    def take_on(self, waiter: Waiter[Grant | Rejection]) -> None:
         """Ask for one that waits already."""
         self._last += 1
         waiter.order = self._last
-        waiter.left = self._leave
+        waiter.on_leave = self._leave
         self._asked[waiter.order] = waiter
         self._watch(waiter, asyncio.get_running_loop().time() + ANSWER_S)
         self._send(waiter)
 
-    def settle(self, plan: Plan, lineage: str, charge: Charge, tokens: int, requests: int) -> None:
+    def settle(self, limits: ModelLimits, reservation: Reservation, tokens: int, requests: int) -> None:
         """Tell what was used; without a leader it is noted here and told with the rest."""
         if self.leader is None:
-            self._limiter.settle_here(plan, lineage, charge, tokens, requests)
+            self._limiter.settle_here(limits, reservation, tokens, requests)
             return
-        at = (charge.minute, charge.second, charge.tokens)
-        self.leader.send(Settle(plan.model, lineage, *at, tokens, requests, plan.again))
+        buckets = self._limiter.counters.by_window(reservation.buckets)
+        charged = reservation.tokens
+        self.leader.send(
+            Settle(limits.model, reservation.epoch, buckets, charged, tokens, requests, limits.is_fallback)
+        )
 
-    def release(self, plan: Plan) -> None:
+    def release(self, limits: ModelLimits) -> None:
         """Tell that a call has ended; a later leader is told the number of those that have not."""
         if self.leader is not None:
-            self.leader.send(Release(plan.model))
+            self.leader.send(Release(limits.model))
 
     def switch(self, leader: Link | None) -> None:
         """Ask *leader* once it has said welcome. What was asked of another is asked again then."""
@@ -77,7 +80,7 @@ class Asker:
         asked, self._asked = self._asked, {}
         now = asyncio.get_running_loop().time()
         for waiter in asked.values():
-            waiter.left = None
+            waiter.on_leave = None
             if waiter.timer is not None:
                 waiter.timer.cancel()
                 waiter.timer = None
@@ -86,7 +89,7 @@ class Asker:
 
     def granted(self, message: Granted) -> None:
         """A question was answered with yes."""
-        limiter, book = self._limiter, self._limiter.book
+        limiter, counters = self._limiter, self._limiter.counters
         left = self._left.pop(message.id, None)
         if left is not None:
             self._give_back(message, *left)
@@ -94,26 +97,27 @@ class Asker:
         waiter = self._asked.get(message.id)
         if waiter is None:
             return
-        plan = waiter.plan
-        if book.clock() - message.at_s > message.lease_s:
-            self._give_back(message, plan, waiter.tokens)
+        limits = waiter.limits
+        if counters.clock() - message.at_s > message.lease_s:
+            self._give_back(message, limits, waiter.tokens)
             self._send(waiter)
             return
         del self._asked[message.id]
-        book.note(plan, Charge(message.minute, message.second, waiter.tokens))
+        buckets = counters.in_order(message.buckets)
+        counters.note(limits, Reservation(message.epoch, buckets, waiter.tokens))
         limiter.decisions.granted += 1
-        plan.in_flight += 1
-        grant = Grant(limiter, plan, message.lineage, message.minute, message.second, waiter.tokens)
+        limits.in_flight += 1
+        grant = Grant(limiter, limits, message.epoch, buckets, waiter.tokens)
         if not waiter.answer(grant):
             limiter.undo(grant)
 
-    def denied(self, message: Denied) -> None:
+    def rejected(self, message: Rejected) -> None:
         """A question was answered with no."""
         self._left.pop(message.id, None)
         waiter = self._asked.pop(message.id, None)
-        if waiter is not None:
-            self._limiter.decisions.denied += 1
-            waiter.answer(Denial(message.retry_after_s, message.message, message.kind, message.scope))
+        if waiter is not None and message.rejection is not None:
+            self._limiter.decisions.rejected += 1
+            waiter.answer(message.rejection)
 
     def queued(self, message: Queued) -> None:
         """A question must wait for its turn: silence is no sign any more, until its time is up."""
@@ -121,27 +125,28 @@ class Asker:
         if waiter is not None:
             self._watch(waiter, waiter.deadline + ANSWER_S)
 
-    def _send(self, waiter: Waiter[Grant | Denial]) -> None:
+    def _send(self, waiter: Waiter[Grant | Rejection]) -> None:
         if self.leader is not None and self.is_welcome:
             wait_s = max(0.0, waiter.deadline - asyncio.get_running_loop().time())
-            plan = waiter.plan
-            self.leader.send(Ask(waiter.order, plan.model, waiter.tokens, wait_s, plan.again))
+            limits = waiter.limits
+            self.leader.send(Ask(waiter.order, limits.model, waiter.tokens, wait_s, limits.is_fallback))
 
-    def _watch(self, waiter: Waiter[Grant | Denial], until: float) -> None:
+    def _watch(self, waiter: Waiter[Grant | Rejection], until: float) -> None:
         if waiter.timer is not None:
             waiter.timer.cancel()
         waiter.timer = asyncio.get_running_loop().call_at(until, self._on_silence)
 
-    def _leave(self, waiter: Waiter[Grant | Denial]) -> None:
+    def _leave(self, waiter: Waiter[Grant | Rejection]) -> None:
         if waiter.timer is not None:
             waiter.timer.cancel()
             waiter.timer = None
         if self._asked.pop(waiter.order, None) is not None and self.leader is not None and self.is_welcome:
-            self._left[waiter.order] = (waiter.plan, waiter.tokens)
+            self._left[waiter.order] = (waiter.limits, waiter.tokens)
             self.leader.send(Drop(waiter.order))
 
-    def _give_back(self, message: Granted, plan: Plan, tokens: int) -> None:
+    def _give_back(self, message: Granted, limits: ModelLimits, tokens: int) -> None:
         """Nobody used it: neither the request nor the slot."""
-        self.release(plan)
+        self.release(limits)
         self._limiter.decisions.refunded += 1
-        self.settle(plan, message.lineage, Charge(message.minute, message.second, tokens), 0, 1)
+        buckets = self._limiter.counters.in_order(message.buckets)
+        self.settle(limits, Reservation(message.epoch, buckets, tokens), 0, 1)

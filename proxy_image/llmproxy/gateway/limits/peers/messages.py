@@ -6,35 +6,14 @@ one and the same side (see `wire.Link.earliest`).
 
 import msgspec
 
-from llmproxy.gateway.limits.local.kinds import KindName, Scope
+from llmproxy.gateway.limits.local.history import Buckets, History
+from llmproxy.gateway.limits.local.kinds import Rejection
 
-PROTOCOL = b"llmproxy-peers/2"
+PROTOCOL = b"llmproxy-peers/3"
 MAX_FRAME = 8 << 20
 """Bytes. 64 models with every limit are about 0.4 MB; a frame above this is a broken peer: the connection is closed."""
 MAX_BATCH = 500
 """Messages in a frame."""
-
-
-class Counts(msgspec.Struct, array_like=True, frozen=True):
-    """The buckets of one limit, oldest first."""
-
-    model: str
-    kind: str
-    limit: int
-    first: int
-    """Number of the first bucket."""
-    amounts: list[int]
-
-
-class History(msgspec.Struct, array_like=True, frozen=True):
-    """What a pod has counted."""
-
-    lineage: str
-    now_s: float
-    """Seconds since bucket 0 began, when this was sent. It is later when it arrives, so what was counted looks a little
-    younger than it is and is kept a little longer: the safe side."""
-    windows: list[Counts]
-    foreign: dict[str, tuple[int, int]]
 
 
 class Hello(msgspec.Struct, array_like=True, tag="hello", frozen=True):
@@ -90,12 +69,12 @@ class Ask(msgspec.Struct, array_like=True, tag="ask", frozen=True):
     tokens: int
     wait_s: float
     """How long it may stand in line; 0 for not at all."""
-    again: bool = False
-    """See `local.Plan`. A pod of an older release does not know it and counts such a call once more."""
+    is_fallback: bool = False
+    """See `ModelLimits`."""
 
 
 class Drop(msgspec.Struct, array_like=True, tag="drop", frozen=True):
-    """The caller of this request has left: answered with Denied, unless Granted was sent before."""
+    """The caller of this request has left: answered with Rejected, unless Granted was sent before."""
 
     id: int
 
@@ -104,21 +83,17 @@ class Granted(msgspec.Struct, array_like=True, tag="granted", frozen=True):
     """It may, if it is used within *lease_s* of *at_s*, a reading of the asker's clock."""
 
     id: int
-    lineage: str
-    minute: int
-    second: int
+    epoch: str
+    buckets: Buckets
     at_s: float
     lease_s: float
 
 
-class Denied(msgspec.Struct, array_like=True, tag="denied", frozen=True):
-    """It may not."""
+class Rejected(msgspec.Struct, array_like=True, tag="rejected", frozen=True):
+    """It may not; without a rejection, its caller has left."""
 
     id: int
-    retry_after_s: float
-    message: str
-    kind: KindName
-    scope: Scope
+    rejection: Rejection | None
 
 
 class Queued(msgspec.Struct, array_like=True, tag="queued", frozen=True):
@@ -131,14 +106,13 @@ class Settle(msgspec.Struct, array_like=True, tag="settle", frozen=True):
     """What a granted request really used."""
 
     model: str
-    lineage: str
-    minute: int
-    second: int
+    epoch: str
+    buckets: Buckets
     charged: int
     tokens: int
     requests: int
     """1 if the request itself is given back."""
-    again: bool = False
+    is_fallback: bool = False
 
 
 class Release(msgspec.Struct, array_like=True, tag="release", frozen=True):
@@ -172,7 +146,7 @@ Message = (
     | Ask
     | Drop
     | Granted
-    | Denied
+    | Rejected
     | Queued
     | Settle
     | Release

@@ -1,172 +1,174 @@
-"""The authority is a store that all pods ask: leases from it, and shares of every limit when it does not answer.
+"""The limiter of a pod that shares limits: leases from a store, and a quota of each limit while it does not answer.
 
-    shared = Shared(limiter, channel, uid=..., pod=..., max_pods=...)
+    shared = LeaseLimiter(limiter, channel, uid=..., pod=..., max_pods=...)
     await shared.start()        before this pod reports ready
     ...
     await shared.close()        when the last call has ended
 
-Two states. *Joined*: the store admits, this pod uses leases and notes in its own book what it used. *Apart*: the
-store is away, slow or new; the pod admits by its own book, up to its share of each limit, at once. It joins again
-by telling what it admitted meanwhile. One call is open at a time; a request waits at most 20 ms for its answer.
+Online, the store admits, and this pod uses leases and counts in its own counters what it used. Offline, because the
+store is away, slow or new, the pod admits by its own counters, up to its quota of each limit, at once. It goes online
+again by reporting what it admitted meanwhile. One call is open at a time; a request waits at most 20 ms for its answer.
 
-This module has the requests and the leases. The conversation is `session`, the arithmetic of leases `leases`, that of
-shares `shares`, the store's side `take.lua`. docs/limits.md has the bounds.
+This module has the requests and the leases. `client` has the calls of the store, `leases` the arithmetic of leases,
+`offline` that of quotas, `take.lua` the store's side. docs/limits.md has the bounds.
 """
 
 import asyncio
 from typing import Final
 
-from llmproxy.gateway.limits.limiter import Grant, Limiter
-from llmproxy.gateway.limits.local.counters import Blocked, Charge, Plan, Slots
-from llmproxy.gateway.limits.local.kinds import MAX_WAITING, PARALLEL_RETRY_S, Denial
+from llmproxy.gateway.limits.limiter import Grant, Limiter, StoreStats
+from llmproxy.gateway.limits.local.counters import ConcurrencyLimit, ModelLimits, Reservation
+from llmproxy.gateway.limits.local.kinds import MAX_PARALLEL, MAX_WAITING, PARALLEL_RETRY_S, Rejection
 from llmproxy.gateway.limits.local.queue import Waiter
-from llmproxy.gateway.limits.store.leases import Lease, Pool, later
-from llmproxy.gateway.limits.store.protocol import Ask, Channel, Part, Told
-from llmproxy.gateway.limits.store.session import LINEAGE, Session, Terms
+from llmproxy.gateway.limits.store.client import STORE_EPOCH, StoreClient, Terms
+from llmproxy.gateway.limits.store.leases import Lease, LeasePool, later
+from llmproxy.gateway.limits.store.protocol import Ask, Channel, CounterIndex, buckets_at
 
-KNOWN_S: Final = 0.05
-"""For so long at most, what the store denied is denied without asking: others may give back."""
-SLOTS_KNOWN_S: Final = 0.01
-GIVE_BACK_S: Final = 0.01
-"""What is given back is told within this,"""
-ROOMY_S: Final = 0.1
-"""or within this while nobody is near the limit."""
-Handle = tuple[Pool, float]
+REJECTION_TTL_S: Final = 0.05
+"""Longest reuse of the store's rejection without a new call: others may give back."""
+PARALLEL_REJECTION_TTL_S: Final = 0.01
+REFUND_FLUSH_S: Final = 0.01
+"""Maximum delay before a refund is reported."""
+REFUND_FLUSH_ROOMY_S: Final = 0.1
+"""The same while nobody is near a limit."""
+Handle = tuple[LeasePool, float]
 """Who asked, and how long a lease is good."""
 
 
-class Shared:
-    """This pod's limits while they are shared. Of the limiter's `Away`."""
+class LeaseLimiter:
+    """This pod's limits while they are shared: the limiter's `SharedLimiter`."""
 
     def __init__(self, limiter: Limiter, channel: Channel, *, uid: str, pod: str, max_pods: int) -> None:
         """*uid* names the proxy in the store; *max_pods* of it may be there at once, those being replaced included."""
-        book = limiter.book
+        counters = limiter.counters
         self._limiter = limiter
-        self._book = book
-        self._pools = {plan: Pool(plan) for plan in (*book.plans.values(), *book.again.values(), book.other)}
-        self._active: list[Pool] = []
-        self._full: list[Pool] = []
-        """Those that the store denied for maxParallel."""
+        self._counters = counters
+        every = (*counters.models.values(), *counters.fallbacks.values(), counters.other)
+        self._pools = {limits: LeasePool(limits) for limits in every}
+        self._active: list[LeasePool] = []
+        self._full: list[LeasePool] = []
+        """Those that the store rejected for maxParallel."""
         self._order = 0
         self.waiting = 0
         """Requests that wait for the store."""
-        self.session: Session[Handle] = Session(limiter, channel, self, uid=uid, pod=pod, max_pods=max_pods)
+        self.client: StoreClient[Handle] = StoreClient(limiter, channel, self, uid=uid, pod=pod, max_pods=max_pods)
         limiter.shared = self
 
     @property
-    def joined(self) -> bool:
-        """Whether the store admits; else this pod does, up to its shares."""
-        return self.session.joined
+    def online(self) -> bool:
+        """The store admits; else this pod does, up to its quotas."""
+        return self.client.online
 
     @property
-    def told(self) -> Told:
-        """What the conversation with the store came to."""
-        return self.session.told
+    def stats(self) -> StoreStats:
+        """Statistics of the calls of the store."""
+        return self.client.stats
 
     def state(self) -> dict[str, object]:
-        """Return what a person wants to know of it."""
-        session = self.session
-        found: dict[str, object] = {"joined": session.joined, "pods": len(session.parting.members)}
-        if not session.joined:
-            away_s = max(0.0, self._book.clock() - session.away_since_s)
-            found |= {"away_s": round(away_s, 1), "reason": session.reason}
-        return found
+        """Return its state for `/readyz`."""
+        client = self.client
+        state: dict[str, object] = {"online": client.online, "pods": len(client.offline.members)}
+        if not client.online:
+            offline_s = max(0.0, self._counters.clock() - client.offline_since_s)
+            state |= {"offline_s": round(offline_s, 1), "reason": client.reason}
+        return state
 
     @property
     def reason(self) -> str:
-        """Why this pod is apart; empty when it is not."""
-        return self.session.reason
+        """Why this pod is offline; empty when it is not."""
+        return self.client.reason
 
     async def start(self) -> None:
         """Connect; return when the store has answered, or after a second without it."""
-        await self.session.start()
+        await self.client.start()
 
     async def close(self) -> None:
         """Tell the store that this pod ends."""
-        await self.session.close()
+        await self.client.close()
 
-    # What the limiter asks.
+    # Calls of the limiter.
 
-    def ask(self, plan: Plan, tokens: int, wait_s: float) -> "Grant | Denial | Waiter[Grant | Denial]":
-        """Admit from a lease, deny what is known to be denied, or ask the store."""
-        pool = self._pools[plan]
-        if not pool.limits:  # nothing to ask about
-            return self._limiter.take(plan, tokens) or self._limiter.refuse(plan, tokens, "")
-        pool.came(tokens)
+    def ask(self, limits: ModelLimits, tokens: int, wait_s: float) -> "Grant | Rejection | Waiter[Grant | Rejection]":
+        """Admit from a lease, reject by a rejection that still holds, or ask the store."""
+        pool = self._pools[limits]
+        if not pool.limit_count:  # nothing to ask about
+            return self._limiter.take(limits, tokens) or self._limiter.reject(limits, tokens)
+        pool.count_arrival(tokens)
         if not pool.active:
             self._activate(pool)
         if not pool.waiting:
-            now = self._book.clock()
+            now = self._counters.clock()
             grant = self._use(pool, tokens, now)
             if grant is not None:
                 return grant
-            if wait_s <= 0 and pool.is_denied(tokens, now):
-                return self._denied(pool)
+            if wait_s <= 0 and pool.is_rejected(tokens, now):
+                return self._rejection(pool)
         if self.waiting >= MAX_WAITING:
-            return self._limiter.refuse(plan, tokens, "too many requests wait already")
-        waiter: Waiter[Grant | Denial] = Waiter(plan, tokens, wait_s, self._limiter)
+            return self._limiter.reject(limits, tokens, "too many requests wait already")
+        waiter: Waiter[Grant | Rejection] = Waiter(limits, tokens, wait_s, self._limiter)
         if wait_s > 0:
             self._limiter.decisions.queued += 1
         self._take_on(waiter)
         return waiter
 
-    def settle(self, plan: Plan, lineage: str, charge: Charge, tokens: int, requests: int) -> None:
-        """Replace a charge by what was used, here and in the store."""
-        self.note_settle(plan, lineage, charge, tokens, requests)
-        self._limiter.settle_here(plan, lineage, charge, tokens, requests)
+    def settle(self, limits: ModelLimits, reservation: Reservation, tokens: int, requests: int) -> None:
+        """Replace a reservation by what was used, here and in the store."""
+        self.note_settle(limits, reservation, tokens, requests)
+        self._limiter.settle_here(limits, reservation, tokens, requests)
 
-    def note_settle(self, plan: Plan, lineage: str, charge: Charge, tokens: int, requests: int) -> None:
-        """Remember to tell the store; what it was never told of needs no correction."""
-        here = self._book.translated(lineage, charge)
-        if not self.session.counts(here):
+    def note_settle(self, limits: ModelLimits, reservation: Reservation, tokens: int, requests: int) -> None:
+        """Remember a change for the store; what was never reported to it needs no correction."""
+        here = self._counters.translate(reservation)
+        if not self.client.has_reported(here):
             return
         changed = False
-        for window in plan.tokens:
-            cost = window.charged(here.minute, here.tokens)
+        for window in limits.tokens:
+            number = here.buckets[window.ticker.index]
+            cost = window.charged(number, here.tokens)
             if tokens < cost:
-                self.session.change(window, here.minute, tokens - cost)
+                self.client.change(window, number, tokens - cost)
                 changed = True
-            elif tokens > cost and self.joined:  # apart it is told with what was admitted
-                self.session.change(window, 0, tokens - cost)
+            elif tokens > cost and self.online:  # offline it is reported with what was admitted
+                self.client.change(window, 0, tokens - cost)
                 changed = True
-        for window in plan.requests if requests else ():
-            number = here.minute if window.ticker is self._book.minute else here.second
-            self.session.change(window, number, -window.charged(number, 0))
+        for window in limits.requests if requests else ():
+            number = here.buckets[window.ticker.index]
+            self.client.change(window, number, -window.charged(number, 0))
             changed = True
         if changed:
-            self._owe(self._pools[plan])
+            self._owe(self._pools[limits])
 
-    def release(self, plan: Plan) -> None:
-        """A call has ended: its slot is free for this pod at once, and soon for others."""
-        pool = self._pools[plan]
-        if not pool.limited or not self.joined:
+    def release(self, limits: ModelLimits) -> None:
+        """End a call: its slot is free for this pod at once, and soon for others."""
+        pool = self._pools[limits]
+        if not pool.limited or not self.online:
             return
         self._owe(pool)
         if self._full:
             for pool in self._full:
-                if pool.blocked is not None and pool.blocked.kind == "maxParallel":
-                    pool.blocked_until = 0.0
+                if pool.rejection is not None and not pool.rejection.limit_kind.window_s:
+                    pool.rejected_until = 0.0
                     if pool.waiting:
-                        self.session.soon()
+                        self.client.soon()
             self._full.clear()
 
-    def _activate(self, pool: Pool) -> None:
+    def _activate(self, pool: LeasePool) -> None:
         pool.active = True
         self._active.append(pool)
 
-    def _owe(self, pool: Pool) -> None:
-        """Something must be told: soon, where others may wait for it."""
-        self.session.owe(ROOMY_S if pool.roomy else GIVE_BACK_S)
+    def _owe(self, pool: LeasePool) -> None:
+        """Report within a delay: soon, where others may wait for it."""
+        self.client.owe(REFUND_FLUSH_ROOMY_S if pool.roomy else REFUND_FLUSH_S)
 
     # Requests.
 
-    def _use(self, pool: Pool, tokens: int, now: float) -> Grant | None:
+    def _use(self, pool: LeasePool, tokens: int, now: float) -> Grant | None:
         """Admit from a lease that is still good."""
         leases = pool.leases
         while leases:
             lease = leases[0]
             if now < lease.until and lease.requests:
-                if pool.plan.tokens and tokens > lease.tokens:
+                if pool.limits.tokens and tokens > lease.tokens:
                     if len(leases) == 1:
                         return None
                 else:
@@ -174,28 +176,28 @@ class Shared:
             self._give_back(pool, leases.popleft())
         return None
 
-    def _grant(self, pool: Pool, lease: Lease, tokens: int) -> Grant:
-        plan, limiter = pool.plan, self._limiter
+    def _grant(self, pool: LeasePool, lease: Lease, tokens: int) -> Grant:
+        limits, limiter = pool.limits, self._limiter
         lease.requests -= 1
         lease.tokens -= tokens
-        for window in plan.requests:
-            window.charge(lease.minute if window.ticker is self._book.minute else lease.second, 1)
-        for window in plan.tokens:
-            window.charge(lease.minute, tokens if tokens < window.limit else window.limit)
-        for slots in plan.slots:
-            slots.held += 1
-        plan.in_flight += 1
+        for window in limits.requests:
+            window.charge(lease.buckets[window.ticker.index], 1)
+        for window in limits.tokens:
+            window.charge(lease.buckets[window.ticker.index], tokens if tokens < window.limit else window.limit)
+        for concurrency in limits.concurrency:
+            concurrency.held += 1
+        limits.in_flight += 1
         limiter.decisions.granted += 1
-        if lease.requests <= pool.low and not self.session.is_busy and pool.left <= pool.low:
-            self.session.soon()
-        return Grant(limiter, plan, LINEAGE, lease.minute, lease.second, tokens)
+        if lease.requests <= pool.low and not self.client.is_busy and pool.remaining <= pool.low:
+            self.client.soon()
+        return Grant(limiter, limits, STORE_EPOCH, lease.buckets, tokens)
 
-    def _take_on(self, waiter: "Waiter[Grant | Denial]") -> None:
+    def _take_on(self, waiter: "Waiter[Grant | Rejection]") -> None:
         self._order += 1
         self.waiting += 1
         waiter.order = self._order
-        waiter.left = self._leave
-        pool = self._pools[waiter.plan]
+        waiter.on_leave = self._leave
+        pool = self._pools[waiter.limits]
         loop = asyncio.get_running_loop()
         now = loop.time()
         queues = waiter.deadline > now
@@ -204,58 +206,60 @@ class Shared:
         pool.waiting[waiter.order] = waiter
         if not pool.active:
             self._activate(pool)
-        if queues and pool.is_denied(waiter.tokens, self._book.clock()):
-            self.session.wake(pool.blocked_until - self._book.clock())
+        if queues and pool.is_rejected(waiter.tokens, self._counters.clock()):
+            self.client.wake(pool.rejected_until - self._counters.clock())
         elif not queues or len(pool.waiting) == 1:
-            self.session.soon(since_s=now)
+            self.client.soon(since_s=now)
 
-    def _leave(self, waiter: "Waiter[Grant | Denial]") -> None:
-        if self._pools[waiter.plan].waiting.pop(waiter.order, None) is not None:
+    def _leave(self, waiter: "Waiter[Grant | Rejection]") -> None:
+        if self._pools[waiter.limits].waiting.pop(waiter.order, None) is not None:
             self.waiting -= 1
-        waiter.left = None
+        waiter.on_leave = None
         if waiter.timer is not None:
             waiter.timer.cancel()
             waiter.timer = None
 
-    def _expire(self, waiter: "Waiter[Grant | Denial]") -> None:
+    def _expire(self, waiter: "Waiter[Grant | Rejection]") -> None:
         self._leave(waiter)
-        waiter.answer(self._denied(self._pools[waiter.plan], "its turn did not come in time"))
+        waiter.answer(self._rejection(self._pools[waiter.limits], "its turn did not come in time"))
 
-    def _denied(self, pool: Pool, reason: str = "") -> Denial:
-        found = pool.blocked
-        if found is None:
-            return self._limiter.refuse(pool.plan, 0, reason)
-        self._limiter.decisions.denied += 1
-        wait_s = PARALLEL_RETRY_S if found.kind == "maxParallel" else max(0.001, pool.fits_at - self._book.clock())
-        return Blocked(found.kind, found.limit, found.model, wait_s, found.by_proxy).denial(reason)
+    def _rejection(self, pool: LeasePool, reason: str = "") -> Rejection:
+        last = pool.rejection
+        if last is None:
+            return self._limiter.reject(pool.limits, 0, reason)
+        self._limiter.decisions.rejected += 1
+        wait_s = PARALLEL_RETRY_S
+        if last.limit_kind.window_s:
+            wait_s = max(0.001, pool.fits_at - self._counters.clock())
+        return Rejection(last.limit_kind, last.limit, last.model, wait_s, last.by_proxy, reason)
 
-    # What the session asks.
+    # Calls of the store client.
 
-    def asks(self, part: Part, answer_s: float) -> list[tuple[Ask, Handle]]:
+    def asks(self, index: CounterIndex, answer_s: float) -> list[tuple[Ask, Handle]]:
         """Return what to ask for: those that wait in the order they came, then what is asked ahead of need."""
-        now = self._book.clock()
+        now = self._counters.clock()
         for pool in self._active:
             if pool.leases:
                 self._drop_old(pool, now)
             pool.observe(now)
         self._active = sorted((pool for pool in self._active if pool.active), key=_turn)
-        found = []
+        asks = []
         for pool in self._active:
             lease_s = pool.lease_for(answer_s, now)
             with_waiting = bool(pool.waiting) and not self._is_early(pool, now)
-            ask = pool.ask(part, lease_s, answer_s, with_waiting=with_waiting)
+            ask = pool.ask(index, lease_s, answer_s, with_waiting=with_waiting)
             if ask is not None:
-                found.append((ask, (pool, lease_s)))
-        return found
+                asks.append((ask, (pool, lease_s)))
+        return asks
 
-    def answer(self, handle: Handle, result: tuple[int, int, int, int], part: Part, terms: Terms) -> None:
-        """Serve those that wait, or tell them what is in the way."""
+    def answer(self, handle: Handle, result: tuple[int, int, int, int], index: CounterIndex, terms: Terms) -> None:
+        """Serve the waiting requests, or reject them."""
         pool, _ = handle
-        now = self._book.clock()
+        now = self._counters.clock()
         requests, _, wait_us, place = result
         if requests:
             lease = self._lease(handle, result, terms)
-            pool.blocked = None
+            pool.rejection = None
             if now >= lease.until:  # too late to be used: asked for again
                 self._give_back(pool, lease)
             else:
@@ -264,26 +268,26 @@ class Shared:
             if pool.low < 0 and not pool.waiting:
                 self._drop_old(pool, float("inf"))
         else:
-            self._block(pool, part, place, wait_us / 1e6)
-            self._deny(pool)
+            self._block(pool, index, place, wait_us / 1e6)
+            self._reject_waiting(pool)
         if pool.waiting and not self._is_early(pool, now):
             first = next(iter(pool.waiting.values()))
-            self.session.soon(since_s=min(first.deadline, asyncio.get_running_loop().time()))
+            self.client.soon(since_s=min(first.deadline, asyncio.get_running_loop().time()))
 
     def drop(self, handle: Handle, result: tuple[int, int, int, int], terms: Terms) -> None:
         """Give back what came too late."""
         if result[0]:
             self._give_back(handle[0], self._lease(handle, result, terms))
 
-    def reserved(self, slots: Slots) -> int:
-        """Return how many requests may still be started with leases in these slots."""
-        return sum(pool.left for pool in self._active if pool.leases and slots in pool.limited)
+    def reserved(self, concurrency: ConcurrencyLimit) -> int:
+        """Return how many requests may still be started with leases under this limit."""
+        return sum(pool.remaining for pool in self._active if pool.leases and concurrency in pool.limited)
 
-    def leave(self) -> None:
-        """Go apart: the limiter decides here about everybody, in the order they came."""
-        self._limiter.away = None
+    def go_offline(self) -> None:
+        """Let the limiter decide here about all waiting requests, in the order they came."""
+        self._limiter.remote = None
         for pool in self._pools.values():
-            pool.blocked = None
+            pool.rejection = None
             self._drop_old(pool, float("inf"))
         waiters = sorted((w for pool in self._pools.values() for w in pool.waiting.values()), key=lambda w: w.order)
         now = asyncio.get_running_loop().time()
@@ -292,29 +296,30 @@ class Shared:
             if not waiter.future.done():
                 self._limiter.readmit(waiter, now)
 
-    def arrive(self) -> None:
-        """The store admits from now on."""
-        self._limiter.away = self
-        for waiter in self._limiter.line.disband():
+    def go_online(self) -> None:
+        """Let the store admit from now on."""
+        self._limiter.remote = self
+        for waiter in self._limiter.queue.drain():
             if not waiter.future.done():
                 self._take_on(waiter)
 
     def due_s(self) -> float | None:
         """Return when something must be asked or given back."""
         due = [pool.leases[-1].until for pool in self._active if pool.leases]
-        due.extend(pool.blocked_until for pool in self._active if pool.waiting)
+        due.extend(pool.rejected_until for pool in self._active if pool.waiting)
         return min(due, default=None)
 
     # Leases.
 
     def _lease(self, handle: Handle, result: tuple[int, int, int, int], terms: Terms) -> Lease:
         _, lease_s = handle
-        minute = terms.minute + later(lease_s, self._book.minute.width)
-        second = terms.second + later(lease_s, self._book.second.width)
-        return Lease(result[0], result[1], terms.sent_s + lease_s, minute, second)
+        tickers = self._counters.tickers
+        current = buckets_at(terms.now_us, self._counters)
+        buckets = tuple([n + later(lease_s, ticker.width) for n, ticker in zip(current, tickers, strict=True)])
+        return Lease(result[0], result[1], terms.sent_s + lease_s, buckets)
 
-    def _serve(self, pool: Pool, now: float) -> None:
-        """Give leases to those that wait, in the order they came."""
+    def _serve(self, pool: LeasePool, now: float) -> None:
+        """Give leases to the waiting requests, in the order they came."""
         while pool.waiting:
             waiter = next(iter(pool.waiting.values()))
             grant = self._use(pool, waiter.tokens, now)
@@ -324,52 +329,51 @@ class Shared:
             if not waiter.answer(grant):
                 self._limiter.undo(grant)
 
-    def _block(self, pool: Pool, part: Part, place: int, wait_s: float) -> None:
-        now = self._book.clock()
-        windows, slots = list(part.windows), list(part.slots)
+    def _block(self, pool: LeasePool, index: CounterIndex, place: int, wait_s: float) -> None:
+        now = self._counters.clock()
+        windows, concurrency = list(index.windows), list(index.concurrency)
         if place <= len(windows):
             window = windows[place - 1]
-            pool.blocked = Blocked(window.kind, window.limit, window.model, wait_s, not window.model)
+            pool.rejection = Rejection(window.kind, window.limit, window.model, wait_s, not window.model)
         else:
-            full = slots[place - 1 - len(windows)]
-            pool.blocked = Blocked("maxParallel", full.limit or 0, full.model, PARALLEL_RETRY_S, not full.model)
-            wait_s = SLOTS_KNOWN_S
+            full = concurrency[place - 1 - len(windows)]
+            pool.rejection = Rejection(MAX_PARALLEL, full.limit or 0, full.model, PARALLEL_RETRY_S, not full.model)
+            wait_s = PARALLEL_REJECTION_TTL_S
             if pool not in self._full:
                 self._full.append(pool)
         pool.fits_at = now + wait_s
-        pool.blocked_until = now + min(wait_s, KNOWN_S)
-        pool.blocked_tokens = next((w.tokens for w in pool.waiting.values()), 0)
+        pool.rejected_until = now + min(wait_s, REJECTION_TTL_S)
+        pool.rejected_tokens = next((w.tokens for w in pool.waiting.values()), 0)
 
-    def _deny(self, pool: Pool) -> None:
-        """Answer those that cannot wait, also those that came after the ask, unless a smaller one may still fit."""
+    def _reject_waiting(self, pool: LeasePool) -> None:
+        """Reject those that cannot wait, also those that came after the ask, unless a smaller one may still fit."""
         now = asyncio.get_running_loop().time()
-        book_now = self._book.clock()
+        book_now = self._counters.clock()
         for waiter in list(pool.waiting.values()):
-            if waiter.deadline <= now and pool.is_denied(waiter.tokens, book_now):
+            if waiter.deadline <= now and pool.is_rejected(waiter.tokens, book_now):
                 self._leave(waiter)
-                waiter.answer(self._denied(pool))
+                waiter.answer(self._rejection(pool))
 
-    def _is_early(self, pool: Pool, now: float) -> bool:
-        """Whether the store has said that there is no use in asking for those that wait."""
+    def _is_early(self, pool: LeasePool, now: float) -> bool:
+        """Return whether the store's last answer makes asking for the waiting requests useless."""
         first = next(iter(pool.waiting.values()), None)
-        return first is not None and pool.is_denied(first.tokens, now)
+        return first is not None and pool.is_rejected(first.tokens, now)
 
-    def _drop_old(self, pool: Pool, now: float) -> None:
+    def _drop_old(self, pool: LeasePool, now: float) -> None:
         while pool.leases and (pool.leases[0].until <= now or not pool.leases[0].requests):
             self._give_back(pool, pool.leases.popleft())
 
-    def _give_back(self, pool: Pool, lease: Lease) -> None:
-        """Tell the store that the rest of a lease was not used."""
-        for window in pool.plan.requests:
+    def _give_back(self, pool: LeasePool, lease: Lease) -> None:
+        """Report that the rest of a lease was not used."""
+        for window in pool.limits.requests:
             if lease.requests:
-                number = lease.minute if window.ticker is self._book.minute else lease.second
-                self.session.change(window, number, -lease.requests)
-        for window in pool.plan.tokens:
+                self.client.change(window, lease.buckets[window.ticker.index], -lease.requests)
+        for window in pool.limits.tokens:
             if lease.tokens:
-                self.session.change(window, lease.minute, -min(lease.tokens, window.limit))
+                self.client.change(window, lease.buckets[window.ticker.index], -min(lease.tokens, window.limit))
         if lease.requests or lease.tokens:
             self._owe(pool)
 
 
-def _turn(pool: Pool) -> float:
+def _turn(pool: LeasePool) -> float:
     return next(iter(pool.waiting), float("inf"))

@@ -1,4 +1,4 @@
-"""What a pod got from the store and has not used, and who waits for more: the state of one model, and its sizes.
+"""Leases of one model: admissions that the store has charged and this pod has not used, and the requests that wait.
 
 A lease is a number of requests (and tokens for them) that are charged already. It is good for 2/256 of the shortest
 window of its limits, counted from the moment of asking; while nobody comes near the limits for five times as long,
@@ -12,11 +12,11 @@ from math import ceil
 from typing import Final
 
 from llmproxy.gateway.limits.limiter import Grant
-from llmproxy.gateway.limits.local.counters import Blocked, Plan
-from llmproxy.gateway.limits.local.kinds import MINUTE_S, SECOND_S, Denial
+from llmproxy.gateway.limits.local.counters import ModelLimits
+from llmproxy.gateway.limits.local.kinds import Rejection
 from llmproxy.gateway.limits.local.queue import Waiter
 from llmproxy.gateway.limits.local.window import AHEAD, BUCKETS
-from llmproxy.gateway.limits.store.protocol import Ask, Part
+from llmproxy.gateway.limits.store.protocol import Ask, CounterIndex
 
 USED_LATER: Final = 2
 """Buckets in which a lease may still be used after its own: take.lua's guard counts on it."""
@@ -34,6 +34,10 @@ SLOW_LEASE_S: Final = 0.02
 """The longest lease that is asked for when answers are slow: it leaves its window later by what it is longer."""
 ROOMY: Final = 0.95
 """Up to this part of a limit, over all pods and with what they have leased, nobody is near it."""
+ROOMY_LEASE_S: Final = (AHEAD + USED_LATER) / BUCKETS
+"""The longest lease while nobody is near a limit, unless the window is so long that the usual lease is longer."""
+MAX_WIDTH_S: Final = 60 / BUCKETS
+"""Width of a bucket that a lease goes by at most: what lies leased for minutes other pods cannot use."""
 CALM_S: Final = 2.0
 """So long nobody must have been, for long leases: under backlog that comes in bursts a window is empty now and then."""
 OBSERVE_S: Final = 0.03
@@ -48,44 +52,44 @@ def later(lease_s: float, width: float) -> int:
 class Lease:
     """Requests that are charged in the store and not used yet."""
 
-    __slots__ = ("minute", "requests", "second", "tokens", "until")
+    __slots__ = ("buckets", "requests", "tokens", "until")
 
-    def __init__(self, requests: int, tokens: int, until: float, minute: int, second: int) -> None:
+    def __init__(self, requests: int, tokens: int, until: float, buckets: tuple[int, ...]) -> None:
         self.requests = requests
         self.tokens = tokens
         self.until = until
         """By the pod's clock."""
-        self.minute = minute
-        self.second = second
+        self.buckets = buckets
+        """Where it is charged, in the order of `Counters.tickers`."""
 
 
-class Pool:
-    """One model's."""
+class LeasePool:
+    """Leases and waiting requests of one model."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, limits: ModelLimits) -> None:
+        self.limits = limits
         self.leases: deque[Lease] = deque()
-        self.waiting: dict[int, Waiter[Grant | Denial]] = {}
-        self.blocked: Blocked | None = None
-        """What was in the way of the last that was not admitted."""
-        self.blocked_tokens = 0
-        self.blocked_until = 0.0
+        self.waiting: dict[int, Waiter[Grant | Rejection]] = {}
+        self.rejection: Rejection | None = None
+        """The answer to the last request that was not admitted."""
+        self.rejected_tokens = 0
+        self.rejected_until = 0.0
         """Until then the answer is known, by the pod's clock."""
         self.fits_at = 0.0
         """When what was in the way will have left, as far as the store knew."""
         self.low = 0
         """Ask for more when no more than this is left; -1: never ahead of need."""
-        self.limited = [s for s in plan.slots if s.limit is not None]
-        self.limits = len(plan.windows) + len(self.limited)
-        self.largest = min((w.limit for w in plan.tokens), default=1 << 60)
+        self.limited = [s for s in limits.concurrency if s.limit is not None]
+        self.limit_count = len(limits.windows) + len(self.limited)
+        self.largest = min((w.limit for w in limits.tokens), default=1 << 60)
         """Tokens of one request that are charged alike to every limit; one above is asked for alone."""
-        limits = [w.limit for w in plan.requests] + [s.limit for s in self.limited if s.limit is not None]
-        smallest = min([*limits, self.largest])
-        self._most = int(min([*limits, 1 << 30]) * AT_MOST) if smallest >= MIN_LIMIT else 0
+        sizes = [w.limit for w in limits.requests] + [s.limit for s in self.limited if s.limit is not None]
+        smallest = min([*sizes, self.largest])
+        self._most = int(min([*sizes, 1 << 30]) * AT_MOST) if smallest >= MIN_LIMIT else 0
         self._most_tokens = int(self.largest * AT_MOST)
-        width = min((w.ticker.width for w in plan.windows), default=MINUTE_S / BUCKETS)
+        width = min([MAX_WIDTH_S, *(w.ticker.width for w in limits.windows)])
         self.lease_s = USED_LATER * width
-        self._roomy_s = max(self.lease_s, (AHEAD + USED_LATER) * SECOND_S / BUCKETS)
+        self._roomy_s = max(self.lease_s, ROOMY_LEASE_S)
         self._longest_s = max(self.lease_s, min(SLOW_LEASE_S, self._roomy_s))
         self._tight_at = float("-inf")
         self.roomy = False
@@ -94,14 +98,14 @@ class Pool:
         """Has been asked for lately, or waits, or has leases."""
         self._rate = 0.0
         self._tokens = 0.0
-        self._came = 0
-        self._came_tokens = 0
+        self._arrivals = 0
+        self._arrived_tokens = 0
         self._since = 0.0
 
-    def came(self, tokens: int) -> None:
+    def count_arrival(self, tokens: int) -> None:
         """Count a request that came."""
-        self._came += 1
-        self._came_tokens += tokens
+        self._arrivals += 1
+        self._arrived_tokens += tokens
 
     def observe(self, now: float) -> None:
         """Take what came lately for what will come, and see how near the limits are."""
@@ -109,32 +113,32 @@ class Pool:
         passed = now - self._since
         if passed < min(self.lease_s, OBSERVE_S):
             return
-        rate = self._came / min(passed, 1.0)  # it may have been idle before
+        rate = self._arrivals / min(passed, 1.0)  # it may have been idle before
         self._rate = max(rate, (self._rate + rate) / 2)
-        if self._came:
-            self._tokens = self._came_tokens / self._came
+        if self._arrivals:
+            self._tokens = self._arrived_tokens / self._arrivals
         elif not self.leases and not self.waiting:
             self.active = False
-        self._came = self._came_tokens = 0
+        self._arrivals = self._arrived_tokens = 0
         self._since = now
 
     def _see_room(self, now: float) -> None:
-        used = [(w.used + w.elsewhere, w.limit) for w in self.plan.windows]
+        used = [(w.used + w.elsewhere, w.limit) for w in self.limits.windows]
         used += [(s.held + s.elsewhere, s.limit) for s in self.limited if s.limit is not None]
-        self.roomy = self.blocked is None and all(amount <= limit * ROOMY for amount, limit in used)
+        self.roomy = self.rejection is None and all(amount <= limit * ROOMY for amount, limit in used)
         if not self.roomy:
             self._tight_at = now
 
     def ahead(self, lease_s: float, answer_s: float) -> int:
         """Return how many requests to ask for beyond those that wait, and set when to ask again."""
-        wanted = min(int(self._rate * lease_s * USE), self._most)
-        if self.plan.tokens and self._tokens * wanted > self._most_tokens:
-            wanted = int(self._most_tokens / self._tokens)
-        if wanted <= 1:
+        requests = min(int(self._rate * lease_s * USE), self._most)
+        if self.limits.tokens and self._tokens * requests > self._most_tokens:
+            requests = int(self._most_tokens / self._tokens)
+        if requests <= 1:
             self.low = -1
             return 0
-        self.low = min(int(wanted * REFILL), int(self._rate * answer_s * REFILL_ANSWERS) + 1)
-        return wanted
+        self.low = min(int(requests * REFILL), int(self._rate * answer_s * REFILL_ANSWERS) + 1)
+        return requests
 
     def lease_for(self, answer_s: float, now: float) -> float:
         """Return how long a lease must be good for when an answer takes so long."""
@@ -143,20 +147,20 @@ class Pool:
         return min(self._longest_s, max(self.lease_s, 3 * answer_s))
 
     @property
-    def left(self) -> int:
+    def remaining(self) -> int:
         """Requests that may be used without asking."""
         return sum(lease.requests for lease in self.leases)
 
-    def is_denied(self, tokens: int, now: float) -> bool:
-        """Whether the store's last word holds for a request of *tokens* too."""
-        blocked = self.blocked
+    def is_rejected(self, tokens: int, now: float) -> bool:
+        """Return whether the store's last answer holds for a request of *tokens* too."""
+        rejection = self.rejection
         return (
-            blocked is not None
-            and now < self.blocked_until
-            and (blocked.kind != "tpm" or tokens >= self.blocked_tokens)
+            rejection is not None
+            and now < self.rejected_until
+            and (rejection.limit_kind.unit != "tokens" or tokens >= self.rejected_tokens)
         )
 
-    def ask(self, part: Part, lease_s: float, answer_s: float, *, with_waiting: bool) -> Ask | None:
+    def ask(self, index: CounterIndex, lease_s: float, answer_s: float, *, with_waiting: bool) -> Ask | None:
         """Return what to ask the store for, or None."""
         requests = tokens = first = 0
         for waiter in self.waiting.values() if with_waiting else ():
@@ -166,14 +170,14 @@ class Pool:
             tokens += waiter.tokens
             first = first or waiter.tokens
         more = 0
-        if first <= self.largest and self.left <= max(0, self.low):
+        if first <= self.largest and self.remaining <= max(0, self.low):
             more = self.ahead(lease_s, answer_s)
         if not requests + more:
             return None
         if more:
-            each = min(self.largest, int(self._tokens) + 1) if self.plan.tokens else 0
+            each = min(self.largest, int(self._tokens) + 1) if self.limits.tokens else 0
             tokens += more * each
             first = first if requests else each
-        windows = [part.window(w) for w in self.plan.windows]
-        slots = [part.slot(s) for s in self.limited]
-        return windows, slots, requests + more, tokens, first, round(lease_s * 1e6)
+        windows = [index.window(w) for w in self.limits.windows]
+        concurrency = [index.slot(s) for s in self.limited]
+        return windows, concurrency, requests + more, tokens, first, round(lease_s * 1e6)

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import os
 import re
 import ssl
 from typing import cast
@@ -15,7 +16,8 @@ from urllib.parse import unquote, urlsplit
 
 import hiredis
 
-from llmproxy.gateway.limits.store.protocol import Owner
+from llmproxy.contract import ContractError, SharedLimits
+from llmproxy.gateway.limits.store.protocol import SCRIPT, StoreListener
 
 CONNECT_S = 1.0
 """For the connection, the password and the script."""
@@ -30,12 +32,12 @@ class UrlError(ValueError):
     """The address of the store cannot be used."""
 
 
-class StoreError(Exception):
+class RedisError(Exception):
     """The store does not do what is needed; the message is its own."""
 
 
-class Address:
-    """Where the store is: `redis[s]://[[user]:password@]host[:port][/db]`, or `valkey[s]` for the same."""
+class StoreAddress:
+    """Address of the store: `redis[s]://[[user]:password@]host[:port][/db]`, or `valkey[s]` for the same."""
 
     def __init__(self, url: str, ca: str | None = None) -> None:
         """*ca* are the certificates (PEM) that a TLS server's is checked by; None: the system's."""
@@ -65,32 +67,32 @@ class Address:
         return f"{self.host}:{self.port}"
 
 
-class Redis:
-    """A `store.Channel`."""
+class RedisChannel:
+    """A `protocol.Channel`."""
 
-    def __init__(self, address: Address, script: str) -> None:
+    def __init__(self, address: StoreAddress, script: str) -> None:
         self.run = ""
         self._address = address
         self._script = script
         self._sha = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-        self._link: _Link | None = None
-        self._owner: Owner
+        self._connection: _RedisConnection | None = None
+        self._listener: StoreListener
         self._task: asyncio.Task[None] | None = None
 
-    def start(self, owner: Owner) -> None:
+    def start(self, listener: StoreListener) -> None:
         """Connect, and again whenever the connection is lost."""
-        self._owner = owner
+        self._listener = listener
         self._task = asyncio.create_task(self._keep())
 
     def call(self, keys: list[str], payload: bytes) -> None:
-        """Run the script; nothing happens without a connection, whose loss was told."""
-        if self._link is not None:
-            self._link.send(("EVALSHA", self._sha, str(len(keys)), *keys, payload))
+        """Run the script; nothing happens without a connection, whose loss was reported."""
+        if self._connection is not None:
+            self._connection.send(("EVALSHA", self._sha, str(len(keys)), *keys, payload))
 
     def abort(self) -> None:
         """Break the connection."""
-        if self._link is not None:
-            self._link.abort("no answer")
+        if self._connection is not None:
+            self._connection.abort("no answer")
 
     async def close(self) -> None:
         """Connect no more."""
@@ -98,70 +100,90 @@ class Redis:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        if self._link is not None:
-            self._link.abort("closing")
+        if self._connection is not None:
+            self._connection.abort("closing")
 
     async def _keep(self) -> None:
         pause_s = RETRY_S
         while True:
             try:
-                link = await self._connect()
-            except (OSError, TimeoutError, StoreError, ssl.SSLError) as exc:
-                self._owner.lost(f"{self._address}: {exc or type(exc).__name__}")
+                connection = await self._connect()
+            except (OSError, TimeoutError, RedisError, ssl.SSLError) as exc:
+                self._listener.lost(f"{self._address}: {exc or type(exc).__name__}")
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, MAX_RETRY_S)
                 continue
             pause_s = RETRY_S
-            self._link = link
-            self._owner.connected()
-            reason = await link.ended
-            self._link = None
+            self._connection = connection
+            self._listener.connected()
+            reason = await connection.ended
+            self._connection = None
             self.run = ""
-            self._owner.lost(f"{self._address}: {reason}")
+            self._listener.lost(f"{self._address}: {reason}")
             await asyncio.sleep(pause_s)
 
-    async def _connect(self) -> "_Link":
+    async def _connect(self) -> "_RedisConnection":
         address = self._address
         loop = asyncio.get_running_loop()
-        link = _Link(loop.create_future())
+        connection = _RedisConnection(loop.create_future())
         try:
             async with asyncio.timeout(CONNECT_S):
-                await loop.create_connection(lambda: link, address.host, address.port, ssl=address.tls)
+                await loop.create_connection(lambda: connection, address.host, address.port, ssl=address.tls)
                 if address.password:
                     user = (address.user,) if address.user else ()
-                    await link.ask(("AUTH", *user, address.password))
+                    await connection.ask(("AUTH", *user, address.password))
                 if address.db:
-                    await link.ask(("SELECT", str(address.db)))
-                info = cast("bytes", await link.ask(("INFO", "server")))
-                await link.ask(("SCRIPT", "LOAD", self._script))
+                    await connection.ask(("SELECT", str(address.db)))
+                info = cast("bytes", await connection.ask(("INFO", "server")))
+                await connection.ask(("SCRIPT", "LOAD", self._script))
         except BaseException:
-            link.abort("not ready")
+            connection.abort("not ready")
             raise
-        found = re.search(rb"run_id:(\w+)", info)
-        if found is None:
-            link.abort("not ready")
-            raise StoreError("INFO server tells no run_id: this is no Redis or Valkey")
-        self.run = found.group(1).decode()
-        link.owner = self._owner
-        return link
+        run_id = re.search(rb"run_id:(\w+)", info)
+        if run_id is None:
+            connection.abort("not ready")
+            raise RedisError("INFO server tells no run_id: this is no Redis or Valkey")
+        self.run = run_id.group(1).decode()
+        connection.listener = self._listener
+        return connection
 
 
-class _Link(asyncio.Protocol):
+def channel_from_environment(shared: SharedLimits) -> RedisChannel:
+    """Return the channel to the store that the document names; raise ContractError when its address cannot be used.
+
+    It does not connect: a pod whose store is away serves with its quotas.
+    """
+    ca = None if shared.ca_env is None else _variable("shared_limits.ca_env", shared.ca_env)
+    try:
+        address = StoreAddress(_variable("shared_limits.url_env", shared.url_env), ca)
+    except UrlError as exc:
+        raise ContractError(f"shared_limits.url_env: {shared.url_env}: {exc}") from exc
+    return RedisChannel(address, SCRIPT)
+
+
+def _variable(field: str, name: str) -> str:
+    value = os.environ.get(name, "").strip()
+    if not value:
+        raise ContractError(f"{field}: {name} is not set in the environment")
+    return value
+
+
+class _RedisConnection(asyncio.Protocol):
     def __init__(self, ended: "asyncio.Future[str]") -> None:
         self.ended = ended
-        self.owner: Owner | None = None
-        self._asked: asyncio.Future[object] | None = None
+        self.listener: StoreListener | None = None
+        self._pending: asyncio.Future[object] | None = None
         self._reader = hiredis.Reader()
         self._transport: asyncio.Transport | None = None
         self._reason = "closed by the store"
 
     async def ask(self, command: tuple[str, ...]) -> object:
         """Send one command before the calls begin, and return its answer."""
-        self._asked = asyncio.get_running_loop().create_future()
+        self._pending = asyncio.get_running_loop().create_future()
         self.send(command)
-        answer = await self._asked
+        answer = await self._pending
         if isinstance(answer, hiredis.ReplyError):
-            raise StoreError(f"{command[0]}: {answer}")
+            raise RedisError(f"{command[0]}: {answer}")
         return answer
 
     def send(self, command: tuple[str | bytes, ...]) -> None:
@@ -187,15 +209,15 @@ class _Link(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         reason = str(exc) if exc is not None else self._reason
         self._transport = None
-        if self._asked is not None and not self._asked.done():
-            self._asked.set_exception(StoreError(reason))
+        if self._pending is not None and not self._pending.done():
+            self._pending.set_exception(RedisError(reason))
         if not self.ended.done():
             self.ended.set_result(reason)
 
     def _take(self, answer: object) -> None:
-        if self._asked is not None and not self._asked.done():
-            self._asked.set_result(answer)
-        elif self.owner is not None and isinstance(answer, bytes):
-            self.owner.answered(answer)
+        if self._pending is not None and not self._pending.done():
+            self._pending.set_result(answer)
+        elif self.listener is not None and isinstance(answer, bytes):
+            self.listener.answered(answer)
         else:  # an error; a new connection loads the script anew and finds out who is there
             self.abort(str(answer))

@@ -1,21 +1,22 @@
--- All limits of a proxy's requests in one step, on the store's clock: count what pods tell, admit what fits all limits.
+-- All limits of a proxy's requests in one step, on the store's clock: count what pods report, admit what fits all limits.
 --
 -- A window is a hash: amounts by bucket number, `used` (their sum) and `at` (the bucket it was brought to). Numbers are
 -- those of `window.py`: the current bucket and the SPAN before it count, and so do the few ahead. SPAN is one window
 -- of 256 buckets, one bucket of guard, and two in which a lease of 2/256 of the window may still be used; a longer
--- lease is booked ahead by what it is longer. The clock never goes back: when the host's does, it goes on from there.
+-- lease is charged ahead by what it is longer. The clock never goes back: when the host's does, it goes on from there.
+-- Bucket numbers are doubles: now * 256 is above 2^53, so `protocol.buckets_at` computes them in the same way.
 --
 -- KEYS  clock, pods, then each window, then each slots
 -- ARGV  1: {pod, run, hold_us, flag, {{limit, seconds, by_token, of the proxy}..}, {{limit, held}..},
 --           {{window, number or 0 for now, amount}..}, {{{window..}, {slots..}, n, tokens, first_tokens, lease_us}..},
 --           in turn: nobody passes one that waits for a limit of the proxy, {pod that the joining one knew..}, when it
 --           was sent, by the store's clock, or 0}
--- reply {status, now_us, minute, second, {pod..}, {{n, tokens, wait_us, blocker}..}, {used..}, {held by others..}}
+-- reply {status, now_us, {pod..}, {{n, tokens, wait_us, blocker}..}, {used..}, {held by others..}}
 --       (MessagePack both ways; indexes count from 1; blocker: the window, or the slots after all windows)
 local BUCKETS, SPAN, AHEAD, USED_LATER = 256, 259, 8, 2
 local LIVES_US, BEATS_US, STALE_US = 5000000, 1500000, 100000
 local OK, WARMING, UNKNOWN = 0, 1, 2
-local APART, JOINING, JOINED = 0, 1, 2
+local OFFLINE, JOINING, ONLINE = 0, 1, 2
 
 local msg = cmsgpack.unpack(ARGV[1])
 local pod, run, hold_us, flag, windows, slots, changes, asks, in_turn, expected, sent_us = unpack(msg, 1, 11)
@@ -36,30 +37,28 @@ if clock[3] ~= run then -- empty, or another process with who knows which of our
   born = now
 end
 redis.call('HSET', KEYS[1], 'last', text(now), 'shift', text(shift), 'run', run, 'born', text(born))
-redis.call('PEXPIRE', KEYS[1], 3600000)
-local minute = math.floor(now * BUCKETS / 60000000)
-local second = math.floor(now * BUCKETS / 1000000)
+redis.call('PEXPIRE', KEYS[1], math.max(3600000, math.ceil(hold_us / 500))) -- outlives every window
 local warming = now - born < hold_us
--- Lay here while this server stood still: nobody waits for it any more, and its pod goes by its share.
+-- Lay here while this server stood still: nobody waits for it any more, and its pod goes by its quota.
 local stale = sent_us > 0 and now - sent_us > STALE_US and (flag == 'take' or flag == 'join')
 if stale then changes, asks, expected = {}, {}, {} end
 
--- Who is there. A pod's entry is its last word, in ms, times four, plus its state. One that has not joined, or that is
--- silent longer than a beat, may admit its share by itself: nobody else may have that. With its first take a pod has
--- told the last of what it admitted so.
-for _, id in ipairs(expected) do redis.call('HSETNX', KEYS[2], id, text(math.floor(now / 1000) * 4 + APART)) end
+-- Members. A pod's entry is the time of its last call, in ms, times four, plus its state. A pod that is not online, or
+-- that is silent longer than a beat, may admit its quota by itself: no other pod may have that. With its first take a
+-- pod has reported the last of what it admitted so.
+for _, id in ipairs(expected) do redis.call('HSETNX', KEYS[2], id, text(math.floor(now / 1000) * 4 + OFFLINE)) end
 local entries = redis.call('HGETALL', KEYS[2])
 local there = {}
-local ids, count, apart, known = {}, 0, 0, false
+local ids, count, offline, known = {}, 0, 0, false
 for i = 1, #entries, 2 do
   local entry = tonumber(entries[i + 1])
   if entries[i] == pod then
-    known = entry % 4 ~= APART and now - entry * 250 < LIVES_US
+    known = entry % 4 ~= OFFLINE and now - entry * 250 < LIVES_US
   elseif now - entry * 250 < LIVES_US then
     there[entries[i]] = true
     count = count + 1
     ids[count] = entries[i]
-    if entry % 4 ~= JOINED or now - entry * 250 > BEATS_US then apart = apart + 1 end
+    if entry % 4 ~= ONLINE or now - entry * 250 > BEATS_US then offline = offline + 1 end
   else
     redis.call('HDEL', KEYS[2], entries[i])
   end
@@ -69,9 +68,9 @@ if flag == 'bye' then
 elseif not stale then
   count = count + 1
   ids[count] = pod
-  local state = APART
+  local state = OFFLINE
   if flag == 'join' and not warming then state = JOINING end
-  if flag == 'take' and known and not warming then state = JOINED end
+  if flag == 'take' and known and not warming then state = ONLINE end
   redis.call('HSET', KEYS[2], pod, text(math.floor(now / 1000) * 4 + state))
   redis.call('PEXPIRE', KEYS[2], 3600000)
 end
@@ -82,14 +81,14 @@ elseif stale or (flag ~= 'join' and flag ~= 'bye' and not known) then
   status = UNKNOWN
 end
 
--- What those that are not apart may use of a limit.
-local function room(limit) return limit - math.min(limit, apart * math.ceil(limit / math.max(1, count))) end
+-- How much of a limit the pods that are online may use.
+local function room(limit) return limit - math.min(limit, offline * math.ceil(limit / math.max(1, count))) end
 
 -- Bring every window to now.
 for w, window in ipairs(windows) do
   local key = KEYS[2 + w]
   local got = redis.call('HMGET', key, 'at', 'used')
-  local current = window[2] == 1 and second or minute
+  local current = math.floor(now * BUCKETS / (window[2] * 1000000))
   local at, used = tonumber(got[1]) or current, tonumber(got[2]) or 0
   if used > 0 and current - at > SPAN + AHEAD then
     redis.call('DEL', key)
@@ -110,7 +109,7 @@ for w, window in ipairs(windows) do
     room = room(window[1])}
 end
 
--- Count what is told. Also by a pod that may not ask: what it used is used.
+-- Count what is reported. Also by a pod that may not ask: what it used is used.
 for _, change in ipairs(changes) do
   local window, number, amount = windows[change[1]], change[2], change[3]
   if number == 0 then number = window.at end
@@ -141,7 +140,7 @@ end
 -- How long until `cost` fits, if nothing else came.
 local function wait_us(window, cost)
   local need = window.used + cost - window.room
-  if cost > window.room then return 100000 end -- others are apart; not for long
+  if cost > window.room then return 100000 end -- others are offline; not for long
   local numbers = {}
   for number = window.at - SPAN, window.at + AHEAD do numbers[#numbers + 1] = text(number) end
   for i, amount in ipairs(redis.call('HMGET', window.key, unpack(numbers))) do
@@ -227,4 +226,4 @@ for s, slot in ipairs(slots) do
   end
   others[s] = slot.others
 end
-return cmsgpack.pack({status, now, minute, second, ids, results, used, others})
+return cmsgpack.pack({status, now, ids, results, used, others})
