@@ -55,7 +55,7 @@ _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
 _CREATED = 201
 _OK = 200
-_NOT_FOUND = 404
+_HTTP_404 = 404
 _TRANSIENT = frozenset({401, 404, 408, 409, 410, 429})
 """Transient statuses besides 5xx. 404 to a write: the namespace or the object is just being deleted."""
 
@@ -157,7 +157,7 @@ class ApiServer:
             # resourceVersion=0 reads the API server's cache; without one it reads etcd.
             return (await self._request("GET", target, query={"resourceVersion": "0"} if allow_stale else None)).live
         except UnavailableError as exc:
-            if exc.status == _NOT_FOUND:
+            if exc.status == _HTTP_404:
                 return None
             raise
 
@@ -166,7 +166,7 @@ class ApiServer:
         try:
             group = await self._request("GET", Ref(api_version, "", "", ""))
         except UnavailableError as exc:
-            if exc.status == _NOT_FOUND:
+            if exc.status == _HTTP_404:
                 return False
             raise
         return any(item.get("kind") == kind for item in group.live.get("resources") or ())
@@ -192,7 +192,7 @@ class ApiServer:
             try:
                 page = (await self._request("GET", target, query=query)).live
             except UnavailableError as exc:
-                if exc.status == _NOT_FOUND:
+                if exc.status == _HTTP_404:
                     return ObjectList((), "")
                 raise
             # Items of a list come without apiVersion and kind.

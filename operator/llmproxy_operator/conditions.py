@@ -116,11 +116,11 @@ def paused(before: Mapping[str, Any], rollout: Rollout, annotations: Mapping[str
     return Observation(generation, None, None, rollout, problem, paused=True, note=pause_note(annotations))
 
 
-def conditions(seen: Observation) -> tuple[Condition, ...]:
+def conditions(observation: Observation) -> tuple[Condition, ...]:
     """Return every condition."""
-    problem = seen.problem or _rollout_problem(seen.rollout) or seen.secondary
+    problem = observation.problem or _rollout_problem(observation.rollout) or observation.secondary
     if problem is None:
-        reason, message = _ready_reason(seen.rollout)
+        reason, message = _ready_reason(observation.rollout)
         main = (
             Condition(READY, "True", reason, message),
             Condition(RECONCILING, "False", Reason.UP_TO_DATE, ""),
@@ -141,11 +141,11 @@ def conditions(seen: Observation) -> tuple[Condition, ...]:
             Condition(STALLED, "False", Reason.NOT_STALLED, ""),
         )
     pause = (
-        Condition(PAUSED, "True", Reason.PAUSED, seen.note)
-        if seen.paused
-        else Condition(PAUSED, "False", Reason.NOT_PAUSED, seen.note)
+        Condition(PAUSED, "True", Reason.PAUSED, observation.note)
+        if observation.paused
+        else Condition(PAUSED, "False", Reason.NOT_PAUSED, observation.note)
     )
-    by_type = {item.type: item for item in (*main, _available(seen.rollout), pause)}
+    by_type = {item.type: item for item in (*main, _available(observation.rollout), pause)}
     return tuple(replace(by_type[kind], message=by_type[kind].message[:MAX_MESSAGE_CHARS]) for kind in TYPES)
 
 
@@ -184,16 +184,16 @@ def _pods_are(count: int) -> str:
     return "1 pod is" if count == 1 else f"{count} pods are"
 
 
-def status(seen: Observation, before: Mapping[str, Any], *, now: str) -> dict[str, Any]:
+def status(observation: Observation, before: Mapping[str, Any], *, now: str) -> dict[str, Any]:
     """Return the whole status; *before* is the present one, *now* a time in RFC 3339."""
-    proxy, rollout = seen.proxy, seen.rollout
+    proxy, rollout = observation.proxy, observation.rollout
     fields: dict[str, Any] = {
-        "observedGeneration": seen.generation,
-        "conditions": [_dated(item, seen.generation, before, now) for item in conditions(seen)],
+        "observedGeneration": observation.generation,
+        "conditions": [_dated(item, observation.generation, before, now) for item in conditions(observation)],
         "replicas": rollout.pods,
         "readyReplicas": rollout.ready,
         "updatedReplicas": rollout.updated,
-        "configHash": seen.config_hash or before.get("configHash"),
+        "configHash": observation.config_hash or before.get("configHash"),
         "models": before.get("models"),
         "limits": before.get("limits"),
     }
@@ -201,13 +201,13 @@ def status(seen: Observation, before: Mapping[str, Any], *, now: str) -> dict[st
         name = proxy.metadata.name
         fields["endpoint"] = names.endpoint_url(name, proxy.metadata.namespace)
         fields["selector"] = names.selector(names.selector_labels(name))
-        if seen.problem is None and rollout.complete:  # while pods roll, the previous values are in force
+        if observation.problem is None and rollout.complete:  # while pods roll, the previous values are in force
             fields["models"] = [model.name for model in proxy.spec.models]
             fields["limits"] = _limits(proxy)
     else:
         fields["endpoint"], fields["selector"] = before.get("endpoint"), before.get("selector")
-    if fields["limits"] and fields["limits"]["mode"] == "Managed" and seen.store is not None:
-        fields["limits"] = {**fields["limits"], "storeReady": seen.store.ready > 0}
+    if fields["limits"] and fields["limits"]["mode"] == "Managed" and observation.store is not None:
+        fields["limits"] = {**fields["limits"], "storeReady": observation.store.ready > 0}
     return {key: value for key, value in fields.items() if value is not None}
 
 

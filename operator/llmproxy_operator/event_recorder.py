@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 MAX_CACHED = 2000
 MIN_INTERVAL_S = 60
 """Minimum interval of writes per LLMProxy and reason; changes in between are counted."""
-_NOT_FOUND = 404
+_HTTP_404 = 404
 """HTTP status for an Event that expired: API servers keep them for an hour."""
 _STEPS = frozenset({Reason.ROLLING_OUT, Reason.REPLICAS_NOT_READY})
 """Reasons that follow each other in every roll: only the first one is recorded."""
@@ -78,7 +78,7 @@ class EventRecorder:
         try:
             await self._cluster.merge(recorded.event, change)
         except ClusterError as exc:
-            if exc.status != _NOT_FOUND:
+            if exc.status != _HTTP_404:
                 raise
             await self._create(raw, identity, message, recorded.at)
 

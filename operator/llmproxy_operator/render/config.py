@@ -146,7 +146,7 @@ def key_variable(ref: SecretRef) -> str:
 
 
 def is_translated(deployment: deployments.Deployment) -> bool:
-    """Whether calls of *deployment* go through the translator."""
+    """Return whether calls of *deployment* go through the translator."""
     return deployment.translated
 
 

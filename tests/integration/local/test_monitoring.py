@@ -75,7 +75,7 @@ FIRES: dict[str, tuple[str, dict[str, str]]] = {
     "LLMProxyShipperAway": ("namespace llmproxy pod", {f"llmproxy_shipper_connected{{{POD}}}": "0x60"}),
     "LLMProxyOperatorDown": ("", {f"llmproxy_operator_leader{{{OPERATOR}}}": "0x60"}),
     "LLMProxyOperatorBehind": ("namespace pod", {f"llmproxy_operator_workqueue_oldest_seconds{{{OPERATOR}}}": "61x60"}),
-    "LLMProxyOperatorPassesFail": (
+    "LLMProxyOperatorReconcilesFail": (
         "namespace pod",
         {
             f'llmproxy_operator_reconciles_total{{{OPERATOR},result="error"}}': "0+30x60",
