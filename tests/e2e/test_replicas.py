@@ -17,6 +17,9 @@ CHILDREN = (
 )
 Line = dict[str, Any]
 
+STEADY_CALLS = 40
+"""Answers of a trainer's traffic after which its streams are under way too."""
+
 
 def serving(kube: Kube, name: str, count: int) -> list[Object]:
     """Wait until so many pods serve and no other is left; return them."""
@@ -128,8 +131,7 @@ def test_a_pod_that_dies_takes_only_its_own_calls_along(team: Kube) -> None:
         with trainer_job(
             team, "traffic-mortal", "traffic", "40", "echo", "6", rollout, attempt, endpoint="mortal-endpoint"
         ) as job:
-            job.wait_started()
-            time.sleep(8)
+            eventually(job.lines, lambda lines: len(lines) >= STEADY_CALLS, 60, "calls under way")
             began = time.time()
             team.run("delete", "pod", victim, "--grace-period=0", "--force", "--wait=false")
             ended = time.time()

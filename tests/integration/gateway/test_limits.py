@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 from integration.gateway.conftest import PATH, Echo, deployment, document, gateway, scripted
+from waiting import until
 
 SLOW = json.dumps({"echo": {"delay_ms": 700}})
 LONG = json.dumps({"echo": {"chunks": 200, "chunk_ms": 100}})
@@ -154,14 +155,12 @@ def test_who_leaves_the_line_frees_the_place(echo: Echo, tmp_path: Path) -> None
     with gateway(tmp_path, told) as here:
         first = threading.Thread(target=here.chat, args=(json.dumps({"echo": {"delay_ms": 2500}}),))
         first.start()
-        time.sleep(0.3)
+        until(lambda: echo.stats()["in_flight"] == 1)
         with pytest.raises(httpx2.TimeoutException):
             here.post({"model": "echo", "messages": []}, timeout_s=0.5)
-        time.sleep(0.5)
-        waiting = here.metric("llmproxy_limit_waiting")
+        until(lambda: here.metric("llmproxy_limit_waiting") == 0)
         last = here.chat()
         first.join()
-    assert waiting == 0
     assert last.status_code == 200
     assert echo.stats()["calls"] == 2
 
@@ -173,9 +172,8 @@ def test_who_leaves_a_stream_frees_the_slot(echo: Echo, tmp_path: Path) -> None:
             parts = answer.iter_raw()
             next(parts)
             held = here.metric("llmproxy_limit_used", kind="maxParallel")
-        time.sleep(1)
         assert held == 1
-        assert here.metric("llmproxy_limit_used", kind="maxParallel") == 0
-        assert here.metric("llmproxy_in_flight") == 0
+        until(lambda: here.metric("llmproxy_limit_used", kind="maxParallel") == 0)
+        until(lambda: here.metric("llmproxy_in_flight") == 0)
         assert here.chat().status_code == 200
         assert here.metric("llmproxy_client_gone_total") == 1

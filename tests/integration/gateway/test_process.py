@@ -13,7 +13,9 @@ import httpx2
 import pytest
 
 from integration.gateway.conftest import PATH, PYTHON, Echo, Gateway, command, deployment, document, gateway
+from llmproxy.gateway.process import SNAPSHOT
 from procs import started
+from waiting import until
 
 HERE = deployment(1)
 
@@ -154,13 +156,21 @@ class Streaming:
             self.error = repr(exc)
 
 
+def accepts(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port)):
+            return True
+    except ConnectionRefusedError:
+        return False
+
+
 def test_sigterm_lets_a_stream_in_flight_end(echo: Echo, tmp_path: Path) -> None:
     with gateway(tmp_path, document(deployment(echo.port))) as here:
         stream = Streaming(here, chunks=15, chunk_ms=200)
         here.process.signal(signal.SIGTERM)
         here.process.wait_for("drain_began")
         ready = here.admin("/readyz")
-        time.sleep(0.3)
+        until(lambda: not accepts(here.port))
         with pytest.raises(httpx2.ConnectError):
             here.chat()
         stream.join()
@@ -189,7 +199,7 @@ def test_what_takes_longer_than_the_drain_is_cut_with_an_error_and_the_process_e
         answers: list[httpx2.Response] = []
         slow = threading.Thread(target=lambda: answers.append(here.chat('{"echo": {"delay_ms": 60000}}')))
         slow.start()
-        time.sleep(0.5)
+        until(lambda: echo.stats()["in_flight"] == 2)
         here.process.signal(signal.SIGTERM)
         assert here.process.wait(15) == 0
         stream.join()
@@ -219,7 +229,8 @@ def test_counters_outlive_a_killed_process(echo: Echo, tmp_path: Path) -> None:
     told = document(deployment(echo.port), rate_limits={"rpm": 3})
     with gateway(tmp_path, told) as here:
         assert [here.chat().status_code for _ in range(2)] == [200, 200]
-        time.sleep(1.5)  # the counters are written each second
+        written = time.time_ns()
+        until(lambda: (tmp_path / SNAPSHOT).exists() and (tmp_path / SNAPSHOT).stat().st_mtime_ns > written)
         here.process.signal(signal.SIGKILL)
         here.process.wait()
     with gateway(tmp_path, told) as again:

@@ -3,11 +3,13 @@
 import json
 import re
 import sys
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from procs import ROOT, Process, free_port, started
+from waiting import until
 from windows import document, worst_window
 
 PROGRAM = str(ROOT / "tests/integration/limits/gateway.py")
@@ -39,6 +41,11 @@ class Pod:
         """When it began to count how, by the machine's monotonic clock."""
         found = re.findall(r"^([\d.]+) mode (\w+)$", self.process.output, re.MULTILINE)
         return [(float(at), mode) for at, mode in found] or [(0.0, "")]
+
+    def load_for(self, seconds: float) -> None:
+        """Wait until it has decided on a request that came *seconds* from now."""
+        end = time.monotonic() + seconds
+        until(lambda: any(row.get("asked", 0.0) >= end for row in self.read()), f"{self.name} decides on nothing")
 
     def read(self) -> list[dict[str, float]]:
         lines = self.record.read_text().splitlines() if self.record.exists() else []

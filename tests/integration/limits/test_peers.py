@@ -15,6 +15,7 @@ import pytest
 from integration.limits.pods import Pod, Pods
 from llmproxy.gateway.limits.peers.leader import PUSH_S
 from procs import free_port
+from waiting import until
 from windows import worst_window
 
 UNTOLD_S = PUSH_S + 0.1
@@ -31,14 +32,14 @@ def pods(tmp_path: Path) -> Iterator[Pods]:
 def test_a_roll_under_load_keeps_every_limit_and_every_request_is_answered(pods: Pods) -> None:
     old = pods.start()
     old.wait_ready()
-    time.sleep(1.5)
+    old.load_for(1.5)
     new = pods.start(old)
     new.wait_ready()
     old.process.wait_for("mode leader")
     handed_over = time.monotonic()
-    time.sleep(1.5)
+    new.load_for(1.5)
     assert old.process.end() == 0
-    time.sleep(1.2)
+    new.load_for(1.2)
     assert new.process.end() == 0
 
     pods.check("roll", rps=60, rpm=400, formula="L")
@@ -51,14 +52,14 @@ def test_a_roll_under_load_keeps_every_limit_and_every_request_is_answered(pods:
 def test_when_the_old_pod_is_killed_its_successor_knows_all_that_it_admitted(pods: Pods) -> None:
     old = pods.start()
     old.wait_ready()
-    time.sleep(1)
+    old.load_for(1)
     new = pods.start(old)
     new.wait_ready()
-    time.sleep(0.7)
+    new.load_for(0.7)
     old.process.signal(signal.SIGKILL)
     killed = time.monotonic()
     new.process.wait_for("peers 0")
-    time.sleep(1.5)
+    new.load_for(1.5)
     new.process.end()
 
     pods.check("predecessor killed", rps=60, rpm=400, formula="L")
@@ -70,14 +71,14 @@ def test_when_the_old_pod_is_killed_its_successor_knows_all_that_it_admitted(pod
 def test_when_the_successor_is_killed_the_old_pod_goes_on_with_what_it_was_told(pods: Pods) -> None:
     old = pods.start()
     old.wait_ready()
-    time.sleep(0.7)
+    old.load_for(0.7)
     new = pods.start(old)
     new.wait_ready()
-    time.sleep(1)
+    new.load_for(1)
     new.process.signal(signal.SIGKILL)
     killed = time.monotonic()
     old.process.wait_for("mode local peers 0", times=2)
-    time.sleep(1.5)
+    old.load_for(1.5)
     old.process.end()
 
     untold = sum(1 for at, _ in new.admitted() if at > killed - UNTOLD_S)
@@ -95,20 +96,20 @@ def test_while_the_successor_stands_still_nobody_waits_longer_than_a_second_and_
     limits = {"rps": 60, "rpm": 300}
     old = pods.start(limits=limits)
     old.wait_ready()
-    time.sleep(0.5)
+    old.load_for(0.5)
     new = pods.start(old, limits=limits)
     new.wait_ready()
-    time.sleep(0.5)
+    new.load_for(0.5)
     alone = old.process.output.count("switched to itself")
     new.process.signal(signal.SIGSTOP)
     old.process.wait_for("switched to itself", times=alone + 1)
-    time.sleep(0.5)
+    old.load_for(0.5)
     together = old.process.output.count("switched to others")
     new.process.signal(signal.SIGCONT)
     old.process.wait_for("switched to others", times=together + 1)
     time.sleep(0.2)
     joined = time.monotonic()
-    time.sleep(2)
+    new.load_for(2)
     old.process.end()
     new.process.end()
 
@@ -124,22 +125,22 @@ def test_three_generations_count_as_one(pods: Pods) -> None:
     limits = {"rps": 60, "rpm": 400}
     first = pods.start(limits=limits)
     first.wait_ready()
-    time.sleep(0.6)
+    first.load_for(0.6)
     second = pods.start(first, limits=limits)
     second.wait_ready()
-    time.sleep(0.6)
+    second.load_for(0.6)
     third = pods.start(second, limits=limits)
     third.wait_ready()
     first.process.wait_for("leader pod2")
     second.process.wait_for("leader pod2")
-    time.sleep(0.8)
+    third.load_for(0.8)
     third.process.signal(signal.SIGKILL)
     killed = time.monotonic()
     first.process.wait_for("leader pod1", times=2)
-    time.sleep(0.8)
+    second.load_for(0.8)
     second.process.end()
     first.process.wait_for("leader pod0", times=2)
-    time.sleep(1.2)
+    first.load_for(1.2)
     first.process.end()
 
     untold = sum(1 for at, _ in third.admitted() if at > killed - UNTOLD_S)
@@ -150,13 +151,13 @@ def test_three_generations_count_as_one(pods: Pods) -> None:
 def test_two_pods_that_start_at_one_time_settle_on_one_authority(pods: Pods) -> None:
     old = pods.start()
     old.wait_ready()
-    time.sleep(0.5)
+    old.load_for(0.5)
     port = free_port()
     one = pods.start(old, port=port)
     two = pods.start(old, one)
     one.wait_ready()
     two.wait_ready()
-    time.sleep(1.5)
+    one.load_for(1.5)
     leaders = {line.split("leader ")[1].split()[0] for line in map(_last_line, pods.all)}
     modes = sorted(line.split("mode ")[1].split()[0] for line in map(_last_line, pods.all))
     for pod in pods.all:
@@ -170,12 +171,12 @@ def test_two_pods_that_start_at_one_time_settle_on_one_authority(pods: Pods) -> 
 def test_a_new_limit_holds_for_both_from_the_hand_over_on(pods: Pods) -> None:
     old = pods.start(limits={"rps": 60})
     old.wait_ready()
-    time.sleep(1.2)
+    old.load_for(1.2)
     new = pods.start(old, limits={"rps": 20})
     new.wait_ready()
     old.process.wait_for("mode leader")
     handed_over = time.monotonic()
-    time.sleep(2.5)
+    new.load_for(2.5)
     old.process.end()
     new.process.end()
 
@@ -191,7 +192,8 @@ def test_a_pod_with_another_token_is_refused_and_takes_nothing_over(pods: Pods) 
     old.wait_ready()
     stranger = pods.start(old, token="guessed", load=0)
     stranger.wait_ready()
-    time.sleep(0.5)
+    old.process.wait_for("peer_refused")
+    old.load_for(0.5)
     old.process.end()
     stranger.process.end()
 
@@ -217,9 +219,8 @@ def test_nothing_that_is_sent_to_the_port_stops_a_pod(pods: Pods) -> None:
     new.wait_ready()
     for connection in kept:
         connection.close()
-    time.sleep(0.3)
+    until(lambda: "leader pod1" in _last_line(old), "the new pod does not lead")
 
-    assert "leader pod1" in _last_line(old)
     old.process.end()
     new.process.end()
     assert "Traceback" not in old.process.output
@@ -229,12 +230,12 @@ def test_a_container_that_crashes_and_starts_again_does_not_admit_twice(pods: Po
     limits = {"rps": 60, "rpm": 100}
     first = pods.start(limits=limits, snapshot=tmp_path / "limits", load=40)
     first.wait_ready()
-    time.sleep(1.7)
+    first.load_for(1.7)
     first.process.signal(signal.SIGKILL)
     killed = time.monotonic()
     again = pods.start(limits=limits, snapshot=tmp_path / "limits", port=free_port())
     again.wait_ready()
-    time.sleep(2)
+    again.load_for(2)
     again.process.end()
 
     unwritten = sum(1 for at, _ in first.admitted() if at > killed - 1.3)

@@ -15,6 +15,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from integration.local.conftest import PYTHON, Local, is_alive, kill, local, manifest
 from procs import AGL_PYTHON, FAKES, Process, free_port, running, started
+from waiting import until
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -52,6 +53,11 @@ class Traffic:
         for thread in self._threads:
             thread.join()
 
+    def wait_for_calls(self, count: int) -> None:
+        """Wait for so many more answers."""
+        before = len(self.statuses)
+        until(lambda: len(self.statuses) >= before + count, "calls go on")
+
     def _calls(self, kept: bool) -> None:  # noqa: FBT001 - an argument of a thread
         with httpx2.Client() as client:
             while not self._stop.is_set():
@@ -74,10 +80,10 @@ class Traffic:
 def test_an_edit_rolls_without_a_refused_call_or_a_cut_stream(echo: Process, tmp_path: Path) -> None:
     with local(tmp_path, manifest(echo.port, "  rateLimits: {rpm: 100000}")) as here:
         with Traffic(here) as traffic:
-            time.sleep(1)
+            traffic.wait_for_calls(100)
             here.edit("rpm: 100000", "rpm: 90000")
             here.wait_ready(2)
-            time.sleep(1)
+            traffic.wait_for_calls(100)
         limit = here.chat("hi").headers["x-ratelimit-limit-requests"]
 
     assert set(traffic.statuses) == {200}
@@ -140,7 +146,7 @@ def test_at_the_end_calls_are_finished_and_nothing_is_left(
             target=lambda: answers.append(here.chat(json.dumps({"echo": {"delay_ms": 1500}}), timeout_s=20))
         )
         call.start()
-        time.sleep(0.5)
+        until(lambda: httpx2.get(f"http://127.0.0.1:{echo.port}/stats", timeout=10).json()["in_flight"] == 1)
         here.process.signal(number)
         call.join()
         code = here.process.wait(60)
