@@ -5,7 +5,7 @@ from opentelemetry.semconv._incubating.attributes import error_attributes, gen_a
 
 import spanrig
 from llmproxy.shipper.spans import otel_genai
-from llmproxy.shipper.spool.records import Record
+from llmproxy.shipper.spool.records import SpoolRecord
 
 GIVEN_UP = {
     "gen_ai.completion",
@@ -32,7 +32,9 @@ def test_every_name_is_opentelemetrys() -> None:
     known = {value for name, value in vars(gen_ai_attributes).items() if name.startswith("GEN_AI_")}
     call = spanrig.a_call(1, "ro", request=REQUEST, response=RESPONSE)
     failed = spanrig.a_call(1, "ro", status=500, error="http_500", route="embeddings")
-    used = {name for made in (call, failed) for name in otel_genai.span_of(Record("gw", 1, made), "Full").attributes}
+    used = {
+        name for made in (call, failed) for name in otel_genai.span_of(SpoolRecord("gw", 1, made), "Full").attributes
+    }
     ours = {name for name in used if name.startswith("gen_ai.")}
     assert len(ours) > 20
     assert ours <= known - GIVEN_UP

@@ -58,7 +58,7 @@ async def test_an_edit_of_the_models_is_told_and_not_undone_by_a_later_look(stor
         new.start()
         try:
             await until(lambda: latest(store)["edited_llm"]["model"] == "phi-4", 60)
-            await asyncio.sleep(registration.LOOK_S + 2)  # in which the old pod has looked again
+            await asyncio.sleep(registration.CHECK_S + 2)  # in which the old pod has looked again
             assert latest(store)["edited_llm"]["model"] == "phi-4"
             assert len(old.events("resource_registered")) == len(new.events("resource_registered")) == 1
         finally:

@@ -38,8 +38,8 @@ import spanrig
 from cluster.errors import ClusterError
 from llmproxy import shipping_protocol
 from llmproxy.gateway.shipping.shipper_client import Handover
-from llmproxy.shipper.spans.agent_lightning import Encoder
-from llmproxy.shipper.spool.records import Record
+from llmproxy.shipper.spans.agent_lightning import AgentLightningEncoder
+from llmproxy.shipper.spool.records import SpoolRecord
 
 WINDOW = 4000
 """Calls that are sent and not acknowledged, at most."""
@@ -265,9 +265,9 @@ async def collector(folder: Path, url: str, total: int) -> list[dict[str, Any]]:
     except (ClusterError, OSError) as exc:
         print(f"no Collector: {exc}", file=sys.stderr)
         return []
-    encoder, text = Encoder(name="phi", namespace="bench"), "word " * (BODY // 5)
+    encoder, text = AgentLightningEncoder(name="phi", namespace="bench"), "word " * (BODY // 5)
     same: dict[str, Any] = {"request": spanrig.chat_request(text), "response": spanrig.chat_response("c", text)}
-    made = [b"".join(encoder.encode(Record("gw", i, spanrig.a_call(i, "ro", **same)))) for i in range(BATCH)]
+    made = [b"".join(encoder.encode(SpoolRecord("gw", i, spanrig.a_call(i, "ro", **same)))) for i in range(BATCH)]
     batch, batches = b"".join(made), total // BATCH
     Sink.away, Sink.taken = True, 0
     with otlprig.collector(folder, url, persistent=True) as process:

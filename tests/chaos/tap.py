@@ -41,7 +41,7 @@ class Tap:
         self._server: asyncio.Server | None = None
 
     async def listen(self) -> None:
-        sockets.make_way(self._path)
+        sockets.remove_stale(self._path)
         self._server = await asyncio.start_unix_server(self._connected, str(self._path))
 
     def close(self) -> None:

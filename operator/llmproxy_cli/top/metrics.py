@@ -24,13 +24,13 @@ WAITING = "llmproxy_limit_waiting"
 LIMIT = "llmproxy_limit"
 USED = "llmproxy_limit_used"
 HANDOVER = "llmproxy_handover_backlog"
-UNDER_WAY = "llmproxy_shipper_under_way"
-PARKED = "llmproxy_shipper_parked_calls"
+IN_DELIVERY = "llmproxy_shipper_in_delivery"
+RETRY_CALLS = "llmproxy_shipper_retry_calls"
 WAITING_BYTES = "llmproxy_shipper_waiting_bytes"
-OLDEST = "llmproxy_shipper_oldest_seconds"
+OLDEST_UNDELIVERED = "llmproxy_shipper_oldest_undelivered_seconds"
 METRICS = frozenset({
     *(REQUESTS, DURATION, IN_FLIGHT, MODE, WAITING, LIMIT, USED, HANDOVER),
-    *(UNDER_WAY, PARKED, WAITING_BYTES, OLDEST),
+    *(IN_DELIVERY, RETRY_CALLS, WAITING_BYTES, OLDEST_UNDELIVERED),
 })  # fmt: skip
 """Metrics that `top` reads."""
 
@@ -271,7 +271,7 @@ def _backlog(pods: list[PodMetrics]) -> Backlog | None:
     if not pods:
         return None
     return Backlog(
-        calls=int(sum(pod.total(name) for pod in pods for name in (HANDOVER, UNDER_WAY, PARKED))),
+        calls=int(sum(pod.total(name) for pod in pods for name in (HANDOVER, IN_DELIVERY, RETRY_CALLS))),
         waiting_bytes=int(sum(pod.total(WAITING_BYTES) for pod in pods)),
-        oldest_s=max(pod.total(OLDEST) for pod in pods),
+        oldest_s=max(pod.total(OLDEST_UNDELIVERED) for pod in pods),
     )

@@ -1,7 +1,9 @@
-r"""Makes calls durable, then spans of them, then delivers those to a LightningStore.
+r"""Shipper: makes finished calls durable and delivers spans of them to a LightningStore, an OTLP collector or both.
 
-intake (socket, sequence ids, group commit) -> spool (segments on disk) -> spans (pure) -> delivery -> store
-                                                                            \-> parked -> dead letters
+    gateway -> intake (socket, group commit) -> spool (segments on disk) -> delivery (spans, order, retries) -> store
+                                                                              \-> retry queue -> dead-letter queue
 
-It knows neither HTTP of callers nor the operator: `contract` tells it where, `calls` what was called.
+Rooms, top to bottom, each importing only those below it: `app` (the process), `intake`, `delivery`, `spans`, `spool`,
+`metrics`. May import besides: `llmproxy.contract`, `llmproxy.protocols`, `llmproxy.shipping_protocol`; nothing of
+the gateway or the operator. Begin with `app`.
 """

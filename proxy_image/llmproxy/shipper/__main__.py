@@ -1,6 +1,6 @@
-"""`python -m llmproxy.shipper`: flags, the contract document, signals; `inspect` and `replay` are in `offline`."""
+"""`python -m llmproxy.shipper`: flags, the contract document, signals; `inspect` and `replay` are in `spool_cli`."""
 
-import llmproxy.sigterm  # noqa: F401 - takes SIGTERM from here on
+import llmproxy.sigterm  # noqa: F401 - handles SIGTERM from here on
 
 # isort: split
 
@@ -22,16 +22,16 @@ from llmproxy.shipper.delivery.otlp_collector import read_headers
 from llmproxy.shipper.spool import layout
 
 FLUSH_S = 12.0
-"""What the operator leaves a shipper at the end of a pod, less a margin."""
+"""Time that the operator leaves a shipper at the end of a pod, less a margin."""
 
 GC_AFTER = 50_000
-"""Objects that are made before a collection: what a call is made of has no cycles, and frees itself."""
+"""Allocations before a garbage collection: the objects of a call have no cycles and free themselves."""
 
 log = logging.getLogger("llmproxy.shipper")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run; return the exit code."""
+    """Run the shipper or a command of `spool_cli`; return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["inspect"] or argv[:1] == ["replay"]:
         return spool_cli.main(argv)
@@ -53,13 +53,13 @@ def main(argv: list[str] | None = None) -> int:
     gc.freeze()
     gc.set_threshold(GC_AFTER)
     try:
-        held = layout.lock(flags.spool_dir)
+        lock_fd = layout.lock(flags.spool_dir)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(Shipper(document, document.spans, flags.spool_dir, headers), flags))
-    except (layout.InUseError, OSError) as exc:
+    except (layout.SpoolInUseError, OSError) as exc:
         log.critical("cannot_start", extra={"reason": str(exc)})
         return 1
-    del held
+    del lock_fd
     return 0
 
 
@@ -68,33 +68,33 @@ async def _serve(shipper: Shipper, flags: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     serving = asyncio.ensure_future(shipper.serve(flags.run_dir, end, flags.flush_s))
 
-    def ask_to_end() -> None:
+    def request_end() -> None:
         if end.is_set():
-            serving.cancel()  # asked twice: at once; what is left stays on disk
+            serving.cancel()  # second signal: stop at once; the rest stays on disk
         end.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ask_to_end)
+        loop.add_signal_handler(number, request_end)
     try:
         await serving
     except asyncio.CancelledError:
-        log.warning("ended_at_once", extra={"reason": "asked twice"})
+        log.warning("aborted", extra={"reason": "second signal"})
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m llmproxy.shipper",
-        description="Keeps calls on disk and delivers spans of them to a LightningStore, a collector or both.",
-        epilog="`python -m llmproxy.shipper inspect DIR` lists what is in a spool, `replay DIR` sends it.",
+        description="Persists finished calls and delivers their spans to a LightningStore, an OTLP collector or both.",
+        epilog="`python -m llmproxy.shipper inspect DIR` lists undelivered calls of a spool, `replay DIR` sends them.",
     )
     parser.add_argument("--config", type=Path, required=True, help="the contract document")
     parser.add_argument("--run-dir", type=Path, required=True, help="folder of the sockets")
-    parser.add_argument("--spool-dir", type=Path, required=True, help="folder of calls that are not delivered yet")
+    parser.add_argument("--spool-dir", type=Path, required=True, help="folder of undelivered calls")
     parser.add_argument(
         "--flush-s",
         type=float,
         default=FLUSH_S,
-        help=f"time to empty the spool at the end (default {FLUSH_S:g})",
+        help=f"time to drain the spool at the end (default {FLUSH_S:g})",
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""Metrics and health over a unix socket beside the other one: the pod's ports are the gateway's."""
+"""Admin server: metrics and health over a unix socket, since the pod's ports are the gateway's."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,15 +8,15 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from llmproxy.shipper.intake import sockets
-from llmproxy.shipper.metrics import Exporter
+from llmproxy.shipper.metrics import ShipperExporter
 
 SOCKET = "shipper-admin.sock"
 
 
 class Admin:
-    """Serves `/metrics` and `/healthz`."""
+    """HTTP server of `/metrics` and `/healthz`."""
 
-    def __init__(self, exporters: Iterable[Exporter]) -> None:
+    def __init__(self, exporters: Iterable[ShipperExporter]) -> None:
         self._registry = CollectorRegistry()
         for exporter in exporters:
             self._registry.register(exporter)
@@ -29,12 +29,12 @@ class Admin:
         app.router.add_get("/healthz", self._healthz)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        sockets.make_way(path)
+        sockets.remove_stale(path)
         await web.UnixSite(self._runner, str(path)).start()
-        sockets.open_to_group(path)
+        sockets.allow_group(path)
 
     async def close(self) -> None:
-        """Serve no longer."""
+        """Stop serving."""
         if self._runner is not None:
             await self._runner.cleanup()
 

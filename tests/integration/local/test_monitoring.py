@@ -62,7 +62,10 @@ FIRES: dict[str, tuple[str, dict[str, str]]] = {
         {f"llmproxy_rejected_total{{{POD}}}": "0+160x60", f'llmproxy_requests_total{{{POD},status="429"}}': "0+100x60"},
     ),
     "LLMProxyStoreDown": ("namespace llmproxy pod", {f"llmproxy_shipper_store_up{{{POD}}}": "0x60"}),
-    "LLMProxySpansBehind": ("namespace llmproxy pod", {f"llmproxy_shipper_oldest_seconds{{{POD}}}": "601x60"}),
+    "LLMProxySpansBehind": (
+        "namespace llmproxy pod",
+        {f"llmproxy_shipper_oldest_undelivered_seconds{{{POD}}}": "601x60"},
+    ),
     "LLMProxySpoolFillsUp": (
         "namespace llmproxy pod",
         {f"llmproxy_shipper_spool_bytes{{{POD}}}": "81x60", f"llmproxy_shipper_spool_limit_bytes{{{POD}}}": "100x60"},
@@ -90,7 +93,7 @@ WELL = {
     f'llmproxy_upstream_healthy{{{POD},model="m",deployment="d"}}': "1x60",
     f"llmproxy_rejected_total{{{POD}}}": "0+49x60",
     f"llmproxy_shipper_store_up{{{POD}}}": "1x60",
-    f"llmproxy_shipper_oldest_seconds{{{POD}}}": "599x60",
+    f"llmproxy_shipper_oldest_undelivered_seconds{{{POD}}}": "599x60",
     f"llmproxy_shipper_spool_bytes{{{POD}}}": "79x60",
     f"llmproxy_shipper_spool_limit_bytes{{{POD}}}": "100x60",
     f"llmproxy_handover_refused_total{{{POD}}}": "0x60",

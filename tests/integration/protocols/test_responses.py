@@ -11,7 +11,7 @@ from integration.protocols.conftest import Rig
 from integration.protocols.matrix import covers
 from integration.protocols.users import TOOL_SCHEMA
 from llmproxy.shipper.spans.agent_lightning import spans_of
-from llmproxy.shipper.spool.records import Record
+from llmproxy.shipper.spool.records import SpoolRecord
 
 Json = dict[str, Any]
 BREAKERS = "a\u2028b\u2029c\u0085d ä€😀 e\u0301 end"
@@ -104,7 +104,7 @@ def test_a_call_of_a_rollout_is_a_conversation_in_its_spans(rig: Rig, *, stream:
         made = list(made)[-1].response
 
     call = rig.recorder.last()
-    root = spans_of(Record(gateway="g", call=call, sequence_id=1, late=False), "Full")[0]
+    root = spans_of(SpoolRecord(gateway="g", call=call, sequence_id=1, late=False), "Full")[0]
     assert (call.route, call.streamed, call.status, call.error) == ("responses", stream, 200, "")
     assert root.attributes["gen_ai.prompt.0.content"] == "be short"
     assert root.attributes["gen_ai.prompt.1.content"] == "hi"

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from integration.protocols.conftest import Rig
 from integration.protocols.users import TOOL_SCHEMA
 from llmproxy.shipper.spans.agent_lightning import spans_of
-from llmproxy.shipper.spool.records import Record
+from llmproxy.shipper.spool.records import SpoolRecord
 
 BREAKERS = "a\u2028b\u2029c\u0085d ä€😀 e\u0301 end"
 TOOL: Any = {"type": "function", "name": "weather", "description": "Says it.", "parameters": TOOL_SCHEMA}
@@ -177,7 +177,7 @@ def test_the_record_is_a_chat_completion(rig: Rig, upstream: str, *, stream: boo
         made = list(made)[-1].response
 
     call = rig.recorder.last()
-    root = spans_of(Record(gateway="g", call=call, sequence_id=1, late=False), "Full")[0]
+    root = spans_of(SpoolRecord(gateway="g", call=call, sequence_id=1, late=False), "Full")[0]
     assert (call.streamed, call.status, call.error) == (stream, 200, "")
     assert root.attributes["gen_ai.prompt.0.content"] == "short"
     assert root.attributes["gen_ai.prompt.1.content"] == "hi"

@@ -12,7 +12,7 @@ from integration.protocols.conftest import Rig
 from integration.protocols.matrix import CLIENTS, covers
 from integration.protocols.users import Question
 from llmproxy.shipper.spans.agent_lightning import spans_of
-from llmproxy.shipper.spool.records import Record
+from llmproxy.shipper.spool.records import SpoolRecord
 
 RATE_LIMIT: Any = (openai.RateLimitError, anthropic.RateLimitError)
 STATUS: Any = (openai.APIStatusError, anthropic.APIStatusError)
@@ -61,7 +61,7 @@ def test_fallback(rig: Rig, client: str, upstream: str, *, stream: bool) -> None
     tried = [(item.deployment, item.error) for item in call.tries]
     assert tried == [*[(f"falls-{upstream}/0", "connect")] * 2, (f"m-{other}/0", "")]
     assert (call.model, call.provider, call.status) == (f"falls-{upstream}", other, 200)
-    root = spans_of(Record(gateway="g", call=call, sequence_id=1, late=False), "Full")[0]
+    root = spans_of(SpoolRecord(gateway="g", call=call, sequence_id=1, late=False), "Full")[0]
     assert root.attributes["llmproxy.deployment"] == f"m-{other}/0"
     assert root.attributes["llmproxy.tries"] == 3
     assert [event.attributes["deployment"] for event in root.events] == [deployment for deployment, _ in tried]

@@ -60,7 +60,7 @@ async def test_one_that_does_not_take_calls_holds_the_store_up_in_nothing(tmp_pa
                 numbers = process.metrics()
                 assert (numbers["delivered_total"], numbers["otlp_delivered_total"]) == (60, 0)
                 assert (numbers["store_up"], numbers["otlp_up"]) == (1, 0)
-                assert numbers["otlp_parked_total"] == 0
+                assert numbers["otlp_retry_queued_total"] == 0
                 there.status = 200
                 await until(lambda: len(there.calls) == 60)
 
@@ -121,7 +121,9 @@ async def test_kills_lose_nothing_of_either(tmp_path: Path) -> None:
                 assert len(spans) == len(sent)  # what came twice has the same id
 
 
-async def test_what_it_calls_a_bad_request_is_cut_out_and_parked_and_can_be_listed_and_replayed(tmp_path: Path) -> None:
+async def test_what_it_calls_a_bad_request_is_cut_out_and_queued_for_retry_and_can_be_listed_and_replayed(
+    tmp_path: Path,
+) -> None:
     async with otlprig.receiver() as there:
         there.poison = "ro-bad"
         with spanrig.shipper(tmp_path, NoStore(), otlp=to(there, key=True), env=ENV, flush_s=0.5) as process:
@@ -129,13 +131,13 @@ async def test_what_it_calls_a_bad_request_is_cut_out_and_parked_and_can_be_list
                 for i in range(40):
                     await gateway.call("ro-bad" if i == 17 else f"ro-{i % 7}")
                 await until(lambda: len(there.calls) == 39)
-                await until(lambda: process.metrics()["otlp_parked_calls"] == 1)
-            (parked,) = process.events("calls_parked")
-            assert (parked["destination"], parked["reason"]) == ("otlp", "http_400")
+                await until(lambda: process.metrics()["otlp_retry_calls"] == 1)
+            (queued,) = process.events("calls_queued_for_retry")
+            assert (queued["destination"], queued["reason"]) == ("otlp", "http_400")
             await asyncio.to_thread(process.end)
         listed = await offline("inspect", str(tmp_path / "spool"))
-        assert "otlp parked ro-bad at-1 1 http_400" in listed.stdout
-        assert "0 waiting, 0 parked, 0 dead, 0 otlp waiting, 1 otlp parked, 0 otlp dead" in listed.stdout
+        assert "otlp retrying ro-bad at-1 1 http_400" in listed.stdout
+        assert "0 waiting, 0 retrying, 0 dead, 0 otlp waiting, 1 otlp retrying, 0 otlp dead" in listed.stdout
         there.poison = ""
         replayed = await offline("replay", "--config", str(tmp_path / "config.json"), str(tmp_path / "spool"))
         assert (replayed.returncode, replayed.stdout) == (0, "1 delivered, 0 refused\n"), replayed.stderr

@@ -128,23 +128,23 @@ async def test_an_unknown_rollout_delays_nobody_and_ends_as_dead_letters_that_ca
                 assert await gateway.call(f"ro-{i % 20}", wait_s=10.0)
                 if i % 10 == 0:
                     await gateway.call("ro-nobody-knows")
-            await until(lambda: process.metrics()["parked_calls"] == 7)
+            await until(lambda: process.metrics()["retry_calls"] == 7)
             assert len(store.ledger()["calls"]) == 60
-        (parked,) = process.events("calls_parked")
-        assert (parked["rollout"], parked["reason"]) == ("ro-nobody-knows", "rollout_unknown")
+        (queued,) = process.events("calls_queued_for_retry")
+        assert (queued["rollout"], queued["reason"]) == ("ro-nobody-knows", "rollout_unknown")
         await end(process)
 
         listed = run("inspect", str(folder / "spool"))
-        assert "parked   ro-nobody-knows at-1 7 rollout_unknown" in listed.stdout
-        assert listed.stdout.splitlines()[-1].startswith("0 waiting, 7 parked, 0 dead;")
+        assert "retrying ro-nobody-knows at-1 7 rollout_unknown" in listed.stdout
+        assert listed.stdout.splitlines()[-1].startswith("0 waiting, 7 retrying, 0 dead;")
         refused = run("replay", "--store", store.url, str(folder / "spool"))
         assert (refused.returncode, refused.stdout.splitlines()[-1]) == (1, "0 delivered, 7 refused")
-        assert "0 waiting, 0 parked, 7 dead;" in run("inspect", "--calls", str(folder / "spool")).stdout
+        assert "0 waiting, 0 retrying, 7 dead;" in run("inspect", "--calls", str(folder / "spool")).stdout
         store.post("/fake/start", [["ro-nobody-knows", "at-1"]])
         replayed = run("replay", "--config", str(folder / "config.json"), str(folder / "spool"))
         assert (replayed.returncode, replayed.stdout) == (0, "7 delivered, 0 refused\n")
         assert len(store.ledger()["calls"]) == 67
-        assert "0 waiting, 0 parked, 0 dead;" in run("inspect", str(folder / "spool")).stdout
+        assert "0 waiting, 0 retrying, 0 dead;" in run("inspect", str(folder / "spool")).stdout
 
 
 async def test_a_person_may_look_while_it_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,13 +189,13 @@ async def test_a_segment_that_is_removed_under_the_eyes_of_inspect_is_none(
 
     monkeypatch.setattr(spool_cli, "load_cursor", delivered_meanwhile)
     assert spool_cli.main(["inspect", str(folder / "spool")]) == 0
-    assert capsys.readouterr().out.startswith("0 waiting, 0 parked, 0 dead;")
+    assert capsys.readouterr().out.startswith("0 waiting, 0 retrying, 0 dead;")
 
 
 def test_a_folder_that_is_no_spool_is_said_and_left_as_it_is(folder: Path) -> None:
     done = run("inspect", str(folder))
     assert (done.returncode, done.stdout) == (1, "")
-    assert "no spool" in done.stderr
+    assert "not a spool" in done.stderr
     assert list(folder.iterdir()) == []
 
 
@@ -204,7 +204,7 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
 
 
-async def test_a_store_without_its_database_parks_nothing(folder: Path) -> None:
+async def test_a_store_without_its_database_retries_nothing(folder: Path) -> None:
     with spanrig.store_double() as store, spanrig.shipper(folder, store) as process:
         store.faults(broken=True)
         async with spanrig.gateway(folder) as gateway:
@@ -212,10 +212,10 @@ async def test_a_store_without_its_database_parks_nothing(folder: Path) -> None:
                 await gateway.call(f"ro-{i % 7}")
             await gateway.all_durable()
             await asyncio.sleep(1.0)
-            assert process.metrics()["parked_total"] == 0
+            assert process.metrics()["retry_queued_total"] == 0
             store.faults(broken=False)
             await delivered(store, 50)
-            assert process.metrics()["parked_total"] == 0
+            assert process.metrics()["retry_queued_total"] == 0
 
 
 async def test_a_store_that_comes_back_empty_costs_what_it_forgot_alone(folder: Path) -> None:
@@ -230,7 +230,7 @@ async def test_a_store_that_comes_back_empty_costs_what_it_forgot_alone(folder: 
             store.post("/fake/start", [["ro-new", "at-1"]])
             for _ in range(10):
                 assert await gateway.call("ro-new", wait_s=10.0)
-            await until(lambda: process.metrics()["parked_calls"] == 30)
+            await until(lambda: process.metrics()["retry_calls"] == 30)
             assert {call[1] for call in store.ledger()["calls"]} == {"ro-new"}
 
 
@@ -243,7 +243,7 @@ async def test_a_clock_that_jumps_costs_nothing(folder: Path) -> None:
         store.post("/fake/start", [["ro", "at-1"]])
         async with spanrig.gateway(folder) as gateway:
             await gateway.call("ro-not-yet")
-            await until(lambda: process.metrics()["parked_calls"] == 1)
+            await until(lambda: process.metrics()["retry_calls"] == 1)
             for jump, seconds in ((year, 9), (-year, 3), (0, 3)):
                 clock.write_text(str(jump))
                 began = time.monotonic()
@@ -251,9 +251,9 @@ async def test_a_clock_that_jumps_costs_nothing(folder: Path) -> None:
                     assert await gateway.call("ro", wait_s=30.0)
                     await asyncio.sleep(0.2)
                 found = process.metrics()
-                assert found["parked_calls"] == 1
+                assert found["retry_calls"] == 1
                 assert 'dead_lettered_total{reason="rollout_unknown"}' not in found
-                assert 0 <= found["oldest_seconds"] < 60 or jump > 0
+                assert 0 <= found["oldest_undelivered_seconds"] < 60 or jump > 0
             store.post("/fake/start", [["ro-not-yet", "at-1"]])
             ledger = await delivered(store, len(gateway.sent), 90.0)
         numbers = {call[0]: call[2] for call in ledger["calls"] if call[1] == "ro"}
@@ -361,9 +361,9 @@ async def test_ids_follow_arrival_over_a_kill_of_the_shipper(folder: Path) -> No
     with spanrig.store_double() as store, spanrig.shipper(folder, store) as process:
         async with spanrig.gateway(folder) as gateway:
             first = asyncio.ensure_future(gateway.call("ro", pause_s=2.0))
-            await until(lambda: process.metrics()["begun_calls"] == 1)
+            await until(lambda: process.metrics()["in_flight_calls"] == 1)
             second = asyncio.ensure_future(gateway.call("ro", pause_s=1.8))
-            await until(lambda: process.metrics()["begun_calls"] == 2)
+            await until(lambda: process.metrics()["in_flight_calls"] == 2)
             await asyncio.sleep(0.2)
             await asyncio.to_thread(process.kill)
             await asyncio.to_thread(process.start)
@@ -405,7 +405,7 @@ async def test_a_call_whose_gateway_died_is_an_error_without_an_end(folder: Path
     with spanrig.store_double() as store, spanrig.shipper(folder, store) as process:
         async with spanrig.gateway(folder) as gateway:
             gateway.handover.arrived(shipping_protocol.Arrival(9, "ro", "at-1", time.time_ns()))
-            await until(lambda: process.metrics()["begun_calls"] == 1)
+            await until(lambda: process.metrics()["in_flight_calls"] == 1)
             await asyncio.sleep(0.2)
         await end(process)
         (span,) = store.spans("ro")
@@ -436,7 +436,7 @@ async def test_a_stranger_on_the_socket_is_hung_up_on_and_hurts_nobody(folder: P
                 stranger.sendall(data)
                 assert await asyncio.to_thread(closed, stranger)
             assert await gateway.call("ro", wait_s=10.0)
-        assert process.events("gateway_not_understood")
+        assert process.events("gateway_protocol_error")
 
 
 def closed(stranger: socket.socket) -> bool:

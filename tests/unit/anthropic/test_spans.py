@@ -9,7 +9,7 @@ import pytest
 import spanrig
 from llmproxy.shipper.spans.agent_lightning import spans_of
 from llmproxy.shipper.spans.otlp import Span
-from llmproxy.shipper.spool.records import Record
+from llmproxy.shipper.spool.records import SpoolRecord
 
 ASKED = {
     "model": "claude-opus-5",
@@ -37,7 +37,7 @@ def spans(response: bytes, *, streamed: bool) -> list[Span]:
     call = spanrig.a_call(1, "ro-1")
     body = json.dumps({**ASKED, "stream": streamed}).encode()
     made = msgspec.structs.replace(call, route="messages", request=body, response=response, streamed=streamed)
-    return spans_of(Record("gw", 7, made), "Full")
+    return spans_of(SpoolRecord("gw", 7, made), "Full")
 
 
 def stream() -> bytes:

@@ -125,10 +125,10 @@ def test_the_mode_of_a_roll_is_that_of_the_pod_that_decides() -> None:
 def test_the_backlog_is_what_is_not_in_the_store() -> None:
     more = """\
 llmproxy_handover_backlog 3
-llmproxy_shipper_under_way 4
-llmproxy_shipper_parked_calls 5
+llmproxy_shipper_in_delivery 4
+llmproxy_shipper_retry_calls 5
 llmproxy_shipper_waiting_bytes 2048
-llmproxy_shipper_oldest_seconds 7.5
+llmproxy_shipper_oldest_undelivered_seconds 7.5
 """
     row = row_of([a_pod(more=more)])
 

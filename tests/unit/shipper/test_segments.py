@@ -68,7 +68,7 @@ def test_what_is_unread_is_counted_over_all_files_from_where_reading_is(tmp_path
         while spool.unread() > max(0, left - 5):  # a bite ends with its file
             spool.take(spool.unread() - max(0, left - 5), 1 << 20)
     assert spool.unread() == 0
-    assert spool.taken == 12
+    assert spool.unsettled == 12
 
 
 def test_a_record_with_a_flipped_byte_costs_itself_alone(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_when_all_is_settled_only_the_open_segment_is_left(tmp_path: Path) -> No
         spool.settle(place)
     spool.save(spool.cursor)
     assert len(spool.segments.sizes) == 1
-    assert not spool.taken
+    assert not spool.unsettled
     assert spool.unread_bytes == 0
     spool.close()
     assert everything(Spool(tmp_path)) == []
@@ -252,16 +252,16 @@ def test_a_settled_segment_that_is_still_open_gives_its_room_back(tmp_path: Path
     spool = Spool(tmp_path, segment_bytes=1000)
     spool.append([b"a" * 900, b"b" * 900])
     taken = spool.take(10, 10_000)
-    spool.retire()
+    spool.rotate()
     assert spool.size > 1800  # nothing is settled yet
     for place, _ in taken:
         spool.settle(place)
     spool.append([b"c"])  # came in between: nothing may be forgotten
-    spool.retire()
+    spool.rotate()
     assert everything(spool) == [b"c"]
-    for place in list(spool._taken):
+    for place in list(spool._unsettled):
         spool.settle(place)
-    spool.retire()
+    spool.rotate()
     spool.save(spool.cursor)
     assert spool.size < 100
     spool.append([b"d"])

@@ -1,48 +1,48 @@
-"""What is sent as one: a call's spans, encoded. How a refused batch is cut smaller. Pure."""
+"""Batches: the encoded spans of several calls in one request, and how a refused batch is split. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from llmproxy.shipper.spool.records import Record
+from llmproxy.shipper.spool.records import SpoolRecord
 from llmproxy.shipper.spool.segments import Place
 
 MAX_BATCH_CALLS = 170
-"""About 512 spans, what agentlightning's store takes best."""
+"""About 512 spans, the best batch size for agentlightning's store."""
 MAX_BATCH_BYTES = 512 << 10
-"""Of records; their spans take about three times as much, for each batch under way."""
+"""Bytes of records; their spans take about three times as much, for each batch in delivery."""
 
 
 @dataclass(slots=True)
-class Unit:
-    """A call on its way."""
+class DeliveryUnit:
+    """One call in delivery: its record and its encoded spans."""
 
     place: Place
-    record: Record
+    record: SpoolRecord
     spans: list[bytes]
-    """Each with its resource, so that any selection of them, joined, is a batch."""
+    """Each with its resource: any selection of them, concatenated, is a valid batch."""
     delivered: set[int] = field(default_factory=set)
-    """Numbers of the spans that the store has."""
+    """Indexes of the spans that the destination has."""
 
     @property
     def body(self) -> bytes:
-        """What is still to be sent."""
+        """Concatenation of the undelivered spans."""
         return b"".join(s for i, s in enumerate(self.spans) if i not in self.delivered)
 
     @property
-    def left(self) -> list[int]:
-        """Numbers of the spans still to be sent."""
+    def undelivered(self) -> list[int]:
+        """Indexes of the spans still to be sent."""
         return [i for i in range(len(self.spans)) if i not in self.delivered]
 
 
-def by_group(units: Iterable[Unit]) -> list[list[Unit]]:
-    """Return *units* by rollout and attempt, in the order in which those are met."""
-    groups: dict[tuple[str, str], list[Unit]] = {}
+def by_group(units: Iterable[DeliveryUnit]) -> list[list[DeliveryUnit]]:
+    """Return *units* grouped by rollout and attempt, in order of first appearance."""
+    groups: dict[tuple[str, str], list[DeliveryUnit]] = {}
     for unit in units:
         groups.setdefault(unit.record.group, []).append(unit)
     return list(groups.values())
 
 
-def smaller(units: Sequence[Unit]) -> list[list[Unit]]:
-    """Return parts of a refused batch of one group to try on their own: halves find one bad among many soonest."""
+def split(units: Sequence[DeliveryUnit]) -> list[list[DeliveryUnit]]:
+    """Return the halves of a refused batch of one group: bisection finds one bad call among many soonest."""
     middle = len(units) // 2
     return [list(units[:middle]), list(units[middle:])] if middle else [list(units)]

@@ -1,7 +1,7 @@
-"""Make of a record what is sent: for a store its sequence id and then its spans, for a collector its span.
+"""Builders: from a record to a delivery unit, for a store with a sequence id, for a collector without one.
 
-A record without an id is made late, since the store is asked first. Nobody waits for those: `as_made` gives what is
-there so far, the ids of one rollout taken one after the other and those of others meanwhile.
+A record without an id needs a request to the store before it can be encoded. `build_as_ready` sends these requests: the
+ids of one rollout one after the other, those of several rollouts at the same time; ready units are yielded meanwhile.
 """
 
 import asyncio
@@ -9,125 +9,129 @@ from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from llmproxy.shipper.delivery.batches import Unit
-from llmproxy.shipper.delivery.circuit_breaker import Gate
-from llmproxy.shipper.delivery.lightning_store import StoreError
+from llmproxy.shipper.delivery.batches import DeliveryUnit
+from llmproxy.shipper.delivery.circuit_breaker import CircuitBreaker
+from llmproxy.shipper.delivery.lightning_store import LightningStoreError
 from llmproxy.shipper.delivery.sequencer import Sequencer
-from llmproxy.shipper.metrics import Counts
+from llmproxy.shipper.metrics import ShipperCounters
 from llmproxy.shipper.spool import records
 from llmproxy.shipper.spool.segments import Place
 
-LATE_AT_ONCE = 16
+MAX_ROLLOUTS = 16
 """Rollouts whose ids are taken at the same time."""
-LATE_IN_TURN = 8
+MAX_IDS_PER_TURN = 8
 """Ids of one rollout that are taken before its calls are sent; a kill in between costs asking for them again."""
-GATHER_S = 0.003
-"""How long the first that has its id may wait for others to go with it."""
+BATCH_WINDOW_S = 0.003
+"""Time that the first record with an id may wait for others of its batch."""
 
-Placed = tuple[Place, records.Record]
+PlacedRecord = tuple[Place, records.SpoolRecord]
 
 
-class Encodes(Protocol):
-    """What makes spans of a record."""
+class SpanEncoder(Protocol):
+    """Encoder of a record as spans."""
 
-    def encode(self, record: records.Record) -> list[bytes]:
-        """Return each of its spans as a batch."""
+    def encode(self, record: records.SpoolRecord) -> list[bytes]:
+        """Return each span of *record* as a batch of its own."""
         ...
 
 
-class Maker(Protocol):
-    """What makes of a record what is sent."""
+class UnitBuilder(Protocol):
+    """Builder of delivery units for one destination."""
 
     @property
-    def counts(self) -> Counts:
-        """The numbers of where it goes."""
+    def counters(self) -> ShipperCounters:
+        """Counters of the destination."""
         ...
 
-    def make_now(self, place: Place, record: records.Record) -> Unit | None:
-        """Return its unit, None if something must be asked first."""
+    def build_now(self, place: Place, record: records.SpoolRecord) -> DeliveryUnit | None:
+        """Return the unit of *record*, None if that takes a request to the store first."""
         ...
 
-    async def make(self, place: Place, record: records.Record) -> Unit:
-        """Return its unit."""
+    async def build(self, place: Place, record: records.SpoolRecord) -> DeliveryUnit:
+        """Return the unit of *record*."""
         ...
 
 
-class PlainMaker:
-    """Makes what a collector is sent of a record: its span."""
+class OtlpBuilder:
+    """Builder for a collector: the span of a record, without a sequence id of the store."""
 
-    def __init__(self, encoder: Encodes, counts: Counts) -> None:
+    def __init__(self, encoder: SpanEncoder, counters: ShipperCounters) -> None:
         self._encoder = encoder
-        self.counts = counts
+        self.counters = counters
 
-    def make_now(self, place: Place, record: records.Record) -> Unit:
+    def build_now(self, place: Place, record: records.SpoolRecord) -> DeliveryUnit:
         """Return the unit of *record*."""
-        return Unit(place, record, self._encoder.encode(record), set(record.delivered))
+        return DeliveryUnit(place, record, self._encoder.encode(record), set(record.delivered))
 
-    async def make(self, place: Place, record: records.Record) -> Unit:
+    async def build(self, place: Place, record: records.SpoolRecord) -> DeliveryUnit:
         """Return the unit of *record*."""
-        return self.make_now(place, record)
+        return self.build_now(place, record)
 
 
-class UnitMaker:
-    """Makes what a store is sent of a record: its sequence id, then its spans."""
+class StoreBuilder:
+    """Builder for a LightningStore: the sequence id of a record, then its spans."""
 
-    def __init__(self, sequencer: Sequencer, gate: Gate, encoder: Encodes, counts: Counts) -> None:
+    def __init__(
+        self, sequencer: Sequencer, breaker: CircuitBreaker, encoder: SpanEncoder, counters: ShipperCounters
+    ) -> None:
         self._sequencer = sequencer
-        self._gate = gate
+        self._breaker = breaker
         self._encoder = encoder
-        self.counts = counts
+        self.counters = counters
 
-    def make_now(self, place: Place, record: records.Record) -> Unit | None:
-        """Return the unit of *record* if it has its id."""
-        numbered = self._sequencer.numbered(record)
-        return None if numbered is None else self._unit(place, numbered)
+    def build_now(self, place: Place, record: records.SpoolRecord) -> DeliveryUnit | None:
+        """Return the unit of *record* if its sequence id is known."""
+        sequenced = self._sequencer.with_known_id(record)
+        return None if sequenced is None else self._unit(place, sequenced)
 
-    async def make(self, place: Place, record: records.Record) -> Unit:
-        """Return the unit of *record*, once the store has given an id."""
-        return self._unit(place, await self._sequenced(record))
+    async def build(self, place: Place, record: records.SpoolRecord) -> DeliveryUnit:
+        """Return the unit of *record*; wait for the store to give an id."""
+        return self._unit(place, await self._with_id(record))
 
-    def _unit(self, place: Place, record: records.Record) -> Unit:
-        return Unit(place, record, self._encoder.encode(record), set(record.delivered))
+    def _unit(self, place: Place, record: records.SpoolRecord) -> DeliveryUnit:
+        return DeliveryUnit(place, record, self._encoder.encode(record), set(record.delivered))
 
-    async def _sequenced(self, record: records.Record) -> records.Record:
-        found = await self._sequencer.awaited(record)
-        while found is None:
-            async with self._gate.passing():
+    async def _with_id(self, record: records.SpoolRecord) -> records.SpoolRecord:
+        sequenced = await self._sequencer.with_pending_id(record)
+        while sequenced is None:
+            async with self._breaker.permit():
                 try:
-                    found = await self._sequencer.late(record)
-                except StoreError as exc:
-                    self.counts.failures[str(exc)] += 1
-                    self._gate.failed(str(exc))
+                    sequenced = await self._sequencer.with_late_id(record)
+                except LightningStoreError as exc:
+                    self.counters.failures[str(exc)] += 1
+                    self._breaker.record_failure(str(exc))
                 else:
-                    self._gate.works()
-        return found
+                    self._breaker.record_success()
+        return sequenced
 
 
-async def as_made(maker: Maker, late: Sequence[Placed]) -> AsyncGenerator[list[Unit], None]:
-    """Yield the units of records that have no id yet, as they are made."""
-    queues: dict[tuple[str, str], deque[Placed]] = {}
-    for placed in late:
-        queues.setdefault(placed[1].group, deque()).append(placed)
+async def build_as_ready(
+    builder: UnitBuilder, late: Sequence[PlacedRecord]
+) -> AsyncGenerator[list[DeliveryUnit], None]:
+    """Yield the units of records without an id, as the store gives ids."""
+    queues: dict[tuple[str, str], deque[PlacedRecord]] = {}
+    for item in late:
+        queues.setdefault(item[1].group, deque()).append(item)
     turns = deque(queues.values())
-    running: dict[asyncio.Task[list[Unit]], deque[Placed]] = {}
+    running: dict[asyncio.Task[list[DeliveryUnit]], deque[PlacedRecord]] = {}
     try:
         while turns or running:
-            while turns and len(running) < LATE_AT_ONCE:
+            while turns and len(running) < MAX_ROLLOUTS:
                 queue = turns.popleft()
-                running[asyncio.ensure_future(_some(maker, queue))] = queue
+                running[asyncio.ensure_future(_build_turn(builder, queue))] = queue
             await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            done, _ = await asyncio.wait(running, timeout=GATHER_S)
-            made = []
+            done, _ = await asyncio.wait(running, timeout=BATCH_WINDOW_S)
+            units = []
             for task in done:
                 queue = running.pop(task)
-                made += task.result()
+                units += task.result()
                 if queue:
                     turns.append(queue)
-            yield made
+            yield units
     finally:
         for task in running:
             task.cancel()
 
 
-async def _some(maker: Maker, queue: deque[Placed]) -> list[Unit]:
-    return [await maker.make(*queue.popleft()) for _ in range(min(LATE_IN_TURN, len(queue)))]
+async def _build_turn(builder: UnitBuilder, queue: deque[PlacedRecord]) -> list[DeliveryUnit]:
+    return [await builder.build(*queue.popleft()) for _ in range(min(MAX_IDS_PER_TURN, len(queue)))]

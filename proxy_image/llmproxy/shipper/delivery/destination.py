@@ -1,7 +1,7 @@
-"""One place that calls are delivered to, and what is its own: disk, cursor, retries, dead letters, numbers.
+"""Destination: one receiver of calls with its own spool, cursor, retry queue, dead letters and counters.
 
-A store and a collector are two of these. They share nothing but the calls, so that one that is away or full costs
-the other neither room nor time.
+A store and a collector are two destinations. They share only the calls, so one that is away or full costs the other
+neither room nor time.
 """
 
 import asyncio
@@ -10,71 +10,80 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmproxy.shipper.delivery.builders import Maker
-from llmproxy.shipper.delivery.circuit_breaker import Gate
-from llmproxy.shipper.delivery.retry_queue import Letters, Parked
-from llmproxy.shipper.delivery.sender import Sender, Target
-from llmproxy.shipper.delivery.worker import Delivery
+from llmproxy.shipper.delivery.builders import UnitBuilder
+from llmproxy.shipper.delivery.circuit_breaker import CircuitBreaker
+from llmproxy.shipper.delivery.retry_queue import DeadLetterQueue, RetryQueue
+from llmproxy.shipper.delivery.sender import Sender, SpanReceiver
+from llmproxy.shipper.delivery.worker import DeliveryWorker
 from llmproxy.shipper.spool import layout, records
 from llmproxy.shipper.spool.segments import Segments
 from llmproxy.shipper.spool.spool import Spool
 
 log = logging.getLogger("llmproxy.shipper")
 
-FULL = "spool_full"
+SPOOL_FULL = "spool_full"
 
 
 @dataclass(frozen=True)
-class Home:
-    """Its name, and its room on disk."""
+class SpoolConfig:
+    """Name of a destination, and its folders and bytes on disk."""
 
     name: str
-    where: layout.Folders
+    folders: layout.SpoolLayout
     max_bytes: int
 
 
 class Destination:
-    """The way of calls to one target."""
+    """Path of calls to one receiver."""
 
     def __init__(
-        self, target: Target, gate: Gate, maker: Maker, home: Home, takes: Callable[[records.Record], bool]
+        self,
+        receiver: SpanReceiver,
+        breaker: CircuitBreaker,
+        builder: UnitBuilder,
+        config: SpoolConfig,
+        accepts: Callable[[records.SpoolRecord], bool],
     ) -> None:
-        """*takes* says of which calls it is told."""
-        self.name, where, self.max_bytes = home.name, home.where, home.max_bytes
-        self.counts = counts = maker.counts
-        self.takes = takes
-        self.gate = gate
+        """*accepts* selects the calls of this destination."""
+        self.name, folders, self.max_bytes = config.name, config.folders, config.max_bytes
+        self.counters = counters = builder.counters
+        self.accepts = accepts
+        self.breaker = breaker
         size = layout.segment_bytes(self.max_bytes)
-        sender = Sender(target, gate, counts, name=self.name)
-        self.spool = Spool(where.waiting, segment_bytes=size)
-        self.letters = Letters(Segments(where.dead, segment_bytes=size), layout.letters_bytes(self.max_bytes), counts)
-        self.parked = Parked(Segments(where.parked, segment_bytes=size), self.letters, sender, maker.make, counts)
-        self.delivery = Delivery(self.spool, sender, self.parked, maker, counts)
-        self._refusing = ""
+        sender = Sender(receiver, breaker, counters, name=self.name)
+        self.spool = Spool(folders.waiting, segment_bytes=size)
+        self.dead_letters = DeadLetterQueue(
+            Segments(folders.dead, segment_bytes=size), layout.dead_letter_bytes(self.max_bytes), counters
+        )
+        self.retry_queue = RetryQueue(
+            Segments(folders.retry, segment_bytes=size), self.dead_letters, sender, builder.build, counters
+        )
+        self.worker = DeliveryWorker(self.spool, sender, self.retry_queue, builder, counters)
+        self._refusal_reason = ""
 
     @property
     def used_bytes(self) -> int:
-        """All that is on disk."""
-        return self.spool.size + self.parked.segments.size + self.letters.segments.size
+        """Bytes on disk, of all calls."""
+        return self.spool.size + self.retry_queue.segments.size + self.dead_letters.segments.size
 
     @property
-    def done(self) -> bool:
-        """Whether there is nothing that could be delivered now."""
-        return self.delivery.idle and self.parked.tried
+    def drained(self) -> bool:
+        """True if there is nothing that could be delivered now."""
+        return self.worker.idle and self.retry_queue.idle
 
     def start(self) -> None:
-        """Go on with what an earlier process has left."""
-        self.parked.load()
-        self.delivery.wake()
+        """Resume with the records of an earlier process."""
+        self.retry_queue.load()
+        self.worker.wake()
 
     def runs(self) -> tuple[Coroutine[Any, Any, None], ...]:
-        """Return what is to run for ever."""
-        return self.delivery.run(), self.delivery.keep_cursor(), self.parked.run()
+        """Return the endless tasks."""
+        return self.worker.run(), self.worker.save_cursor_periodically(), self.retry_queue.run()
 
-    async def keep(self, payloads: Sequence[bytes]) -> list[str]:
-        """Put records on disk; return for each why it was not kept, empty if it was. Those that are count."""
+    async def persist(self, payloads: Sequence[bytes]) -> list[str]:
+        """Write records to disk; return for each the reason why it was refused, empty if it is durable."""
         if sum(map(len, payloads)) > self.max_bytes - self.used_bytes:
-            await self.delivery.save()  # what is delivered since the last time gives its room back now
+            await self.worker.save_cursor()  # gives back the room of what is delivered since the last time
         room = self.max_bytes - self.used_bytes
         fit = size = 0
         for payload in payloads:
@@ -82,77 +91,77 @@ class Destination:
             if size > room:
                 break
             fit += 1
-        reasons = [""] * fit + [FULL] * (len(payloads) - fit)
+        reasons = [""] * fit + [SPOOL_FULL] * (len(payloads) - fit)
         if fit:
             try:
                 await self._append(payloads[:fit])
             except OSError as exc:
                 reasons[:fit] = [f"disk: {exc.strerror or exc}"] * fit
             else:
-                self.counts.durable += fit
-                self.delivery.wake()
-        self._note(reasons)
+                self.counters.durable += fit
+                self.worker.wake()
+        self._record_refusals(reasons)
         return reasons
 
     async def _append(self, payloads: Sequence[bytes]) -> None:
-        """Put records on disk; on one that is full in the place of what is delivered, if that helps. Raise OSError."""
+        """Append records; on a full disk first reclaim the room of delivered ones. Raise OSError."""
         try:
             await asyncio.to_thread(self.spool.append, payloads)
         except OSError:
             used = self.used_bytes
-            await self.delivery.save(scarce=True)
+            await self.worker.save_cursor(scarce=True)
             if self.used_bytes >= used:
                 raise
             await asyncio.to_thread(self.spool.append, payloads)
 
     async def stop(self) -> None:
-        """Save how far it has come; what is under way stays in the spool."""
-        await self.delivery.save()
+        """Save the cursor; what is in delivery stays in the spool."""
+        await self.worker.save_cursor()
         self.spool.close()
 
-    def say_what_is_left(self) -> int:
-        """Log how it ended; return how many calls are not delivered."""
-        counts = self.counts
-        waiting = self.spool.taken + self.spool.unread()
-        left = {
-            "parked": self.parked.calls,
-            "waiting_bytes": self.spool.unread_bytes,
-            "waiting": waiting,
-            "reason": f"the {self.name} did not take them in time",
-        }
-        done = {
+    def log_undelivered(self) -> int:
+        """Log the final state; return the number of undelivered calls."""
+        counters = self.counters
+        waiting = self.spool.unsettled + self.spool.unread()
+        totals = {
             "destination": self.name,
-            "durable": counts.durable,
-            "delivered": counts.delivered,
-            "refused": sum(counts.refused.values()),
+            "durable": counters.durable,
+            "delivered": counters.delivered,
+            "refused": sum(counters.refused.values()),
         }
-        calls_left = self.parked.calls + waiting
-        if calls_left or self.spool.unread_bytes:
-            log.error("spool_not_empty", extra={**done, **left})
+        undelivered = self.retry_queue.calls + waiting
+        if undelivered or self.spool.unread_bytes:
+            rest = {
+                "retrying": self.retry_queue.calls,
+                "waiting_bytes": self.spool.unread_bytes,
+                "waiting": waiting,
+                "reason": f"the {self.name} did not take them in time",
+            }
+            log.error("spool_not_empty", extra={**totals, **rest})
         else:
-            log.info("spool_empty", extra=done)
-        return calls_left
+            log.info("spool_empty", extra=totals)
+        return undelivered
 
     def gauges(self) -> dict[str, tuple[str, float]]:
-        """Return how it stands at the moment, by name with what it means."""
+        """Return the current values of the gauges, by name with their help texts."""
         return {
             "spool_bytes": ("Bytes on disk, of all calls", self.used_bytes),
             "spool_limit_bytes": ("Bytes that may be on disk", self.max_bytes),
-            "waiting_bytes": ("Bytes of calls that wait and are not under way", self.spool.unread_bytes),
-            "under_way": ("Calls that are being delivered", self.spool.taken),
-            "oldest_seconds": ("Age of the oldest call that is not delivered", self.delivery.oldest_s),
-            "parked_calls": ("Calls that are refused and tried again", self.parked.calls),
-            "dead_letter_bytes": ("Bytes of calls that were given up", self.letters.segments.size),
-            "up": ("Whether the last request worked", float(self.gate.healthy)),
+            "waiting_bytes": ("Bytes of calls that wait for their first delivery", self.spool.unread_bytes),
+            "in_delivery": ("Calls that are being delivered", self.spool.unsettled),
+            "oldest_undelivered_seconds": ("Age of the oldest call in delivery", self.worker.oldest_s),
+            "retry_calls": ("Calls in the retry queue", self.retry_queue.calls),
+            "dead_letter_bytes": ("Bytes of dead letters", self.dead_letters.segments.size),
+            "up": ("1 if the last request succeeded", float(self.breaker.healthy)),
         }
 
-    def _note(self, reasons: list[str]) -> None:
-        """Count what was not kept, and log when that begins."""
-        for why in filter(None, reasons):
-            self.counts.refused[why] += 1
-        now = next(filter(None, reasons), "")
-        if now and now != self._refusing:
-            count = sum(why == now for why in reasons)
-            extra = {"reason": now, "calls": count, "destination": self.name, "spool_bytes": self.used_bytes}
+    def _record_refusals(self, reasons: list[str]) -> None:
+        """Count refused calls, and log the first of each series."""
+        for reason in filter(None, reasons):
+            self.counters.refused[reason] += 1
+        first = next(filter(None, reasons), "")
+        if first and first != self._refusal_reason:
+            calls = sum(reason == first for reason in reasons)
+            extra = {"reason": first, "calls": calls, "destination": self.name, "spool_bytes": self.used_bytes}
             log.error("calls_refused", extra=extra)
-        self._refusing = now
+        self._refusal_reason = first

@@ -1,7 +1,7 @@
-"""Remembers over a kill which calls have begun and not ended, and their sequence ids.
+"""Journal of the calls in flight and their sequence ids, which survives a kill of the shipper.
 
 Lines of JSON, never synced: the kernel keeps them when the process is killed, and a machine that dies takes the calls
-along anyway. A journal that cannot be written costs nothing but that memory.
+along anyway. A failed write costs only that memory.
 """
 
 import contextlib
@@ -14,13 +14,13 @@ import msgspec
 log = logging.getLogger("llmproxy.shipper")
 
 MAX_BYTES = 4 << 20
-"""Written anew when it is larger than this and most of it is of the past."""
-Key = tuple[str, int]
+"""Size above which a journal of mostly finished calls is compacted."""
+CallKey = tuple[str, int]
 """Gateway and call id."""
 
 
-class Begun(msgspec.Struct, array_like=True, frozen=True):
-    """A call that has begun."""
+class InFlightCall(msgspec.Struct, array_like=True, frozen=True):
+    """One call that has started."""
 
     gateway: str
     call_id: int
@@ -29,56 +29,56 @@ class Begun(msgspec.Struct, array_like=True, frozen=True):
     arrived_ns: int
     sequence_id: int
     ended: bool = False
-    """It has ended and is on disk, but its record does not have the id."""
+    """True if its record is on disk, without the id that is still on its way."""
 
     @property
-    def key(self) -> Key:
-        """What names the call."""
+    def key(self) -> CallKey:
+        """Identity of the call."""
         return self.gateway, self.call_id
 
 
 _encode = msgspec.json.encode
-_decode = msgspec.json.Decoder(Begun).decode
+_decode = msgspec.json.Decoder(InFlightCall).decode
 
 
 class Journal:
-    """The calls that have begun, in memory and in a file."""
+    """Calls in flight, in memory and in a file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._fd = -1
         self._size = 0
-        self._said = False
-        self.begun: dict[Key, Begun] = {}
+        self._failure_logged = False
+        self.calls: dict[CallKey, InFlightCall] = {}
         self._load()
         self._rewrite()
 
     @property
-    def open_calls(self) -> int:
-        """How many have begun and not ended."""
-        return sum(not begun.ended for begun in self.begun.values())
+    def in_flight(self) -> int:
+        """Number of calls that have not ended."""
+        return sum(not call.ended for call in self.calls.values())
 
-    def begin(self, call: Begun) -> None:
-        """Remember a call that has begun, with what is known of it; again when more is known."""
-        self.begun[call.key] = call
+    def put(self, call: InFlightCall) -> None:
+        """Add a call, or replace what is known of it."""
+        self.calls[call.key] = call
         self._write(b"+" + _encode(call) + b"\n")
 
-    def ended(self, key: Key) -> None:
-        """Note that a call is on disk whose id is still needed."""
-        begun = self.begun.get(key)
-        if begun is not None:
-            self.begin(msgspec.structs.replace(begun, ended=True))
+    def mark_ended(self, key: CallKey) -> None:
+        """Mark a call whose record is on disk and whose id is still needed."""
+        call = self.calls.get(key)
+        if call is not None:
+            self.put(msgspec.structs.replace(call, ended=True))
 
-    def end(self, keys: list[Key]) -> None:
-        """Forget calls that are on disk with their id, or delivered."""
-        ended = [key for key in keys if self.begun.pop(key, None) is not None]
-        if ended:
-            self._write(b"".join(b"-" + _encode(key) + b"\n" for key in ended))
-            if self._size > MAX_BYTES and self._size > 400 * len(self.begun):
+    def remove(self, keys: list[CallKey]) -> None:
+        """Remove calls that are on disk with their id, or delivered."""
+        removed = [key for key in keys if self.calls.pop(key, None) is not None]
+        if removed:
+            self._write(b"".join(b"-" + _encode(key) + b"\n" for key in removed))
+            if self._size > MAX_BYTES and self._size > 400 * len(self.calls):
                 self._rewrite()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -90,7 +90,7 @@ class Journal:
                 self._fd = os.open(self._path, flags, 0o600)
             os.write(self._fd, line)
         except OSError as exc:
-            self._failed(exc)
+            self._log_failure(exc)
         else:
             self._size += len(line)
 
@@ -100,27 +100,27 @@ class Journal:
                 self._read(line)
 
     def _read(self, line: bytes) -> None:
-        """Take one line; one that was cut by a kill, or by a full disk, says nothing."""
+        """Apply one line; ignore one that a kill or a full disk has truncated."""
         with contextlib.suppress(msgspec.MsgspecError):
             if line[:1] == b"+":
                 call = _decode(line[1:])
-                self.begun[call.key] = call
+                self.calls[call.key] = call
             elif line[:1] == b"-":
                 gateway, call_id = msgspec.json.decode(line[1:], type=tuple[str, int])
-                self.begun.pop((gateway, call_id), None)
+                self.calls.pop((gateway, call_id), None)
 
     def _rewrite(self) -> None:
         self.close()
         part = self._path.with_suffix(".part")
-        data = b"".join(b"+" + _encode(call) + b"\n" for call in self.begun.values())
+        data = b"".join(b"+" + _encode(call) + b"\n" for call in self.calls.values())
         try:
             part.write_bytes(data)
             part.replace(self._path)
         except OSError as exc:
-            self._failed(exc)
+            self._log_failure(exc)
         self._size = len(data)
 
-    def _failed(self, exc: OSError) -> None:
-        if not self._said:
-            log.error("journal_not_written", extra={"reason": exc.strerror or str(exc)})
-        self._said = True
+    def _log_failure(self, exc: OSError) -> None:
+        if not self._failure_logged:
+            log.error("journal_write_failed", extra={"reason": exc.strerror or str(exc)})
+        self._failure_logged = True

@@ -1,7 +1,7 @@
-"""Speaks HTTP to a LightningStore, and says what its answers mean. The only module of the shipper that does.
+"""HTTP client of a LightningStore, and the meaning of its answers.
 
-A store of agentlightning 0.3.0 answers 500 both to a rollout that it does not know and when it is broken; what it says
-of the rollout itself tells the two apart.
+A store of agentlightning 0.3.0 answers 500 both for an unknown rollout and when it is broken; a search for the rollout
+tells the two apart.
 """
 
 import asyncio
@@ -12,52 +12,52 @@ import aiohttp
 
 CONNECT_S = 2.0
 POST_S = 20.0
-"""For a batch; a store that hangs longer is as good as gone."""
-ASK_S = 5.0
+"""Timeout of a batch; a store that hangs longer counts as unavailable."""
+API_S = 5.0
 CONNECTIONS = 64
 PROTOBUF = {"Content-Type": "application/x-protobuf"}
 _REFUSALS = {400, 413, 415, 422, 500}
 
 
 class Outcome(Enum):
-    """What a request came to."""
+    """Outcome of the delivery of a batch."""
 
     ACCEPTED = "accepted"
     REFUSED = "refused"
-    """Something in the batch is not taken, or was after all: a smaller one tells more."""
+    """Something in the batch may be at fault; a smaller batch tells more."""
     UNAVAILABLE = "unavailable"
-    """The store is not there or does not work; the batch is not to blame."""
+    """The receiver is away or broken; the batch is not at fault."""
 
 
-class Standing(Enum):
-    """What the store says of a rollout and attempt."""
+class RolloutState(Enum):
+    """State of a rollout and attempt in the store."""
 
-    KNOWN = "known"
-    UNKNOWN = "unknown"
-    SICK = "sick"
-    """It does not say."""
+    EXISTS = "exists"
+    MISSING = "missing"
+    UNDETERMINED = "undetermined"
+    """The store did not answer the search."""
 
 
-class Answer(NamedTuple):
-    """Outcome of a batch, and why in a few words without any content of calls."""
+class DeliveryResult(NamedTuple):
+    """Outcome of a batch with a short reason, free of any content of calls."""
 
     outcome: Outcome
-    why: str
+    reason: str
 
 
-class StoreError(Exception):
-    """The store did not give what was asked for; the message says why."""
+class LightningStoreError(Exception):
+    """Failed request to the store; the message is a short reason."""
 
 
 def outcome_of(status: int) -> Outcome:
-    """Return what an HTTP status of the store says of a batch."""
+    """Return the outcome of a batch that the store answered with HTTP *status*."""
     if 200 <= status < 300:  # noqa: PLR2004 - the class of successes
         return Outcome.ACCEPTED
     return Outcome.REFUSED if status in _REFUSALS else Outcome.UNAVAILABLE
 
 
-class Store:
-    """One LightningStore. Use as an asynchronous context manager."""
+class LightningStore:
+    """Client of one LightningStore. Use as an asynchronous context manager."""
 
     def __init__(self, url: str) -> None:
         base = url.rstrip("/")
@@ -75,7 +75,7 @@ class Store:
         if self._session is not None:
             await self._session.close()
 
-    async def post(self, batch: bytes) -> Answer:
+    async def post(self, batch: bytes) -> DeliveryResult:
         """Deliver a serialized ExportTraceServiceRequest."""
         try:
             async with self._open.post(
@@ -85,66 +85,66 @@ class Store:
                 timeout=aiohttp.ClientTimeout(total=POST_S, sock_connect=CONNECT_S),
             ) as response:
                 await response.read()
-                return Answer(outcome_of(response.status), f"http_{response.status}")
+                return DeliveryResult(outcome_of(response.status), f"http_{response.status}")
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            return Answer(Outcome.UNAVAILABLE, failure_of(exc))
+            return DeliveryResult(Outcome.UNAVAILABLE, failure_of(exc))
 
     async def next_id(self, rollout_id: str, attempt_id: str) -> int:
-        """Return a sequence id; raise StoreError if the store gives none."""
+        """Return a sequence id; raise LightningStoreError if the store gives none."""
         ids = {"rollout_id": rollout_id, "attempt_id": attempt_id}
-        found = await self._ask("POST", "/spans/next", ids)
-        number = found.get("sequence_id") if isinstance(found, dict) else None
+        answer = await self._request("POST", "/spans/next", ids)
+        number = answer.get("sequence_id") if isinstance(answer, dict) else None
         if not isinstance(number, int) or isinstance(number, bool):
-            raise StoreError("no_sequence_id")
+            raise LightningStoreError("no_sequence_id")
         return number
 
-    async def standing(self, rollout_id: str, attempt_id: str) -> Standing:
-        """Return what the store says of a rollout and its attempt."""
+    async def rollout_state(self, rollout_id: str, attempt_id: str) -> RolloutState:
+        """Return the state of a rollout and its attempt."""
         try:
-            found = _items(await self._ask("POST", "/rollouts/search", {"rollout_id_in": [rollout_id]}))
-            if not any(item.get("rollout_id") == rollout_id for item in found):
-                return Standing.UNKNOWN
+            rollouts = _items(await self._request("POST", "/rollouts/search", {"rollout_id_in": [rollout_id]}))
+            if not any(item.get("rollout_id") == rollout_id for item in rollouts):
+                return RolloutState.MISSING
             path = f"/rollouts/{rollout_id}/attempts/search"
-            attempts = _items(await self._ask("POST", path, {}))
-        except StoreError:
-            return Standing.SICK
-        known = any(item.get("attempt_id") == attempt_id for item in attempts)
-        return Standing.KNOWN if known else Standing.UNKNOWN
+            attempts = _items(await self._request("POST", path, {}))
+        except LightningStoreError:
+            return RolloutState.UNDETERMINED
+        exists = any(item.get("attempt_id") == attempt_id for item in attempts)
+        return RolloutState.EXISTS if exists else RolloutState.MISSING
 
     async def resources(self) -> dict[str, Any]:
-        """Return the latest of the store's named resources, empty if it has none; raise StoreError."""
-        found = await self._ask("GET", "/resources/latest", None)
-        if found is None:
+        """Return the latest named resources, empty if there are none; raise LightningStoreError."""
+        answer = await self._request("GET", "/resources/latest", None)
+        if answer is None:
             return {}
-        resources = found.get("resources") if isinstance(found, dict) else None
+        resources = answer.get("resources") if isinstance(answer, dict) else None
         if not isinstance(resources, dict):
-            raise StoreError("not_understood")
+            raise LightningStoreError("unexpected_answer")
         return resources
 
     async def add_resources(self, resources: dict[str, Any]) -> None:
-        """Make *resources* the latest; raise StoreError."""
-        await self._ask("POST", "/resources", resources)
+        """Make *resources* the latest version; raise LightningStoreError."""
+        await self._request("POST", "/resources", resources)
 
-    async def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> object:
-        timeout = aiohttp.ClientTimeout(total=ASK_S, sock_connect=CONNECT_S)
+    async def _request(self, method: str, path: str, body: dict[str, Any] | None) -> object:
+        timeout = aiohttp.ClientTimeout(total=API_S, sock_connect=CONNECT_S)
         try:
             async with self._open.request(method, self._agl + path, json=body, timeout=timeout) as response:
                 if response.status not in {200, 201}:
                     await response.read()
-                    raise StoreError(f"http_{response.status}")
+                    raise LightningStoreError(f"http_{response.status}")
                 return await response.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as exc:
-            raise StoreError(failure_of(exc)) from exc
+            raise LightningStoreError(failure_of(exc)) from exc
 
     @property
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            raise RuntimeError("a Store is used as a context manager")
+            raise RuntimeError("a LightningStore is used as a context manager")
         return self._session
 
 
 def failure_of(exc: BaseException) -> str:
-    """Return a short code for what went wrong."""
+    """Return a short code for a transport failure."""
     if isinstance(exc, (TimeoutError, asyncio.TimeoutError)):
         return "timeout"
     if isinstance(exc, aiohttp.ClientConnectorError):
@@ -154,8 +154,8 @@ def failure_of(exc: BaseException) -> str:
     return type(exc).__name__
 
 
-def _items(found: object) -> list[dict[str, Any]]:
-    items = found.get("items") if isinstance(found, dict) else None
+def _items(answer: object) -> list[dict[str, Any]]:
+    items = answer.get("items") if isinstance(answer, dict) else None
     if not isinstance(items, list):
-        raise StoreError("not_understood")
+        raise LightningStoreError("unexpected_answer")
     return [item for item in items if isinstance(item, dict)]

@@ -1,9 +1,9 @@
-"""Tells a LightningStore where the proxy is: a `ProxyLLM` among its named resources, which runners of `agl` pick up.
+"""Registration of the proxy as a `ProxyLLM` among the named resources of a LightningStore, for runners of `agl`.
 
-Resources come in versions, each a whole; runners take the latest. So what is there is kept and ours is put beside it,
-in a new version, and only if it is not there as it should be: pods that do it at the same time write the same. A later
-look puts it back when it is gone, since a store that is started anew knows nothing, but changes nobody else's word: a
-trainer may give the name another address, and a pod that ends may not undo what its successor has said.
+Resources have versions, each complete; runners take the latest. A new version keeps the other resources and adds ours,
+only if ours is absent or differs: pods that register at the same time write the same. Later checks restore a missing
+resource, as a restarted store is empty, but never overwrite a differing one: a trainer may give the name another
+address, and a pod that ends must not undo its successor's registration.
 """
 
 import asyncio
@@ -16,19 +16,19 @@ from typing import Any, NoReturn
 
 from llmproxy import contract
 from llmproxy.shipper.delivery.circuit_breaker import backoff_s
-from llmproxy.shipper.delivery.lightning_store import Store, StoreError
+from llmproxy.shipper.delivery.lightning_store import LightningStore, LightningStoreError
 
 log = logging.getLogger("llmproxy.shipper")
 
-LOOK_S = 15.0
-"""Between two looks: so long runners of a store that was started anew may find nothing."""
+CHECK_S = 15.0
+"""Interval of checks: for so long runners of a restarted store may find nothing."""
 FIRST_RETRY_S = 0.5
 
 Json = dict[str, Any]
 
 
-def wanted(resource: contract.Resource, models: tuple[contract.Model, ...]) -> Json:
-    """Return the resource: a runner that is asked for one model takes the first."""
+def proxy_llm(resource: contract.Resource, models: tuple[contract.Model, ...]) -> Json:
+    """Return the `ProxyLLM` resource; it names the first model."""
     return {
         "resource_type": "proxy_llm",
         "endpoint": resource.endpoint,
@@ -38,67 +38,68 @@ def wanted(resource: contract.Resource, models: tuple[contract.Model, ...]) -> J
     }
 
 
-def changed(latest: Json, name: str, ours: Json, *, ours_before: bool) -> Json | None:
-    """Return the resources that are to be the latest, None if they are as they should be.
+def with_proxy_llm(latest: Json, name: str, ours: Json, *, registered_before: bool) -> Json | None:
+    """Return the next version of the resources, None if *latest* is right.
 
-    With *ours_before* this pod has said its word already, and only an absent resource is put back.
+    With *registered_before* only an absent resource is restored.
     """
-    found = latest.get(name)
-    if isinstance(found, dict) and (ours_before or {**ours, **_known(found, ours)} == ours):
+    current = latest.get(name)
+    if isinstance(current, dict) and (registered_before or {**ours, **_shared_fields(current, ours)} == ours):
         return None
     return {**latest, name: ours}
 
 
-def _known(found: Json, ours: Json) -> Json:
-    return {key: value for key, value in found.items() if key in ours}
+def _shared_fields(current: Json, ours: Json) -> Json:
+    return {key: value for key, value in current.items() if key in ours}
 
 
 class Registration:
-    """The task that registers, and looks after it."""
+    """Task that registers the proxy and checks the registration."""
 
     def __init__(
-        self, store: Store, resource: contract.Resource, models: tuple[contract.Model, ...], note: Path
+        self, store: LightningStore, resource: contract.Resource, models: tuple[contract.Model, ...], marker: Path
     ) -> None:
-        """*note* is a file that outlives the process and says what this pod has registered."""
+        """*marker* is a file that survives the process and identifies what this pod has registered."""
         self._store = store
         self._name = resource.name
-        self._ours = wanted(resource, models)
-        self._note = note
+        self._ours = proxy_llm(resource, models)
+        self._marker = marker
         self._digest = hashlib.sha256(json.dumps([self._name, self._ours], sort_keys=True).encode()).hexdigest()
         self._rand = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._failures = 0
 
     async def run(self) -> NoReturn:
-        """Register, and look now and then, for ever."""
+        """Register, then check every CHECK_S, for ever."""
         while True:
-            wait_s = await self.look()
+            wait_s = await self.check()
             await asyncio.sleep(wait_s)
 
-    async def look(self) -> float:
-        """Register if that is needed; return how long to wait for the next look."""
+    async def check(self) -> float:
+        """Register if needed; return the delay until the next check."""
         try:
-            made = changed(await self._store.resources(), self._name, self._ours, ours_before=self._is_noted())
-            if made is not None:
-                await self._store.add_resources(made)
+            latest = await self._store.resources()
+            version = with_proxy_llm(latest, self._name, self._ours, registered_before=self._is_marked())
+            if version is not None:
+                await self._store.add_resources(version)
                 log.info("resource_registered", extra={"resource": self._name, **self._ours})
-            self._take_note()
-        except StoreError as exc:
+            self._mark()
+        except LightningStoreError as exc:
             self._failures += 1
             if self._failures == 1:
-                log.warning("resource_not_registered", extra={"resource": self._name, "reason": str(exc)})
-            return backoff_s(self._failures, self._rand, first_s=FIRST_RETRY_S, max_s=LOOK_S)
+                log.warning("resource_registration_failed", extra={"resource": self._name, "reason": str(exc)})
+            return backoff_s(self._failures, self._rand, first_s=FIRST_RETRY_S, max_s=CHECK_S)
         self._failures = 0
-        return LOOK_S * self._rand.uniform(0.8, 1.0)
+        return CHECK_S * self._rand.uniform(0.8, 1.0)
 
-    def _is_noted(self) -> bool:
+    def _is_marked(self) -> bool:
         try:
-            return self._note.read_text() == self._digest
+            return self._marker.read_text() == self._digest
         except OSError:
             return False
 
-    def _take_note(self) -> None:
+    def _mark(self) -> None:
         try:
-            if not self._is_noted():
-                self._note.write_text(self._digest)
-        except OSError as exc:  # said once more at the next look: the same word, so it costs nothing
-            log.error("registration_not_noted", extra={"reason": exc.strerror or str(exc)})  # noqa: TRY400
+            if not self._is_marked():
+                self._marker.write_text(self._digest)
+        except OSError as exc:  # registered once more at the next check: idempotent
+            log.error("registration_marker_write_failed", extra={"reason": exc.strerror or str(exc)})  # noqa: TRY400

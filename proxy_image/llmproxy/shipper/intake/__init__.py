@@ -1,4 +1,4 @@
-"""The unix socket on which gateways hand records over. Begin with `server`.
+"""Intake of call records from gateways over a unix socket: group commit, acknowledgements. Begin with `server`.
 
-May import: `spool`, and of `delivery` the destination that keeps a record.
+May import: `delivery` (the destinations that persist a record, the sequencer, the journal), `spool`, `metrics`.
 """

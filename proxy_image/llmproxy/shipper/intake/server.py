@@ -1,7 +1,7 @@
-"""The socket that the gateway speaks to: frames in, and word of what is durable, stored or refused out.
+"""Intake server: frames of call records in, acknowledgements (durable, stored, refused) out.
 
-Calls are written together: while one write is synced, those that come meanwhile make up the next. Only then is a call
-acknowledged. What cannot be kept, because the spool or the disk is full, is refused and counted, never half kept.
+Group commit: records that arrive during one sync make up the next write. A record is acknowledged after its sync. One
+that cannot be written, because the spool or the disk is full, is refused and counted.
 """
 
 import asyncio
@@ -14,189 +14,189 @@ import msgspec
 
 from llmproxy import shipping_protocol
 from llmproxy.shipper.delivery.destination import Destination
-from llmproxy.shipper.delivery.journal import Begun, Journal
+from llmproxy.shipper.delivery.journal import InFlightCall, Journal
 from llmproxy.shipper.delivery.sequencer import Sequencer
 from llmproxy.shipper.intake import sockets
-from llmproxy.shipper.metrics import Counts
+from llmproxy.shipper.metrics import ShipperCounters
 from llmproxy.shipper.spool import records
 
 log = logging.getLogger("llmproxy.shipper")
 
 SOCKET = "shipper.sock"
-MAX_WAITING_BYTES = 2 << 20
-"""Received and not on disk yet; above it the gateway is read no further, and keeps its calls itself."""
-LARGE = 8 << 10
-"""Bytes of a record above which its bodies are let go as soon as they are encoded."""
-GONE_S = 15.0
-"""A gateway that has been away so long does not come back: its calls have no end."""
+MAX_PENDING_BYTES = 2 << 20
+"""Bytes received and not on disk; above it the gateway's socket is not read, and the gateway keeps its calls."""
+DROP_BODIES_BYTES = 8 << 10
+"""Size of a record above which its bodies are dropped from memory once they are encoded."""
+RECONNECT_GRACE_S = 15.0
+"""Time for a gateway to reconnect; after it the gateway counts as dead, and its calls as abandoned."""
 ABANDONED = "gateway_gone"
-NOWHERE = "no_destination"
-"""Why a call is refused that nobody takes: one of no rollout, while there is a store alone."""
+NO_DESTINATION = "no_destination"
+"""Refusal of a call that no destination accepts: one without a rollout, if there is only a store."""
 
 
-class _Waiting(NamedTuple):
-    connection: "Connection | None"
-    record: records.Record
+class _PendingWrite(NamedTuple):
+    connection: "GatewayConnection | None"
+    record: records.SpoolRecord
     payload: bytes
 
 
 class Intake:
-    """All connections, and the task that writes what they bring."""
+    """All connections of gateways, and the task that writes their records."""
 
     def __init__(
-        self, destinations: Sequence[Destination], sequencer: Sequencer, journal: Journal, counts: Counts
+        self, destinations: Sequence[Destination], sequencer: Sequencer, journal: Journal, counters: ShipperCounters
     ) -> None:
         self._destinations = destinations
         self._sequencer = sequencer
         self._journal = journal
-        self._counts = counts
-        self._waiting: list[_Waiting] = []
-        self._waiting_bytes = 0
+        self._counters = counters
+        self._pending: list[_PendingWrite] = []
+        self._pending_bytes = 0
         self._wake = asyncio.Event()
-        self._connections: dict[str, Connection] = {}
-        self._gone: dict[str, asyncio.TimerHandle] = {}
+        self._connections: dict[str, GatewayConnection] = {}
+        self._grace_timers: dict[str, asyncio.TimerHandle] = {}
         self._server: asyncio.Server | None = None
 
     @property
     def connected(self) -> bool:
-        """Whether a gateway is there."""
+        """True if a gateway is connected."""
         return bool(self._connections)
 
     @property
-    def settled(self) -> bool:
-        """Whether everything that was received is on disk or refused."""
-        return not self._waiting and not self._waiting_bytes
+    def drained(self) -> bool:
+        """True if every received record is on disk or refused."""
+        return not self._pending and not self._pending_bytes
 
     async def listen(self, path: Path) -> None:
-        """Take connections at *path*; a socket that an ended process left is removed."""
-        sockets.make_way(path)
+        """Accept connections at *path*; a stale socket is removed first."""
+        sockets.remove_stale(path)
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: Connection(self), str(path))
-        sockets.open_to_group(path)
-        for gateway in {begun.gateway for begun in self._journal.begun.values()}:
-            self._expect(gateway)
+        self._server = await loop.create_unix_server(lambda: GatewayConnection(self), str(path))
+        sockets.allow_group(path)
+        for gateway in {call.gateway for call in self._journal.calls.values()}:
+            self._start_grace_timer(gateway)
 
     def close(self) -> None:
-        """Take no more connections, and hang up."""
+        """Stop listening and close all connections."""
         if self._server is not None:
             self._server.close()
-        for timer in self._gone.values():
+        for timer in self._grace_timers.values():
             timer.cancel()
         for connection in list(self._connections.values()):
-            connection.hang_up()
+            connection.close()
 
     async def run(self) -> None:
-        """Write what comes, for ever."""
+        """Write records as they arrive, for ever."""
         while True:
             await self._wake.wait()
             self._wake.clear()
-            batch, self._waiting = self._waiting, []
+            batch, self._pending = self._pending, []
             if batch:
                 await self._write(batch)
 
-    def stored(self, stored: Iterable[records.Record]) -> None:
-        """Tell gateways which of their calls are in the store."""
+    def acknowledge_stored(self, stored: Iterable[records.SpoolRecord]) -> None:
+        """Acknowledge to gateways which of their calls are in the store."""
         by_gateway: dict[str, list[int]] = {}
         for record in stored:
             by_gateway.setdefault(record.gateway, []).append(record.call.call_id)
         for gateway, call_ids in by_gateway.items():
             connection = self._connections.get(gateway)
             if connection is not None:
-                connection.tell(shipping_protocol.StoredAck(call_ids))
+                connection.send(shipping_protocol.StoredAck(call_ids))
 
     def abandon(self, gateway: str | None = None) -> None:
-        """End the calls of a gateway that is gone, or of all that are, which have begun and will never end."""
-        gone = [
-            begun
-            for begun in self._journal.begun.values()
-            if not begun.ended and begun.gateway not in self._connections and gateway in {None, begun.gateway}
+        """End the calls in flight of a dead gateway, or of all that are not connected."""
+        calls = [
+            call
+            for call in self._journal.calls.values()
+            if not call.ended and call.gateway not in self._connections and gateway in {None, call.gateway}
         ]
-        for begun in gone:
-            self._counts.abandoned += 1
-            self._take(None, records.Record(begun.gateway, begun.sequence_id, _without_end(begun)))
-        if gone:
-            log.warning("calls_without_end", extra={"calls": len(gone), "reason": "their gateway ended before them"})
+        for call in calls:
+            self._counters.abandoned += 1
+            self._enqueue(None, records.SpoolRecord(call.gateway, call.sequence_id, _abandoned_record(call)))
+        if calls:
+            log.warning("calls_abandoned", extra={"calls": len(calls), "reason": "their gateway ended before them"})
 
-    # -- from the connections
+    # -- events of connections
 
-    def greeted(self, connection: "Connection") -> None:
-        """Note who is on a connection."""
+    def on_hello(self, connection: "GatewayConnection") -> None:
+        """Register the gateway of a connection."""
         self._connections[connection.gateway] = connection
-        timer = self._gone.pop(connection.gateway, None)
+        timer = self._grace_timers.pop(connection.gateway, None)
         if timer is not None:
             timer.cancel()
         log.info("gateway_connected", extra={"gateway": connection.gateway})
 
-    def lost(self, connection: "Connection") -> None:
-        """Note that a connection is gone."""
+    def on_disconnect(self, connection: "GatewayConnection") -> None:
+        """Start the grace timer of a gateway that has disconnected."""
         if self._connections.get(connection.gateway) is connection:
             del self._connections[connection.gateway]
-            self._expect(connection.gateway)
+            self._start_grace_timer(connection.gateway)
 
-    def arrived(self, gateway: str, arrival: shipping_protocol.Arrival) -> None:
-        """Take word of a call that has begun."""
-        self._sequencer.arrived(gateway, arrival)
+    def on_arrival(self, gateway: str, arrival: shipping_protocol.Arrival) -> None:
+        """Pass an arrival to the sequencer."""
+        self._sequencer.on_arrival(gateway, arrival)
 
-    def ended(self, connection: "Connection", call: shipping_protocol.CallRecord) -> None:
-        """Take a call."""
-        self._counts.accepted += 1
-        number = self._sequencer.known(connection.gateway, call)
-        self._take(connection, records.Record(connection.gateway, number, call))
-        if self._waiting_bytes > MAX_WAITING_BYTES:
+    def on_record(self, connection: "GatewayConnection", call: shipping_protocol.CallRecord) -> None:
+        """Queue a record for the next write."""
+        self._counters.accepted += 1
+        number = self._sequencer.id_at_end(connection.gateway, call)
+        self._enqueue(connection, records.SpoolRecord(connection.gateway, number, call))
+        if self._pending_bytes > MAX_PENDING_BYTES:
             connection.pause()
 
-    def _expect(self, gateway: str) -> None:
+    def _start_grace_timer(self, gateway: str) -> None:
         loop = asyncio.get_running_loop()
-        self._gone[gateway] = loop.call_later(GONE_S, self.abandon, gateway)
+        self._grace_timers[gateway] = loop.call_later(RECONNECT_GRACE_S, self.abandon, gateway)
 
-    def _take(self, connection: "Connection | None", record: records.Record) -> None:
+    def _enqueue(self, connection: "GatewayConnection | None", record: records.SpoolRecord) -> None:
         payload = records.encode(record)
-        if len(payload) > LARGE:  # once is enough in memory
+        if len(payload) > DROP_BODIES_BYTES:  # the payload has them
             call = msgspec.structs.replace(record.call, request=b"", response=b"")
             record = msgspec.structs.replace(record, call=call)
-        self._waiting_bytes += len(payload)
-        self._waiting.append(_Waiting(connection, record, payload))
+        self._pending_bytes += len(payload)
+        self._pending.append(_PendingWrite(connection, record, payload))
         self._wake.set()
 
-    async def _write(self, batch: list[_Waiting]) -> None:
-        """Put a batch on disk for every destination and say so, or refuse it.
+    async def _write(self, batch: list[_PendingWrite]) -> None:
+        """Write a batch for every destination, then acknowledge or refuse each call.
 
-        What the first destination of a call says of it is its fate: a gateway is told nothing of the second.
+        The first destination that accepts a call decides; the gateway learns nothing of a second one.
         """
-        shares = [[i for i, item in enumerate(batch) if there.takes(item.record)] for there in self._destinations]
-        kept_by = (
-            there.keep([batch[i].payload for i in share])
+        shares = [[i for i, item in enumerate(batch) if there.accepts(item.record)] for there in self._destinations]
+        writes = (
+            there.persist([batch[i].payload for i in share])
             for there, share in zip(self._destinations, shares, strict=True)
         )
-        fates = [NOWHERE] * len(batch)
-        for share, verdict in reversed([*zip(shares, await asyncio.gather(*kept_by), strict=True)]):
-            for i, why in zip(share, verdict, strict=True):
-                fates[i] = why
-        for why in dict.fromkeys(fates):
-            items = [item for item, fate in zip(batch, fates, strict=True) if fate == why]
-            if why:
-                self._refuse(items, why)
+        reasons = [NO_DESTINATION] * len(batch)
+        for share, verdict in reversed([*zip(shares, await asyncio.gather(*writes), strict=True)]):
+            for i, reason in zip(share, verdict, strict=True):
+                reasons[i] = reason
+        for reason in dict.fromkeys(reasons):
+            items = [item for item, own in zip(batch, reasons, strict=True) if own == reason]
+            if reason:
+                self._refuse(items, reason)
             else:
-                self._kept(items)
-        self._waiting_bytes -= sum(len(item.payload) for item in batch)
+                self._acknowledge(items)
+        self._pending_bytes -= sum(len(item.payload) for item in batch)
         for connection in list(self._connections.values()):
             connection.resume()
 
-    def _kept(self, kept: list[_Waiting]) -> None:
-        self._sequencer.durable([item.record for item in kept])
-        for connection, call_ids in _by_connection(kept):
-            connection.tell(shipping_protocol.DurableAck(call_ids))
+    def _acknowledge(self, written: list[_PendingWrite]) -> None:
+        self._sequencer.on_durable([item.record for item in written])
+        for connection, call_ids in _by_connection(written):
+            connection.send(shipping_protocol.DurableAck(call_ids))
 
-    def _refuse(self, refused: list[_Waiting], why: str) -> None:
-        self._journal.end([(item.record.gateway, item.record.call.call_id) for item in refused])
+    def _refuse(self, refused: list[_PendingWrite], reason: str) -> None:
+        self._journal.remove([(item.record.gateway, item.record.call.call_id) for item in refused])
         for item in refused:
             self._sequencer.forget(item.record.gateway, item.record.call.call_id)
         for connection, call_ids in _by_connection(refused):
-            connection.tell(shipping_protocol.Nack(call_ids, why))
+            connection.send(shipping_protocol.Nack(call_ids, reason))
 
 
-class Connection(asyncio.Protocol):
-    """One gateway."""
+class GatewayConnection(asyncio.Protocol):
+    """Connection of one gateway."""
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
@@ -206,24 +206,24 @@ class Connection(asyncio.Protocol):
         self.gateway = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Wait for its name."""
+        """Wait for the hello."""
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """Let the rest know."""
+        """Report the loss to the intake."""
         self._transport = None
         if self.gateway:
-            self._intake.lost(self)
+            self._intake.on_disconnect(self)
 
     def data_received(self, data: bytes) -> None:
-        """Read whole frames."""
+        """Read complete frames."""
         self._buffer += data
         start = 0
         while len(self._buffer) - start >= shipping_protocol.HEADER.size:
             (length,) = shipping_protocol.HEADER.unpack_from(self._buffer, start)
             end = start + shipping_protocol.HEADER.size + length
             if length > shipping_protocol.MAX_FRAME:
-                self._broken(f"a frame of {length} bytes")
+                self._abort(f"a frame of {length} bytes")
                 return
             if len(self._buffer) < end:
                 break
@@ -234,25 +234,25 @@ class Connection(asyncio.Protocol):
         if start:
             del self._buffer[:start]
 
-    def tell(self, message: shipping_protocol.ToGateway) -> None:
-        """Say something, if it still listens."""
+    def send(self, message: shipping_protocol.ToGateway) -> None:
+        """Send *message* unless the connection is closing."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(shipping_protocol.frame([message]))
 
     def pause(self) -> None:
-        """Read no further for now."""
+        """Pause reading."""
         if self._transport is not None and not self._paused:
             self._paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        """Read on."""
+        """Resume reading."""
         if self._transport is not None and self._paused:
             self._paused = False
             self._transport.resume_reading()
 
-    def hang_up(self) -> None:
-        """Close after what was said."""
+    def close(self) -> None:
+        """Close after the buffered messages."""
         if self._transport is not None:
             self._transport.close()
 
@@ -260,53 +260,53 @@ class Connection(asyncio.Protocol):
         try:
             messages = shipping_protocol.decode_to_shipper(payload)
         except msgspec.MsgspecError as exc:
-            self._broken(f"a frame that is not understood: {exc}")
+            self._abort(f"an invalid frame: {exc}")
             return False
         for message in messages:
             if isinstance(message, shipping_protocol.GatewayHello):
                 if message.protocol != shipping_protocol.PROTOCOL:
-                    self._broken(
+                    self._abort(
                         f"protocol {message.protocol}, this is {shipping_protocol.PROTOCOL}: run images of one release"
                     )
                     return False
                 self.gateway = message.gateway
-                self._intake.greeted(self)
+                self._intake.on_hello(self)
             elif not self.gateway:
-                self._broken("a message before hello")
+                self._abort("a message before hello")
                 return False
             elif isinstance(message, shipping_protocol.Arrival):
-                self._intake.arrived(self.gateway, message)
+                self._intake.on_arrival(self.gateway, message)
             else:
-                self._intake.ended(self, message)
+                self._intake.on_record(self, message)
         return True
 
-    def _broken(self, why: str) -> None:
-        log.error("gateway_not_understood", extra={"gateway": self.gateway, "reason": why})
+    def _abort(self, reason: str) -> None:
+        log.error("gateway_protocol_error", extra={"gateway": self.gateway, "reason": reason})
         if self._transport is not None:
             self._transport.abort()
 
 
-def _by_connection(items: list[_Waiting]) -> Iterable[tuple[Connection, list[int]]]:
-    found: dict[Connection, list[int]] = {}
+def _by_connection(items: list[_PendingWrite]) -> Iterable[tuple[GatewayConnection, list[int]]]:
+    call_ids: dict[GatewayConnection, list[int]] = {}
     for item in items:
         if item.connection is not None:
-            found.setdefault(item.connection, []).append(item.record.call.call_id)
-    return found.items()
+            call_ids.setdefault(item.connection, []).append(item.record.call.call_id)
+    return call_ids.items()
 
 
-def _without_end(begun: Begun) -> shipping_protocol.CallRecord:
+def _abandoned_record(call: InFlightCall) -> shipping_protocol.CallRecord:
     return shipping_protocol.CallRecord(
-        call_id=begun.call_id,
-        rollout_id=begun.rollout_id,
-        attempt_id=begun.attempt_id,
-        sequence_id=begun.sequence_id,
+        call_id=call.call_id,
+        rollout_id=call.rollout_id,
+        attempt_id=call.attempt_id,
+        sequence_id=call.sequence_id,
         route="",
         model="",
         provider="",
         upstream_model="",
-        started_ns=begun.arrived_ns,
+        started_ns=call.arrived_ns,
         first_byte_ns=0,
-        ended_ns=begun.arrived_ns,
+        ended_ns=call.arrived_ns,
         status=0,
         error=ABANDONED,
         streamed=False,

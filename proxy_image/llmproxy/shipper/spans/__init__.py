@@ -1,4 +1,4 @@
-"""Spans of a recorded call, for Agent-Lightning and for OpenTelemetry. Pure. Begin with `agent_lightning`.
+"""Encoding of a record as spans, for Agent-Lightning and for OpenTelemetry. Pure. Begin with `agent_lightning`.
 
-May import: `llmproxy.protocols` and the shipping protocol.
+May import: `spool.records`, `llmproxy.protocols` and the shipping protocol.
 """

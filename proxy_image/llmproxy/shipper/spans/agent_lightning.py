@@ -1,13 +1,13 @@
-"""The shape of a call's spans. Pure: a record in, spans out.
+"""Spans of a call for Agent-Lightning. Pure: a record in, spans out.
 
     litellm_request            everything: gen_ai.*, token ids, usage; each try as an event; the root
-      raw_gen_ai_request       request and answer field by field, as LiteLLM writes them: llm.hosted_vllm.*
+      raw_gen_ai_request       fields of request and answer, as LiteLLM writes them: llm.hosted_vllm.*
       openai.chat.completion   token ids, agentlightning.operation.*, nothing of gen_ai.*
       tool_call                one for each tool that the first choice calls: tool.*
 
-It is the one shape of which `LlmProxyTraceToTriplet`, `TracerTraceToTriplet` and `TraceToMessages` of agentlightning
-0.3.0 each make exactly one result a call at their defaults. A call that failed, and one of embeddings, is its root
-alone, without a name that any of them looks for.
+`LlmProxyTraceToTriplet`, `TracerTraceToTriplet` and `TraceToMessages` of agentlightning 0.3.0 each derive exactly one
+result a call from this shape at their defaults. A failed call, and one of embeddings, is its root alone, under names
+that no adapter reads.
 """
 
 import functools
@@ -32,9 +32,9 @@ from llmproxy.shipper.spans.attributes import (
     render_json,
     render_python,
 )
-from llmproxy.shipper.spans.conversation import Conversation, converse
-from llmproxy.shipper.spans.otlp import Event, Span
-from llmproxy.shipper.spool.records import Record
+from llmproxy.shipper.spans.exchange import ChatExchange, read_exchange
+from llmproxy.shipper.spans.otlp import Span, SpanEvent
+from llmproxy.shipper.spool.records import SpoolRecord
 
 log = logging.getLogger("llmproxy.shipper")
 
@@ -45,7 +45,7 @@ RAW = "raw_gen_ai_request"
 CHAT = "openai.chat.completion"
 TOOL = "tool_call"
 _RAW_PREFIX = "llm.hosted_vllm."
-"""Whatever the provider is: it is the one that agentlightning's adapter reads."""
+"""The same for every provider: agentlightning's adapter reads no other."""
 _REQUEST = (
     "max_tokens",
     "max_completion_tokens",
@@ -58,26 +58,26 @@ _REQUEST = (
     "n",
     "reasoning_effort",
 )
-_NAME = 4096
+_MAX_NAME = 4096
 """Characters of a name or an id."""
-_EXTRA_TEXT = 4096
+_MAX_ERROR_BODY = 4096
 """Characters of an error's body."""
 
 
-class Encoder:
-    """Makes the bytes of calls' spans, for one proxy."""
+class AgentLightningEncoder:
+    """Encoder of calls for the LightningStore of one proxy."""
 
     def __init__(self, *, name: str, namespace: str, content: Content = "Full") -> None:
         self._resource: Attributes = {"service.name": name, "service.namespace": namespace}
         self._content: Content = content
 
-    def encode(self, record: Record) -> list[bytes]:
-        """Return each of a record's spans, encoded with its resource. Always the same ones for the same record."""
+    def encode(self, record: SpoolRecord) -> list[bytes]:
+        """Return each span of *record*, encoded with its resource: the same bytes for the same record."""
         try:
-            made = spans_of(record, self._content)
-        except Exception:  # what a provider answers is never the end of the rest
-            log.exception("call_not_understood", extra={"call": call_name(record)})
-            made = [_root(record, facts_of(record), error="not_understood")]
+            spans = spans_of(record, self._content)
+        except Exception:  # no answer of a provider may stop the delivery of other calls
+            log.exception("call_not_encoded", extra={"call": call_name(record)})
+            spans = [_root(record, common_attributes(record), error="not_encoded")]
         call = record.call
         resource = {
             **self._resource,
@@ -85,23 +85,23 @@ class Encoder:
             "agentlightning.attempt_id": call.attempt_id,
             "agentlightning.span_sequence_id": record.sequence_id,
         }
-        return otlp.encode(resource, made)
+        return otlp.encode(resource, spans)
 
 
-def call_name(record: Record) -> str:
-    """Return what names a call, in logs and in its span."""
+def call_name(record: SpoolRecord) -> str:
+    """Return the name of a call in logs and spans."""
     return f"{record.gateway}/{record.call.call_id}"
 
 
-def span_id(record: Record, part: str) -> bytes:
-    """Return the id of one of a call's spans: the same whenever it is made, so that a store knows a repeated one."""
+def span_id(record: SpoolRecord, part: str) -> bytes:
+    """Return the id of a span of *record*: derived, so that a store recognizes a repeated delivery."""
     return _digest(f"{call_name(record)}/{part}")[:8]
 
 
-def trace_id(record: Record) -> bytes:
-    """Return the id of the trace, which an attempt's calls share; a call of no rollout has one of its own."""
-    of = f"{record.call.rollout_id}\0{record.call.attempt_id}" if record.call.rollout_id else call_name(record)
-    return _digest(of)[:16]
+def trace_id(record: SpoolRecord) -> bytes:
+    """Return the trace id, one for all calls of an attempt, or one for a call without a rollout."""
+    name = f"{record.call.rollout_id}\0{record.call.attempt_id}" if record.call.rollout_id else call_name(record)
+    return _digest(name)[:16]
 
 
 @functools.lru_cache(maxsize=1024)
@@ -109,40 +109,40 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def spans_of(record: Record, content: Content) -> list[Span]:
-    """Return the spans of a call, the root first."""
-    call = in_openais_terms(record.call)
-    facts = facts_of(record)
+def spans_of(record: SpoolRecord, content: Content) -> list[Span]:
+    """Return the spans of *record*, the root first."""
+    call = to_chat_completion(record.call)
+    common = common_attributes(record)
     full = content == "Full"
     request = parse(call.request)
     request = request if isinstance(request, dict) else {}
     if not is_answered(call):
         if full:
-            add_exchange(facts, call)
-        return [_root(record, facts, error=call.error or f"http_{call.status}")]
+            add_bodies(common, call)
+        return [_root(record, common, error=call.error or f"http_{call.status}")]
     answer = read_answer(call.response, streamed=call.streamed)
     if call.route == "embeddings":
         if full and request:
-            facts["llmproxy.request"] = render_json(request)
-        _add_usage(facts, answer or {}, prefix="llmproxy.usage.")
-        return [_root(record, facts)]
+            common["llmproxy.request"] = render_json(request)
+        _add_usage(common, answer or {}, prefix="llmproxy.usage.")
+        return [_root(record, common)]
     if answer is None or not isinstance(answer.get("choices"), list) or not answer["choices"]:
         if full:
-            add_exchange(facts, call)
-        return [_root(record, facts, error="answer_not_understood")]
-    said = converse(request, answer, missing_id=f"chatcmpl-{span_id(record, 'id').hex()}")
-    root = _root(record, {**facts, **_root_attributes(call, said, full=full)})
-    tools = said.tool_calls if full else []
+            add_bodies(common, call)
+        return [_root(record, common, error="unexpected_answer")]
+    exchange = read_exchange(request, answer, missing_id=f"chatcmpl-{span_id(record, 'id').hex()}")
+    root = _root(record, {**common, **_root_attributes(call, exchange, full=full)})
+    tools = exchange.tool_calls if full else []
     return [
         root,
-        _child(record, RAW, _raw_attributes(said, full=full)),
-        _child(record, CHAT, _chat_attributes(said, full=full)),
+        _child(record, RAW, _raw_attributes(exchange, full=full)),
+        _child(record, CHAT, _chat_attributes(exchange, full=full)),
         *(_child(record, TOOL, _tool_attributes(tool), part=f"{TOOL}.{i}") for i, tool in enumerate(tools)),
     ]
 
 
-def in_openais_terms(call: shipping_protocol.CallRecord) -> shipping_protocol.CallRecord:
-    """Return a call of Anthropic's or of the Responses API as the chat completion it was: adapters know no other."""
+def to_chat_completion(call: shipping_protocol.CallRecord) -> shipping_protocol.CallRecord:
+    """Return an answered Messages or Responses call as a chat completion: adapters know no other."""
     if not is_answered(call):
         return call
     if call.route == "responses":
@@ -154,24 +154,24 @@ def in_openais_terms(call: shipping_protocol.CallRecord) -> shipping_protocol.Ca
 
 
 def _of_responses(call: shipping_protocol.CallRecord) -> shipping_protocol.CallRecord:
-    asked = parse(call.request)
-    said = responses.of_events(events(call.response)) if call.streamed else parse(call.response)
+    request = parse(call.request)
+    answer = responses.of_events(events(call.response)) if call.streamed else parse(call.response)
     return msgspec.structs.replace(
         call,
-        request=msgspec.json.encode(responses.request(asked)) if isinstance(asked, dict) else call.request,
-        response=msgspec.json.encode(responses.answer(said)) if isinstance(said, dict) else call.response,
+        request=msgspec.json.encode(responses.request(request)) if isinstance(request, dict) else call.request,
+        response=msgspec.json.encode(responses.answer(answer)) if isinstance(answer, dict) else call.response,
     )
 
 
 def is_answered(call: shipping_protocol.CallRecord) -> bool:
-    """Whether a call got what it asked for."""
+    """Return True if the call succeeded."""
     return not call.error and 200 <= call.status < 300  # noqa: PLR2004 - the class of successes
 
 
-def facts_of(record: Record) -> Attributes:
-    """Return what is known of any call, under names that no adapter reads."""
+def common_attributes(record: SpoolRecord) -> Attributes:
+    """Return the attributes of every call, under names that no adapter reads."""
     call = record.call
-    facts: Attributes = {
+    attributes: Attributes = {
         "llmproxy.call": call_name(record),
         "llmproxy.route": call.route,
         "llmproxy.model": call.model,
@@ -182,26 +182,26 @@ def facts_of(record: Record) -> Attributes:
         "http.response.status_code": call.status,
     }
     if record.late:
-        facts["llmproxy.sequenced_late"] = True
+        attributes["llmproxy.sequenced_late"] = True
     if call.error:
-        facts["llmproxy.error"] = call.error
+        attributes["llmproxy.error"] = call.error
     if call.tries:
-        facts["llmproxy.deployment"] = call.tries[-1].deployment
+        attributes["llmproxy.deployment"] = call.tries[-1].deployment
     if call.first_byte_ns:
-        facts["llmproxy.time_to_first_byte_s"] = max(0.0, (call.first_byte_ns - call.started_ns) / 1e9)
-    return facts
+        attributes["llmproxy.time_to_first_byte_s"] = max(0.0, (call.first_byte_ns - call.started_ns) / 1e9)
+    return attributes
 
 
-def add_exchange(facts: Attributes, call: shipping_protocol.CallRecord) -> None:
-    """Add what was asked and answered to a call that failed."""
+def add_bodies(target: Attributes, call: shipping_protocol.CallRecord) -> None:
+    """Add request and response to the attributes of a failed call."""
     request = parse(call.request)
     if request is not None:
-        facts["llmproxy.request"] = render_json(request)
+        target["llmproxy.request"] = render_json(request)
     if call.response:
-        facts["llmproxy.response"] = call.response[:_EXTRA_TEXT].decode(errors="replace")
+        target["llmproxy.response"] = call.response[:_MAX_ERROR_BODY].decode(errors="replace")
 
 
-def _root(record: Record, attributes: Attributes, error: str = "") -> Span:
+def _root(record: SpoolRecord, attributes: Attributes, error: str = "") -> Span:
     call = record.call
     return Span(
         trace_id(record),
@@ -217,19 +217,19 @@ def _root(record: Record, attributes: Attributes, error: str = "") -> Span:
     )
 
 
-def try_event(item: shipping_protocol.Try) -> Event:
-    """Return what is told of one request to an upstream."""
-    facts: Attributes = {
+def try_event(item: shipping_protocol.Try) -> SpanEvent:
+    """Return the span event of one request to an upstream."""
+    attributes: Attributes = {
         "deployment": item.deployment,
         "status": item.status,
         "duration_s": max(0.0, (item.ended_ns - item.started_ns) / 1e9),
     }
     if item.error:
-        facts["error"] = item.error
-    return Event("try", item.started_ns, facts)
+        attributes["error"] = item.error
+    return SpanEvent("try", item.started_ns, attributes)
 
 
-def _child(record: Record, name: str, attributes: Attributes, *, part: str = "") -> Span:
+def _child(record: SpoolRecord, name: str, attributes: Attributes, *, part: str = "") -> Span:
     call = record.call
     return Span(
         trace_id(record),
@@ -242,114 +242,122 @@ def _child(record: Record, name: str, attributes: Attributes, *, part: str = "")
     )
 
 
-def _root_attributes(call: shipping_protocol.CallRecord, said: Conversation, *, full: bool) -> Attributes:
-    made: Attributes = {
+def _root_attributes(call: shipping_protocol.CallRecord, exchange: ChatExchange, *, full: bool) -> Attributes:
+    attributes: Attributes = {
         "gen_ai.operation.name": "chat",
         "gen_ai.system": call.provider or "openai",
         "gen_ai.request.model": call.upstream_model or call.model,
-        "gen_ai.response.id": said.id,
+        "gen_ai.response.id": exchange.id,
         "llm.is_streaming": call.streamed,
     }
-    put(made, "gen_ai.response.model", said.answer.get("model"))
-    put_each(made, "gen_ai.request.", said.request, (*_REQUEST, "stop") if full else _REQUEST)
-    if said.finish_reasons:
-        made["gen_ai.response.finish_reasons"] = said.finish_reasons
-    _add_usage(made, said.answer, prefix="gen_ai.usage.")
-    add_ids(made, said)
-    add_logprobs(made, said, full=full)
+    put(attributes, "gen_ai.response.model", exchange.answer.get("model"))
+    put_each(attributes, "gen_ai.request.", exchange.request, (*_REQUEST, "stop") if full else _REQUEST)
+    if exchange.finish_reasons:
+        attributes["gen_ai.response.finish_reasons"] = exchange.finish_reasons
+    _add_usage(attributes, exchange.answer, prefix="gen_ai.usage.")
+    add_ids(attributes, exchange)
+    add_logprobs(attributes, exchange, full=full)
     if full:
-        for i, message in enumerate(said.messages):
-            _add_message(made, f"gen_ai.prompt.{i}", message)
-        for i, choice in enumerate(said.choices):
-            said_by_it = choice.get("message")
-            _add_message(made, f"gen_ai.completion.{i}", said_by_it if isinstance(said_by_it, dict) else {})
-            put(made, f"gen_ai.completion.{i}.finish_reason", choice.get("finish_reason"))
-        for i, function in enumerate(said.functions):
+        for i, message in enumerate(exchange.messages):
+            _add_message(attributes, f"gen_ai.prompt.{i}", message)
+        for i, choice in enumerate(exchange.choices):
+            answer = choice.get("message")
+            _add_message(attributes, f"gen_ai.completion.{i}", answer if isinstance(answer, dict) else {})
+            put(attributes, f"gen_ai.completion.{i}.finish_reason", choice.get("finish_reason"))
+        for i, function in enumerate(exchange.functions):
             prefix = f"gen_ai.request.functions.{i}"
-            put(made, f"{prefix}.name", function.get("name"))
-            put(made, f"{prefix}.description", function.get("description"))
-            made[f"{prefix}.parameters"] = render_json(function.get("parameters") or {})
-    return made
+            put(attributes, f"{prefix}.name", function.get("name"))
+            put(attributes, f"{prefix}.description", function.get("description"))
+            attributes[f"{prefix}.parameters"] = render_json(function.get("parameters") or {})
+    return attributes
 
 
-def _add_message(made: Attributes, prefix: str, message: Json) -> None:
-    """Add a message under the names of the release that agentlightning 0.3.0 was made for."""
-    made[f"{prefix}.role"] = _short(message.get("role") or "assistant")
+def _add_message(target: Attributes, prefix: str, message: Json) -> None:
+    """Add a message under the attribute names that agentlightning 0.3.0 reads."""
+    target[f"{prefix}.role"] = _short(message.get("role") or "assistant")
     content = message.get("content")
     if isinstance(content, str):
-        put(made, f"{prefix}.content", content)
+        put(target, f"{prefix}.content", content)
     elif content is not None:
-        made[f"{prefix}.content"] = render_json(content)
-    put_each(made, f"{prefix}.", message, ("name", "tool_call_id", "refusal", "reasoning_content"))
+        target[f"{prefix}.content"] = render_json(content)
+    put_each(target, f"{prefix}.", message, ("name", "tool_call_id", "refusal", "reasoning_content"))
     tools = message.get("tool_calls")
     for i, call in enumerate(tools if isinstance(tools, list) else ()):
         if not isinstance(call, dict):
             continue
         function = call.get("function")
         function = function if isinstance(function, dict) else {}
-        made[f"{prefix}.tool_calls.{i}.id"] = _short(call.get("id") or "")
-        made[f"{prefix}.tool_calls.{i}.name"] = _short(function.get("name") or "")
-        made[f"{prefix}.tool_calls.{i}.arguments"] = _arguments(function)
+        target[f"{prefix}.tool_calls.{i}.id"] = _short(call.get("id") or "")
+        target[f"{prefix}.tool_calls.{i}.name"] = _short(function.get("name") or "")
+        target[f"{prefix}.tool_calls.{i}.arguments"] = _arguments(function)
 
 
-def _add_usage(made: Attributes, answer: Json, *, prefix: str) -> None:
+def _add_usage(target: Attributes, answer: Json, *, prefix: str) -> None:
     usage = answer.get("usage")
     if isinstance(usage, dict):
-        put_each(made, prefix, usage, ("prompt_tokens", "completion_tokens"))
+        put_each(target, prefix, usage, ("prompt_tokens", "completion_tokens"))
         total = "llm.usage.total_tokens" if prefix.startswith("gen_ai") else f"{prefix}total_tokens"
-        put(made, total, usage.get("total_tokens"))
+        put(target, total, usage.get("total_tokens"))
 
 
-def add_ids(made: Attributes, said: Conversation) -> None:
+def add_ids(target: Attributes, exchange: ChatExchange) -> None:
     """Add the token ids of the prompt and of the first choice."""
-    if said.prompt_ids:
-        made["prompt_token_ids"] = said.prompt_ids
-    if said.response_ids and said.response_ids[0]:
-        made["response_token_ids"] = said.response_ids[0]
+    if exchange.prompt_ids:
+        target["prompt_token_ids"] = exchange.prompt_ids
+    if exchange.response_ids and exchange.response_ids[0]:
+        target["response_token_ids"] = exchange.response_ids[0]
 
 
-def add_logprobs(made: Attributes, said: Conversation, *, full: bool) -> None:
+def add_logprobs(target: Attributes, exchange: ChatExchange, *, full: bool) -> None:
     """Add the log-probabilities of the first choice's tokens."""
-    found = said.logprobs
-    if found:
-        made["logprobs.content"] = render_json(found if full else [{"logprob": item.get("logprob")} for item in found])
+    tokens = exchange.logprobs
+    if tokens:
+        target["logprobs.content"] = render_json(
+            tokens if full else [{"logprob": item.get("logprob")} for item in tokens]
+        )
 
 
-def _raw_attributes(said: Conversation, *, full: bool) -> Attributes:
-    made: Attributes = {f"{_RAW_PREFIX}id": said.id}
-    if said.prompt_ids:
-        made[f"{_RAW_PREFIX}prompt_token_ids"] = render_python(said.prompt_ids)
-    if any(said.response_ids):
-        made[f"{_RAW_PREFIX}response_token_ids"] = render_python(said.response_ids)
-    fields = {**said.said, **said.request, **said.answer}
+def _raw_attributes(exchange: ChatExchange, *, full: bool) -> Attributes:
+    attributes: Attributes = {f"{_RAW_PREFIX}id": exchange.id}
+    if exchange.prompt_ids:
+        attributes[f"{_RAW_PREFIX}prompt_token_ids"] = render_python(exchange.prompt_ids)
+    if any(exchange.response_ids):
+        attributes[f"{_RAW_PREFIX}response_token_ids"] = render_python(exchange.response_ids)
+    fields = {**exchange.input, **exchange.request, **exchange.answer}
     for name, value in fields.items():
         key = _RAW_PREFIX + name_part(name)
-        if key in made or value is None or not (full or name in {"model", "usage", "created", "object"}):
+        if key in attributes or value is None or not (full or name in {"model", "usage", "created", "object"}):
             continue
         if isinstance(value, str):
-            put(made, key, value)
+            put(attributes, key, value)
         else:
-            made[key] = render_python(value)
-    return made
+            attributes[key] = render_python(value)
+    return attributes
 
 
-def _chat_attributes(said: Conversation, *, full: bool) -> Attributes:
-    made: Attributes = {}
-    add_ids(made, said)
-    add_logprobs(made, said, full=full)
-    request = {name: value for name, value in said.request.items() if full or name in {"model", *_REQUEST}}
-    flatten("agentlightning.operation.input", {**request, **({"messages": said.messages} if full else {})}, made)
-    shown = ("model", "object", "created", "system_fingerprint", "service_tier", "usage")
-    flatten("agentlightning.operation.output", {k: said.answer[k] for k in shown if k in said.answer}, made)
-    made["agentlightning.operation.output.id"] = said.id
-    for i, choice in enumerate(said.choices):
+def _chat_attributes(exchange: ChatExchange, *, full: bool) -> Attributes:
+    attributes: Attributes = {}
+    add_ids(attributes, exchange)
+    add_logprobs(attributes, exchange, full=full)
+    request = {name: value for name, value in exchange.request.items() if full or name in {"model", *_REQUEST}}
+    flatten(
+        "agentlightning.operation.input", {**request, **({"messages": exchange.messages} if full else {})}, attributes
+    )
+    answer_fields = ("model", "object", "created", "system_fingerprint", "service_tier", "usage")
+    flatten(
+        "agentlightning.operation.output",
+        {k: exchange.answer[k] for k in answer_fields if k in exchange.answer},
+        attributes,
+    )
+    attributes["agentlightning.operation.output.id"] = exchange.id
+    for i, choice in enumerate(exchange.choices):
         prefix = f"agentlightning.operation.output.choices.{i}"
-        kept = ("index", "finish_reason", "stop_reason", *(("message",) if full else ()))
-        flatten(prefix, {k: choice[k] for k in kept if k in choice}, made)
-        ids = said.response_ids[i]
-        if ids and len(said.choices) > 1:
-            made[f"{prefix}.token_ids"] = ids
-    return made
+        choice_fields = ("index", "finish_reason", "stop_reason", *(("message",) if full else ()))
+        flatten(prefix, {k: choice[k] for k in choice_fields if k in choice}, attributes)
+        ids = exchange.response_ids[i]
+        if ids and len(exchange.choices) > 1:
+            attributes[f"{prefix}.token_ids"] = ids
+    return attributes
 
 
 def _tool_attributes(tool: Json) -> Attributes:
@@ -364,10 +372,10 @@ def _tool_attributes(tool: Json) -> Attributes:
 
 
 def _arguments(function: Json) -> str:
-    found: Any = function.get("arguments")
-    return cut(found) if isinstance(found, str) else render_json({} if found is None else found)
+    arguments: Any = function.get("arguments")
+    return cut(arguments) if isinstance(arguments, str) else render_json({} if arguments is None else arguments)
 
 
 def _short(value: object) -> str:
-    """Return what is a name or an id as a text, of a size that those have."""
-    return cut(str(value), _NAME)
+    """Return a name or an id as a text of bounded length."""
+    return cut(str(value), _MAX_NAME)

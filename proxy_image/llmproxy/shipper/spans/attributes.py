@@ -1,7 +1,7 @@
-"""From JSON to attributes of a span: flat names, values that a store takes, sizes that are bounded. Pure.
+"""Attributes of a span from JSON: flat names, values that a store accepts, bounded sizes. Pure.
 
-A null or a nested value makes the store refuse a whole batch, so neither leaves here. A text that is too long is cut
-where it is a text, inside its JSON, and says so: what is rendered stays whole JSON.
+A null or a nested value makes the store refuse a whole batch, so neither is produced. A text that is too long is cut
+inside its JSON, with a marker: rendered values stay valid JSON.
 """
 
 import json
@@ -19,18 +19,18 @@ MAX_RENDERED = 4 << 20
 _TIGHTER = (MAX_TEXT, 64 << 10, 1 << 10, 64)
 _INT64 = 1 << 63
 _DEPTH = 32
-"""Deeper than that a value is rendered, not walked."""
+"""Depth below which a value is rendered as one string."""
 
 
 def cut(text: str, limit: int = MAX_TEXT) -> str:
-    """Return *text*, shortened to about *limit* characters with a marker that says so; JSON stays JSON."""
+    """Return *text*, shortened to about *limit* characters with a marker; JSON stays JSON."""
     if len(text) <= limit:
         return text
     return _cut_json(text, limit) or f"{text[:limit]} [cut by llmproxy: {limit} of {len(text)} characters]"
 
 
 def _cut_json(text: str, limit: int) -> str:
-    """Return a text that is JSON, as arguments of tools are, with the texts in it cut; empty if it is no JSON."""
+    """Return JSON text, such as the arguments of a tool, with its strings cut; empty if *text* is not JSON."""
     if text.lstrip()[:1] not in {"{", "["}:
         return ""
     try:
@@ -57,47 +57,47 @@ def scalar(value: object) -> Scalar | None:
     return None
 
 
-def flatten(prefix: str, value: object, made: Attributes, depth: int = 0) -> None:
-    """Add *value* to *made* under names with dots, as agentlightning's `flatten_attributes` does."""
+def flatten(prefix: str, value: object, target: Attributes, depth: int = 0) -> None:
+    """Add *value* to *target* under dotted names, as agentlightning's `flatten_attributes` does."""
     if depth >= _DEPTH:
-        made[prefix] = render_json(value)
+        target[prefix] = render_json(value)
     elif isinstance(value, Mapping):
         for name, item in value.items():
-            flatten(f"{prefix}.{name_part(name)}", item, made, depth + 1)
+            flatten(f"{prefix}.{name_part(name)}", item, target, depth + 1)
     elif isinstance(value, list):
         numbers = integers(value)
         if numbers:
-            made[prefix] = numbers
+            target[prefix] = numbers
         elif value and all(isinstance(item, str) for item in value):
-            made[prefix] = [cut(item) for item in value]
+            target[prefix] = [cut(item) for item in value]
         else:
             for i, item in enumerate(value):
-                flatten(f"{prefix}.{i}", item, made, depth + 1)
+                flatten(f"{prefix}.{i}", item, target, depth + 1)
     else:
-        put(made, prefix, value)
+        put(target, prefix, value)
 
 
-def put(made: Attributes, name: str, value: object) -> None:
-    """Add a scalar to *made*, unless it is none."""
-    found = scalar(value)
-    if found is not None:
-        made[name] = found
+def put(target: Attributes, name: str, value: object) -> None:
+    """Add *value* to *target* if an attribute can hold it."""
+    attribute = scalar(value)
+    if attribute is not None:
+        target[name] = attribute
 
 
-def put_each(made: Attributes, prefix: str, values: Mapping[str, object], names: Iterable[str]) -> None:
-    """Add those of *values* that are scalars or lists of strings, under *prefix*."""
+def put_each(target: Attributes, prefix: str, values: Mapping[str, object], names: Iterable[str]) -> None:
+    """Add the *names* of *values* that are scalars or lists of strings, under *prefix*."""
     for name in names:
         value = values.get(name)
         if value is None:
             continue
         if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-            made[prefix + name] = [cut(item) for item in value]
+            target[prefix + name] = [cut(item) for item in value]
         else:
-            put(made, prefix + name, value)
+            put(target, prefix + name, value)
 
 
 def integers(value: object) -> list[int] | None:
-    """Return *value* if it is a list of integers that an attribute can hold and is not empty."""
+    """Return *value* if it is a non-empty list of 64-bit integers, else None."""
     if not isinstance(value, list) or not value:
         return None
     if all(type(item) is int and -_INT64 <= item < _INT64 for item in value):
@@ -106,12 +106,12 @@ def integers(value: object) -> list[int] | None:
 
 
 def render_json(value: object) -> str:
-    """Return *value* as JSON, with texts cut until it is small enough."""
+    """Return *value* as JSON, with strings cut until it fits MAX_RENDERED."""
     return _render(value, _to_json)
 
 
 def render_python(value: object) -> str:
-    """Return *value* as Python writes it, which LiteLLM does and agentlightning's adapters evaluate."""
+    """Return the `repr` of *value*: LiteLLM writes it so, and agentlightning's adapters evaluate it."""
     return _render(value, repr)
 
 
@@ -145,5 +145,5 @@ def _clean(value: object, limit: int, depth: int = 0) -> object:
 
 
 def name_part(name: object) -> str:
-    """Return a key as one part of a flat name: a dot in it would make two of it."""
+    """Return a key as one part of a dotted name, its own dots replaced."""
     return cut(str(name), 256).replace(".", "_") or "_"

@@ -1,8 +1,7 @@
-"""A call under OpenTelemetry's names for generative AI: one span, for any collector. Pure: a record in, a span out.
+"""Span of a call under OpenTelemetry's semantic conventions for GenAI, for any collector. Pure.
 
-The names are those of the semantic conventions for GenAI client spans; messages are JSON with `parts`, as the
-conventions' schemas say. What they have no name for is called `llmproxy.*`, and token ids as in the store. Trace and
-span ids are the same as in the store, so that one leads to the other.
+Messages are JSON with `parts`, as the conventions' schemas say. Attributes without a conventional name are
+`llmproxy.*`; token ids, trace id and span id are the same as in the store, so that one leads to the other.
 """
 
 import contextlib
@@ -16,69 +15,70 @@ from llmproxy.protocols.normalize.assemble import Json, parse, read_answer
 from llmproxy.shipper.spans import agent_lightning, otlp
 from llmproxy.shipper.spans.agent_lightning import Content
 from llmproxy.shipper.spans.attributes import Attributes, put, put_each, render_json
-from llmproxy.shipper.spans.conversation import Conversation, converse
+from llmproxy.shipper.spans.exchange import ChatExchange, read_exchange
 from llmproxy.shipper.spans.otlp import Span
-from llmproxy.shipper.spool.records import Record
+from llmproxy.shipper.spool.records import SpoolRecord
 
 log = logging.getLogger("llmproxy.shipper")
 
 _OPERATIONS = {"completions": "text_completion", "embeddings": "embeddings"}
 _PROVIDERS = {"gemini": "gcp.gemini", "mistral": "mistral_ai", "xai": "x_ai"}
-"""Those that the conventions call otherwise than we do."""
+"""Conventional names of providers, where they differ from ours."""
 _NUMBERS = ("temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed")
 _FINISHES = {"tool_calls": "tool_call", "function_call": "tool_call"}
-"""Values of a message's `finish_reason` that the conventions' schema calls otherwise."""
+"""Conventional values of a message's `finish_reason`, where they differ from OpenAI's."""
 
 
 class GenAiEncoder:
-    """Makes the bytes of calls' spans, for one proxy."""
+    """Encoder of calls for the collector of one proxy."""
 
     def __init__(self, *, name: str, namespace: str, content: Content = "Full") -> None:
         self._resource: Attributes = {"service.name": name, "service.namespace": namespace}
         self._content: Content = content
 
-    def encode(self, record: Record) -> list[bytes]:
-        """Return a record's span, encoded with its resource. Always the same for the same record."""
+    def encode(self, record: SpoolRecord) -> list[bytes]:
+        """Return the span of *record*, encoded with its resource: the same bytes for the same record."""
         try:
-            made = span_of(record, self._content)
-        except Exception:  # what a provider answers is never the end of the rest
-            log.exception("call_not_understood", extra={"call": agent_lightning.call_name(record)})
-            made = _span(record, _common(record.call, agent_lightning.facts_of(record)), error="not_understood")
-        return otlp.encode(self._resource, [made])
+            span = span_of(record, self._content)
+        except Exception:  # no answer of a provider may stop the delivery of other calls
+            log.exception("call_not_encoded", extra={"call": agent_lightning.call_name(record)})
+            common = _common(record.call, agent_lightning.common_attributes(record))
+            span = _span(record, common, error="not_encoded")
+        return otlp.encode(self._resource, [span])
 
 
-def span_of(record: Record, content: Content) -> Span:
-    """Return the span of a call."""
-    call = agent_lightning.in_openais_terms(record.call)
+def span_of(record: SpoolRecord, content: Content) -> Span:
+    """Return the span of *record*."""
+    call = agent_lightning.to_chat_completion(record.call)
     full = content == "Full"
-    made = _common(call, agent_lightning.facts_of(record))
+    attributes = _common(call, agent_lightning.common_attributes(record))
     request = parse(call.request)
     request = request if isinstance(request, dict) else {}
-    _add_request(made, request, full=full)
+    _add_request(attributes, request, full=full)
     if not agent_lightning.is_answered(call):
         if full:
-            agent_lightning.add_exchange(made, call)
-        return _span(record, made, error=call.error or f"http_{call.status}")
+            agent_lightning.add_bodies(attributes, call)
+        return _span(record, attributes, error=call.error or f"http_{call.status}")
     answer = read_answer(call.response, streamed=call.streamed)
     if call.route == "embeddings":
-        _add_answer(made, answer or {})
-        return _span(record, made)
+        _add_answer(attributes, answer or {})
+        return _span(record, attributes)
     if answer is None or not isinstance(answer.get("choices"), list) or not answer["choices"]:
         if full:
-            agent_lightning.add_exchange(made, call)
-        return _span(record, made, error="answer_not_understood")
-    said = converse(request, answer, missing_id="")
-    _add_answer(made, said.answer)
-    if said.finish_reasons:
-        made["gen_ai.response.finish_reasons"] = said.finish_reasons
-    agent_lightning.add_ids(made, said)
-    agent_lightning.add_logprobs(made, said, full=full)
+            agent_lightning.add_bodies(attributes, call)
+        return _span(record, attributes, error="unexpected_answer")
+    exchange = read_exchange(request, answer, missing_id="")
+    _add_answer(attributes, exchange.answer)
+    if exchange.finish_reasons:
+        attributes["gen_ai.response.finish_reasons"] = exchange.finish_reasons
+    agent_lightning.add_ids(attributes, exchange)
+    agent_lightning.add_logprobs(attributes, exchange, full=full)
     if full:
-        _add_messages(made, said)
-    return _span(record, made)
+        _add_messages(attributes, exchange)
+    return _span(record, attributes)
 
 
-def _span(record: Record, attributes: Attributes, error: str = "") -> Span:
+def _span(record: SpoolRecord, attributes: Attributes, error: str = "") -> Span:
     call = record.call
     if error:
         attributes["error.type"] = error.removeprefix("http_")
@@ -97,80 +97,80 @@ def _span(record: Record, attributes: Attributes, error: str = "") -> Span:
     )
 
 
-def _common(call: shipping_protocol.CallRecord, facts: Attributes) -> Attributes:
-    made: Attributes = {
-        **facts,
+def _common(call: shipping_protocol.CallRecord, common: Attributes) -> Attributes:
+    attributes: Attributes = {
+        **common,
         "gen_ai.operation.name": _OPERATIONS.get(call.route, "chat"),
         "gen_ai.request.stream": call.streamed,
     }
     if call.provider:
-        made["gen_ai.provider.name"] = _PROVIDERS.get(call.provider, call.provider)
+        attributes["gen_ai.provider.name"] = _PROVIDERS.get(call.provider, call.provider)
     if call.upstream_model or call.model:
-        made["gen_ai.request.model"] = call.upstream_model or call.model
+        attributes["gen_ai.request.model"] = call.upstream_model or call.model
     if call.rollout_id:
-        made["agentlightning.rollout_id"] = call.rollout_id
-        made["agentlightning.attempt_id"] = call.attempt_id
+        attributes["agentlightning.rollout_id"] = call.rollout_id
+        attributes["agentlightning.attempt_id"] = call.attempt_id
     if call.streamed and call.first_byte_ns:
-        made["gen_ai.response.time_to_first_chunk"] = max(0.0, (call.first_byte_ns - call.started_ns) / 1e9)
-    return made
+        attributes["gen_ai.response.time_to_first_chunk"] = max(0.0, (call.first_byte_ns - call.started_ns) / 1e9)
+    return attributes
 
 
-def _add_request(made: Attributes, request: Json, *, full: bool) -> None:
-    put_each(made, "gen_ai.request.", request, _NUMBERS)
-    put(made, "gen_ai.request.max_tokens", request.get("max_completion_tokens", request.get("max_tokens")))
-    put(made, "gen_ai.embeddings.dimension.count", request.get("dimensions"))
+def _add_request(target: Attributes, request: Json, *, full: bool) -> None:
+    put_each(target, "gen_ai.request.", request, _NUMBERS)
+    put(target, "gen_ai.request.max_tokens", request.get("max_completion_tokens", request.get("max_tokens")))
+    put(target, "gen_ai.embeddings.dimension.count", request.get("dimensions"))
     if isinstance(request.get("n"), int) and request["n"] != 1:
-        put(made, "gen_ai.request.choice.count", request["n"])
+        put(target, "gen_ai.request.choice.count", request["n"])
     encoding = request.get("encoding_format")
     if isinstance(encoding, str):
-        made["gen_ai.request.encoding_formats"] = [encoding]
+        target["gen_ai.request.encoding_formats"] = [encoding]
     shape = request.get("response_format")
     if isinstance(shape, dict):
-        made["gen_ai.output.type"] = "text" if shape.get("type") == "text" else "json"
+        target["gen_ai.output.type"] = "text" if shape.get("type") == "text" else "json"
     stop = request.get("stop")
     if full and stop:
-        put_each(made, "gen_ai.request.", {"stop_sequences": [stop] if isinstance(stop, str) else stop}, _STOP)
+        put_each(target, "gen_ai.request.", {"stop_sequences": [stop] if isinstance(stop, str) else stop}, _STOP)
 
 
 _STOP = ("stop_sequences",)
 
 
-def _add_answer(made: Attributes, answer: Json) -> None:
-    put(made, "gen_ai.response.id", answer.get("id"))
-    put(made, "gen_ai.response.model", answer.get("model"))
+def _add_answer(target: Attributes, answer: Json) -> None:
+    put(target, "gen_ai.response.id", answer.get("id"))
+    put(target, "gen_ai.response.model", answer.get("model"))
     usage = answer.get("usage")
     if not isinstance(usage, dict):
         return
-    put(made, "gen_ai.usage.input_tokens", usage.get("prompt_tokens"))
-    put(made, "gen_ai.usage.output_tokens", usage.get("completion_tokens"))
+    put(target, "gen_ai.usage.input_tokens", usage.get("prompt_tokens"))
+    put(target, "gen_ai.usage.output_tokens", usage.get("completion_tokens"))
     for part, field, name in (
         ("prompt_tokens_details", "cached_tokens", "gen_ai.usage.cache_read.input_tokens"),
         ("completion_tokens_details", "reasoning_tokens", "gen_ai.usage.reasoning.output_tokens"),
     ):
         details = usage.get(part)
         if isinstance(details, dict):
-            put(made, name, details.get(field))
+            put(target, name, details.get(field))
 
 
-def _add_messages(made: Attributes, said: Conversation) -> None:
-    made["gen_ai.input.messages"] = render_json([_message(message) for message in said.messages])
+def _add_messages(target: Attributes, exchange: ChatExchange) -> None:
+    target["gen_ai.input.messages"] = render_json([_message(message) for message in exchange.messages])
     output = []
-    for choice in said.choices:
-        found = choice.get("message")
+    for choice in exchange.choices:
+        content = choice.get("message")
         reason = str(choice.get("finish_reason") or "stop")
-        message = _message(found if isinstance(found, dict) else {}, role="assistant")
+        message = _message(content if isinstance(content, dict) else {}, role="assistant")
         output.append({**message, "finish_reason": _FINISHES.get(reason, reason)})
-    made["gen_ai.output.messages"] = render_json(output)
-    if said.functions:
-        made["gen_ai.tool.definitions"] = render_json([{"type": "function", **item} for item in said.functions])
+    target["gen_ai.output.messages"] = render_json(output)
+    if exchange.functions:
+        target["gen_ai.tool.definitions"] = render_json([{"type": "function", **item} for item in exchange.functions])
 
 
 def _message(message: Json, *, role: str = "user") -> Json:
-    """Return a message of OpenAI's API as the conventions write it."""
-    made: Json = {"role": str(message.get("role") or role), "parts": _parts(message)}
+    """Return a message of OpenAI's API in the conventions' schema."""
+    result: Json = {"role": str(message.get("role") or role), "parts": _parts(message)}
     if isinstance(message.get("name"), str):
-        made["name"] = message["name"]
-    return made
+        result["name"] = message["name"]
+    return result
 
 
 def _parts(message: Json) -> list[Json]:
@@ -195,7 +195,7 @@ def _parts(message: Json) -> list[Json]:
 
 
 def _part(item: Json) -> Json:
-    """Return one part of a message's content; what the conventions do not know stays as it was sent."""
+    """Return one part of a message's content; unknown kinds stay unchanged."""
     if item.get("type") == "text":
         return {"type": "text", "content": item.get("text")}
     image = item.get("image_url")

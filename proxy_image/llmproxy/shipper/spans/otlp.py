@@ -1,8 +1,8 @@
-"""From spans to the bytes of OTLP. The only module that knows protobuf.
+"""OTLP encoding of spans. The only module with protobuf.
 
-Each span is encoded with its resource as a batch of its own: the concatenation of several is a batch as well, so that
-one can be cut smaller without encoding anything again. Spans are written by hand, since the library's objects cost
-several times as much; a test holds them equal to what it writes.
+Each span is encoded with its resource as a batch of its own. A concatenation of batches is a batch, so a batch is split
+without encoding again. The encoder is hand-written, since the library's objects cost several times as much; a test
+compares its bytes with the library's.
 """
 
 import struct
@@ -16,17 +16,17 @@ from llmproxy import __version__
 from llmproxy.shipper.spans.attributes import Attributes, Scalar, Value
 
 INTERNAL, CLIENT = 1, 3
-"""Kinds of spans."""
+"""Span kinds."""
 _OK, _ERROR = b"\x18\x01", b"\x18\x02"
-"""The code of a status."""
+"""Field `code` of a Status."""
 _SPAN_ATTRIBUTES, _EVENT_ATTRIBUTES, _RESOURCE_ATTRIBUTES = b"\x4a", b"\x1a", b"\x0a"
-"""Tags of the field that holds the attributes."""
+"""Tags of the `attributes` field."""
 _MAX_CACHED = 8192
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened in a span."""
+class SpanEvent:
+    """Event of a span."""
 
     name: str
     at_ns: int
@@ -35,7 +35,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One span, before it is encoded."""
+    """One span before its encoding."""
 
     trace_id: bytes
     span_id: bytes
@@ -46,19 +46,19 @@ class Span:
     ended_ns: int
     attributes: Attributes
     error: str = ""
-    """Empty for one that went well."""
-    events: tuple[Event, ...] = ()
+    """Empty for a span with status OK."""
+    events: tuple[SpanEvent, ...] = ()
     kind: int = INTERNAL
 
 
 def encode(resource: Attributes, spans: list[Span]) -> list[bytes]:
     """Return each span as a serialized ExportTraceServiceRequest."""
     shared = _sized(b"\x0a", attributes_field(_RESOURCE_ATTRIBUTES, resource))
-    made = []
+    batches = []
     for span in spans:
         scope_spans = _sized(b"\x12", _SCOPE + _sized(b"\x12", _span(span)))
-        made.append(_sized(b"\x0a", shared + scope_spans))
-    return made
+        batches.append(_sized(b"\x0a", shared + scope_spans))
+    return batches
 
 
 def _span(span: Span) -> bytes:
@@ -80,23 +80,23 @@ def _span(span: Span) -> bytes:
     )
 
 
-def _event(event: Event) -> bytes:
+def _event(event: SpanEvent) -> bytes:
     name = _sized(b"\x12", _utf8(event.name))
     return b"\x09" + _time(event.at_ns) + name + attributes_field(_EVENT_ATTRIBUTES, event.attributes)
 
 
 def rejected(answer: bytes) -> int:
-    """Return how many spans a receiver says that it has dropped of a batch that it took."""
+    """Return the number of spans that a receiver reports as rejected from an accepted batch."""
     try:
         count: int = ExportTraceServiceResponse.FromString(answer).partial_success.rejected_spans
     except DecodeError:
-        return 0  # taken is taken, whatever the answer says besides
+        return 0
     return max(0, count)
 
 
 def attributes_field(tag: bytes, attributes: Attributes) -> bytes:
-    """Return *attributes* as the repeated field of KeyValues that *tag* begins."""
-    made: list[bytes] = []
+    """Return *attributes* as a repeated field of KeyValues with *tag*."""
+    parts: list[bytes] = []
     for name, value in attributes.items():
         key = _keys.get(name) or _key(name)
         if type(value) is str:
@@ -104,12 +104,12 @@ def attributes_field(tag: bytes, attributes: Attributes) -> bytes:
             size = len(data)
             head = _TEXTS[size] if size < _FEW else _text_head(size)
             size += len(key) + len(head)
-            made += (tag, _VARINTS[size] if size < _FEW else _long_varint(size), key, head, data)
+            parts += (tag, _VARINTS[size] if size < _FEW else _long_varint(size), key, head, data)
         else:
             data = _any(value)
             head = _varint(len(data))
-            made += (tag, _varint(len(key) + len(head) + len(data)), key, head, data)
-    return b"".join(made)
+            parts += (tag, _varint(len(key) + len(head) + len(data)), key, head, data)
+    return b"".join(parts)
 
 
 _keys: dict[str, bytes] = {}
@@ -117,11 +117,11 @@ _ints: dict[int, bytes] = {}
 
 
 def _key(name: str) -> bytes:
-    """Return a KeyValue up to the length of its value. Most names are the same in every span."""
-    found = _sized(b"\x0a", _utf8(name)) + b"\x12"
+    """Return a KeyValue up to the length of its value; cached, since most names recur in every span."""
+    head = _sized(b"\x0a", _utf8(name)) + b"\x12"
     if len(_keys) < _MAX_CACHED:
-        _keys[name] = found
-    return found
+        _keys[name] = head
+    return head
 
 
 def _any(value: Value) -> bytes:
@@ -134,11 +134,11 @@ def _any(value: Value) -> bytes:
 
 
 def _int(value: int) -> bytes:
-    """Return an element of an ArrayValue."""
-    found = _sized(b"\x0a", _scalar(value))
+    """Return an integer element of an ArrayValue."""
+    element = _sized(b"\x0a", _scalar(value))
     if len(_ints) < _MAX_CACHED:
-        _ints[value] = found
-    return found
+        _ints[value] = element
+    return element
 
 
 def _scalar(value: Scalar) -> bytes:
@@ -164,22 +164,22 @@ def _varint(number: int) -> bytes:
 
 
 def _long_varint(number: int) -> bytes:
-    made = bytearray()
+    data = bytearray()
     while number > 0x7F:  # noqa: PLR2004 - one byte holds 7 bits
-        made.append(number & 0x7F | 0x80)
+        data.append(number & 0x7F | 0x80)
         number >>= 7
-    made.append(number)
-    return bytes(made)
+    data.append(number)
+    return bytes(data)
 
 
 def _text_head(size: int) -> bytes:
-    """Return the AnyValue of a text of *size* bytes, with its own length, up to the text."""
+    """Return the length and head of an AnyValue with a text of *size* bytes."""
     head = b"\x0a" + _long_varint(size)
     return _long_varint(len(head) + size) + head
 
 
 def _utf8(text: str) -> bytes:
-    """Return *text* as UTF-8, without the halves of characters that JSON can hold and UTF-8 cannot."""
+    """Return *text* as UTF-8, with lone surrogates, which JSON allows and UTF-8 does not, replaced."""
     try:
         return text.encode()
     except UnicodeEncodeError:
@@ -187,7 +187,7 @@ def _utf8(text: str) -> bytes:
 
 
 _FEW = 1 << 14
-"""Below it a number is one or two bytes, nearly every length; they are looked up."""
+"""Limit of one- and two-byte varints, nearly every length; they are looked up."""
 _VARINTS = [_long_varint(i) for i in range(_FEW)]
 _TEXTS = [_text_head(i) for i in range(_FEW)]
 _SCOPE = _sized(b"\x0a", _sized(b"\x0a", b"llmproxy") + _sized(b"\x12", _utf8(__version__)))

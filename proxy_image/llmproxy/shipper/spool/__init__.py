@@ -1,4 +1,4 @@
-"""Records on disk: segments, cursors, the layout of a spool folder. Begin with `spool`.
+"""Records on disk: segment files, cursor, folder layout and lock. Begin with `spool`.
 
-May import: nothing of ours but the shipping protocol.
+May import: the shipping protocol, nothing else of ours.
 """

@@ -1,4 +1,4 @@
-"""Where in the spool's folder everything is, and whose it is: one process at a time."""
+"""Layout of the spool's folder, sizes of its parts, and its lock: one process at a time."""
 
 import fcntl
 import os
@@ -10,45 +10,45 @@ from llmproxy.shipper.spool.segments import SEGMENT_BYTES
 LOCK = "lock"
 
 
-class InUseError(Exception):
-    """Another process has the folder."""
+class SpoolInUseError(Exception):
+    """Another process holds the folder's lock."""
 
 
 @dataclass(frozen=True)
-class Folders:
-    """The parts of a spool."""
+class SpoolLayout:
+    """Folders and files of a spool."""
 
     root: Path
 
     @property
     def waiting(self) -> Path:
-        """Calls that wait for their first delivery."""
+        """Segments of calls that wait for their first delivery."""
         return self.root / "waiting"
 
     @property
-    def parked(self) -> Path:
-        """Calls that were refused and are tried again."""
-        return self.root / "parked"
+    def retry(self) -> Path:
+        """Segments of the retry queue."""
+        return self.root / "retry"
 
     @property
     def dead(self) -> Path:
-        """Calls that were given up."""
+        """Segments of the dead-letter queue."""
         return self.root / "dead"
 
     @property
-    def otlp(self) -> "Folders":
-        """The same of the collector; the folders above are the store's."""
-        return Folders(self.root / "otlp")
+    def otlp(self) -> "SpoolLayout":
+        """Layout of the collector's folder; the folders above are the store's."""
+        return SpoolLayout(self.root / "otlp")
 
     @property
-    def registered(self) -> Path:
-        """What was last registered in the store."""
+    def registration_marker(self) -> Path:
+        """File that identifies the last registration in the store."""
         return self.root / "registered"
 
     @property
     def journal(self) -> Path:
-        """Calls that have begun."""
-        return self.root / "begun.jsonl"
+        """Journal of the calls in flight."""
+        return self.root / "in_flight.jsonl"
 
 
 def segment_bytes(spool_bytes: int) -> int:
@@ -56,18 +56,18 @@ def segment_bytes(spool_bytes: int) -> int:
     return min(SEGMENT_BYTES, max(64 << 10, spool_bytes // 16))
 
 
-def letters_bytes(spool_bytes: int) -> int:
-    """Return how much of the spool dead letters may take before the oldest of them go."""
+def dead_letter_bytes(spool_bytes: int) -> int:
+    """Return the share of the spool that dead letters may take before the oldest are evicted."""
     return spool_bytes // 4
 
 
 def lock(folder: Path) -> int:
-    """Return a file descriptor that holds *folder* for this process; raise InUseError if another has it."""
+    """Return a file descriptor that holds *folder* for this process; raise SpoolInUseError if another holds it."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:
         os.close(fd)
-        raise InUseError(f"{folder} is in use by another process: end that shipper first") from exc
+        raise SpoolInUseError(f"{folder} is in use by another process: end that shipper first") from exc
     return fd

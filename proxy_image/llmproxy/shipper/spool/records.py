@@ -1,36 +1,36 @@
-"""What is on disk for each call: the call as the gateway told it, and what has become of it since."""
+"""Spool record: one call on disk, with its delivery state."""
 
 import msgspec
 
 from llmproxy import shipping_protocol
 
 
-class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class SpoolRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One call in a segment. (gateway, call.call_id) names it."""
 
     gateway: str
     sequence_id: int
-    """The store's, taken when the call arrived; 0 when there is none yet."""
+    """The store's, taken at the call's arrival; 0 while there is none."""
     call: shipping_protocol.CallRecord
     tries: int = 0
-    """How often the store refused it while it took others."""
+    """Refusals while the destination accepted others."""
     since_ns: int = 0
-    """When it was refused first."""
+    """First refusal, in Unix nanoseconds."""
     reason: str = ""
-    """Why it was refused last."""
+    """Reason of the last refusal."""
     delivered: tuple[int, ...] = ()
-    """Numbers of those of its spans that are in the store already."""
+    """Indexes of its spans that the destination has already."""
     late: bool = False
-    """Whether the sequence id was taken after the call had ended, so that it says nothing of its order."""
+    """True if the sequence id was taken after the call's end, so that it does not give the order of arrival."""
 
     @property
     def group(self) -> tuple[str, str]:
-        """What the store refuses or takes as one: rollout and attempt."""
+        """Rollout and attempt: a store refuses or accepts their calls together."""
         return self.call.rollout_id, self.call.attempt_id
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Record)
+_decoder = msgspec.msgpack.Decoder(SpoolRecord)
 encode = _encoder.encode
 decode = _decoder.decode
 DecodeError = msgspec.MsgspecError

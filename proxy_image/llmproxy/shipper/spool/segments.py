@@ -1,8 +1,8 @@
-"""Numbered files of records, only ever appended to: one fdatasync a batch, read anywhere, unlinked whole.
+"""Segments: numbered append-only files of records; one fdatasync a batch, random reads, unlinked whole.
 
-A record is `mark, length, crc32, payload`. Whoever returns from `append` has it on disk. A file that an earlier process
-left is never appended to, since its end may be torn; what is damaged inside one is skipped up to the next mark whose
-record is whole. What the payload means, and when a file is no longer needed, is for others to know.
+A record is `mark, length, crc32, payload`, on disk when `append` returns. A file of an earlier process is never
+appended to, since its end may be torn; damage inside a file is skipped up to the next mark with a complete record. The
+meaning of a payload and the lifetime of a file are the caller's.
 """
 
 import contextlib
@@ -21,87 +21,87 @@ HEAD = struct.Struct("<4sII")
 SUFFIX = ".seg"
 SEGMENT_BYTES = 16 << 20
 MAX_RECORD = 80 << 20
-"""Bytes of a payload; a larger length is damage."""
+"""Bytes of a payload; a larger length means damage."""
 
 
 class Place(NamedTuple):
-    """Where a record is."""
+    """Location of a record."""
 
     segment: int
     offset: int
-    """Of its head."""
+    """Of its header."""
     length: int
     """Of its payload."""
 
     @property
     def end(self) -> int:
-        """Where the next one begins."""
+        """Offset of the next record."""
         return self.offset + HEAD.size + self.length
 
 
 class Damage(NamedTuple):
-    """What could not be read of a segment."""
+    """Unreadable bytes of a segment."""
 
     segment: int
     offset: int
     bytes: int
     tail: bool
-    """Whether it reaches to the end of the file: what a crash leaves of a record that nobody was told to be safe."""
+    """True if it reaches the end of the file: the remains of a record that was never acknowledged."""
 
 
 class Segments:
-    """The files of one folder. `append` may run in one thread while others read."""
+    """Segment files of one folder. `append` may run in one thread while others read."""
 
     def __init__(self, folder: Path, *, segment_bytes: int = SEGMENT_BYTES) -> None:
         self.folder = folder
         self._segment_bytes = segment_bytes
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.sizes: dict[int, int] = _sizes(folder)
-        """Bytes of each file up to where it has been written whole, in order."""
+        """Complete bytes of each file, in order."""
         self._next = max(self.sizes, default=0) + 1
         self._writing = threading.Lock()
         self._fd = -1
         self._current = 0
         self.damages: list[Damage] = []
-        """Each once; whoever reports one takes it out."""
+        """Each once; whoever reports one removes it."""
         self._damaged: set[tuple[int, int]] = set()
 
     @property
     def size(self) -> int:
-        """All that is on disk."""
+        """Bytes on disk."""
         return sum(list(self.sizes.values()))
 
-    def worth_retiring(self, *, scarce: bool) -> int:
-        """Return the bytes of the file that is written to if giving them back is worth a new file, else 0."""
+    def rotatable_bytes(self, *, scarce: bool) -> int:
+        """Return the size of the open file if giving it back is worth a new file, else 0."""
         size = self.sizes.get(self._current, 0)
         least = 2 * len(MAGIC) if scarce else self._segment_bytes // 4
         return size if size >= least else 0
 
     @property
     def current(self) -> int:
-        """The file that is written to now, 0 for none."""
+        """Number of the open file, 0 for none."""
         return self._current
 
     @property
     def last(self) -> int:
-        """The newest number that was ever used here."""
+        """Highest number ever used here."""
         return self._next - 1
 
     def path(self, number: int) -> Path:
-        """Return where segment *number* is."""
+        """Return the path of segment *number*."""
         return self.folder / f"{number:012d}{SUFFIX}"
 
-    def skip_to(self, number: int) -> None:
+    def advance_to(self, number: int) -> None:
         """Use no number below *number*: a cursor may point there."""
         self._next = max(self._next, number)
 
     def append(self, payloads: Sequence[bytes]) -> list[Place]:
-        """Write records and return where they are, on disk; raise OSError with nothing written."""
+        """Write records, on disk when this returns, and return their places; raise OSError with nothing written."""
         with self._writing:
             return self._append(payloads)
 
-    def retire(self, size: int) -> bool:
-        """Write no more to the current file, if it has *size* bytes; False when it has grown meanwhile."""
+    def rotate(self, size: int) -> bool:
+        """Close the open file if it has *size* bytes; return False if it has grown meanwhile."""
         with self._writing:
             if self._current and self.sizes[self._current] == size:
                 self._close()
@@ -122,7 +122,7 @@ class Segments:
             _write_all(self._fd, b"".join(parts), start)
             os.fdatasync(self._fd)
         except OSError:
-            self._take_back(start)
+            self._truncate(start)
             raise
         self.sizes[number] = offset
         return places
@@ -137,32 +137,32 @@ class Segments:
         return payload
 
     def walk(self, number: int, offset: int = 0, *, max_bytes: int | None = None) -> Iterator[tuple[Place, bytes]]:
-        """Yield the records of a segment from *offset*, at most about *max_bytes*; damage is skipped and remembered."""
+        """Yield the records of a segment from *offset*, at most about *max_bytes*; damage goes to `damages`."""
         end = self.sizes.get(number, 0)
         at: int | None = max(offset, len(MAGIC))
         while at is not None and at < end:
             data = self._window(number, at, end, max_bytes)
             at = yield from self._records(number, at, data, whole=at + len(data) >= end)
-            max_bytes = None  # damage, whose end is not in the window
+            max_bytes = None  # the window ends inside damage: read the rest at once
 
     def count(self, number: int, offset: int = 0) -> int:
-        """Return how many records there are from *offset*, up to damage, by their heads alone: it reads no payload."""
-        found, at, end = 0, max(offset, len(MAGIC)), self.sizes.get(number, 0)
+        """Return the number of records from *offset* up to damage, by their headers alone."""
+        count, at, end = 0, max(offset, len(MAGIC)), self.sizes.get(number, 0)
         with self._opened(number) as fd:
-            while (size := _announced(os.pread(fd, HEAD.size, at), 0)) and at + size <= end:
-                found, at = found + 1, at + size
-        return found
+            while (size := _record_size(os.pread(fd, HEAD.size, at), 0)) and at + size <= end:
+                count, at = count + 1, at + size
+        return count
 
     def _window(self, number: int, offset: int, end: int, max_bytes: int | None) -> bytes:
-        """Return what is at *offset*, about *max_bytes* or the first record whole."""
+        """Return about *max_bytes* at *offset*, at least one complete record."""
         available = end - offset
         with self._opened(number) as fd:
             data = os.pread(fd, available if max_bytes is None else min(available, max_bytes), offset)
-            more = min(_announced(data, 0), available) - len(data)
+            more = min(_record_size(data, 0), available) - len(data)
             return data + os.pread(fd, more, offset + len(data)) if more > 0 else data
 
     def unlink(self, number: int) -> None:
-        """Remove a segment; it is none of this program's failures if it is gone already."""
+        """Remove a segment; one that is gone already is no error."""
         if number == self._current:
             self._close()
         self.sizes.pop(number, None)
@@ -170,13 +170,13 @@ class Segments:
             self.path(number).unlink()
 
     def close(self) -> None:
-        """Let go of the file that is written to."""
+        """Close the open file."""
         self._close()
 
     def _records(
         self, number: int, base: int, data: bytes, *, whole: bool
     ) -> Generator[tuple[Place, bytes], None, int | None]:
-        """Yield what is in *data*; return from where more of the segment is needed to go on."""
+        """Yield the records in *data*; return the offset from which more of the segment is needed."""
         at = 0
         while at < len(data):
             payload = _payload(data, at)
@@ -186,12 +186,12 @@ class Segments:
                 at = place.end - base
                 continue
             if not whole:
-                return base + at if at == 0 or not _cut_short(data, at) else None
-            found = _next_whole(data, at + 1)
-            stop = found if found >= 0 else len(data)
+                return base + at if at == 0 or not _is_truncated(data, at) else None
+            resume = _find_record(data, at + 1)
+            stop = resume if resume >= 0 else len(data)
             if (number, base + at) not in self._damaged:
                 self._damaged.add((number, base + at))
-                self.damages.append(Damage(number, base + at, stop - at, tail=found < 0))
+                self.damages.append(Damage(number, base + at, stop - at, tail=resume < 0))
             at = stop
         return None
 
@@ -211,7 +211,7 @@ class Segments:
         self._fd, self._current, self._next = fd, number, number + 1
         self.sizes[number] = len(MAGIC)
 
-    def _take_back(self, size: int) -> None:
+    def _truncate(self, size: int) -> None:
         try:
             os.ftruncate(self._fd, size)
         except OSError:
@@ -232,36 +232,36 @@ class Segments:
 
 
 def _sizes(folder: Path) -> dict[int, int]:
-    """Return the segments in *folder* in order, without those that another process removes meanwhile."""
-    found: dict[int, int] = {}
+    """Return the sizes of the segments in *folder* in order, without those that another process removes meanwhile."""
+    sizes: dict[int, int] = {}
     for path in sorted(p for p in folder.glob(f"*{SUFFIX}") if p.stem.isdigit()):
         with contextlib.suppress(FileNotFoundError):
-            found[int(path.stem)] = path.stat().st_size
-    return found
+            sizes[int(path.stem)] = path.stat().st_size
+    return sizes
 
 
-def _announced(data: bytes, at: int) -> int:
-    """Return the bytes that the head at *at* claims for its record, 0 if there is none."""
+def _record_size(data: bytes, at: int) -> int:
+    """Return the size of a record by its header at *at*, 0 without a valid header."""
     if at + HEAD.size > len(data):
         return 0
     mark, length, _ = HEAD.unpack_from(data, at)
     return HEAD.size + length if mark == MARK and length <= MAX_RECORD else 0
 
 
-def _cut_short(data: bytes, at: int) -> bool:
-    """Whether the record at *at* may be whole but for the end of *data*."""
-    return len(data) - at < HEAD.size or _announced(data, at) > len(data) - at
+def _is_truncated(data: bytes, at: int) -> bool:
+    """Return True if the record at *at* may continue beyond the end of *data*."""
+    return len(data) - at < HEAD.size or _record_size(data, at) > len(data) - at
 
 
 def _payload(data: bytes, at: int) -> bytes | None:
-    size = _announced(data, at)
+    size = _record_size(data, at)
     if not size or at + size > len(data):
         return None
     payload = data[at + HEAD.size : at + size]
     return payload if zlib.crc32(payload) == HEAD.unpack_from(data, at)[2] else None
 
 
-def _next_whole(data: bytes, at: int) -> int:
+def _find_record(data: bytes, at: int) -> int:
     while (at := data.find(MARK, at)) >= 0:
         if _payload(data, at) is not None:
             return at

@@ -1,8 +1,7 @@
-"""The calls that wait for their first delivery: taken in order from segments, settled in any order, forgotten in order.
+"""Spool: a durable queue of records in segments, taken in order, settled in any order, reclaimed in order.
 
-The cursor says from where on records may be undelivered. It is written and synced before a segment is unlinked, so a
-crash at any moment leads to a record being sent twice, never to one that is not sent. Only what was taken and is not
-settled yet is known in memory; the rest is on disk alone.
+The cursor is the place before which every record is settled. It is written and synced before a segment is unlinked: a
+crash at any moment may send a record twice, but never lose one. Only unsettled records are in memory, by place.
 """
 
 import json
@@ -22,37 +21,37 @@ class Spool:
         self.segments = Segments(folder, segment_bytes=segment_bytes)
         self._cursor_path = folder / CURSOR
         self._saved = self._read = load_cursor(folder)
-        self.segments.skip_to(self._saved[0] + 1)  # never a new record where the old cursor points
-        self._taken: dict[Place, None] = {}
+        self.segments.advance_to(self._saved[0] + 1)  # never a new record where the old cursor points
+        self._unsettled: dict[Place, None] = {}
         for number in [n for n in self.segments.sizes if n < self._saved[0]]:
             self.segments.unlink(number)
 
     @property
     def size(self) -> int:
-        """All that is on disk."""
+        """Bytes on disk."""
         return self.segments.size
 
     @property
     def unread_bytes(self) -> int:
-        """Bytes of records that were not taken yet."""
+        """Bytes of records that were not taken."""
         number, offset = self._read
         sizes = self.segments.sizes
         return sum(size - (offset if n == number else 0) for n, size in list(sizes.items()) if n >= number)
 
     def unread(self) -> int:
-        """Count the records that were not taken yet, by their heads in the files."""
+        """Return the number of records that were not taken, by their headers on disk."""
         number, offset = self._read
         return sum(self.segments.count(n, offset if n == number else 0) for n in self.segments.sizes if n >= number)
 
     @property
-    def taken(self) -> int:
-        """Records that were taken and are not settled."""
-        return len(self._taken)
+    def unsettled(self) -> int:
+        """Number of records that were taken and are not settled."""
+        return len(self._unsettled)
 
     @property
     def cursor(self) -> tuple[int, int]:
-        """Everything before this segment and offset is settled."""
-        first = next(iter(self._taken), None)
+        """Segment and offset before which every record is settled."""
+        first = next(iter(self._unsettled), None)
         return self._read if first is None else (first.segment, first.offset)
 
     @property
@@ -61,51 +60,51 @@ class Spool:
         return self._saved
 
     def append(self, payloads: Sequence[bytes]) -> list[Place]:
-        """Write records and return where they are, on disk; raise OSError with nothing written."""
+        """Write records, on disk when this returns, and return their places; raise OSError with nothing written."""
         return self.segments.append(payloads)
 
     def take(self, max_records: int, max_bytes: int) -> list[tuple[Place, bytes]]:
-        """Return the next records in order, at most so many and about so many bytes; each is to be settled later."""
-        found: list[tuple[Place, bytes]] = []
-        while not found:
+        """Return the next records in order, at most so many and about so many bytes; settle each of them later."""
+        entries: list[tuple[Place, bytes]] = []
+        while not entries:
             number, offset = self._read
             for place, payload in self.segments.walk(number, offset, max_bytes=max_bytes):
-                found.append((place, payload))
-                self._taken[place] = None
+                entries.append((place, payload))
+                self._unsettled[place] = None
                 self._read = number, place.end
-                if len(found) >= max_records:
-                    return found
-            if not found and not self._next_segment():
+                if len(entries) >= max_records:
+                    return entries
+            if not entries and not self._next_segment():
                 break
-        return found
+        return entries
 
     def settle(self, place: Place) -> None:
-        """Note that a record that was taken needs nothing more."""
-        self._taken.pop(place, None)
+        """Mark a taken record as done."""
+        self._unsettled.pop(place, None)
 
-    def retire(self, *, scarce: bool = False) -> None:
-        """Begin a segment with the next record if the open one is settled: a full spool gets its room back.
+    def rotate(self, *, scarce: bool = False) -> None:
+        """Close the open segment if all of it is settled, so that its room can be reclaimed.
 
-        Small ones are left as they are unless room is *scarce*.
+        Small ones stay open unless room is *scarce*.
         """
-        size = self.segments.worth_retiring(scarce=scarce)
+        size = self.segments.rotatable_bytes(scarce=scarce)
         current = self.segments.current
-        if size and not self._taken and self._read == (current, size) and self.segments.retire(size):
+        if size and not self._unsettled and self._read == (current, size) and self.segments.rotate(size):
             self._read = current + 1, 0
 
     def save(self, cursor: tuple[int, int]) -> None:
-        """Write the cursor, sync it, and only then unlink what lies before it; raise OSError if the disk does not."""
+        """Write and sync the cursor, then unlink the segments before it; raise OSError if a write fails."""
         try:
             if cursor != self._saved:
                 self._write(cursor)
                 self._saved = cursor
         finally:
-            # Also when the disk is too full for the cursor: an old one that points at nothing means the next segment.
+            # Also if the disk is too full for the cursor: an old cursor to a missing segment means the next one.
             for number in [n for n in list(self.segments.sizes) if n < cursor[0]]:
                 self.segments.unlink(number)
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         self.segments.close()
 
     def _write(self, cursor: tuple[int, int]) -> None:
@@ -119,7 +118,7 @@ class Spool:
         part.replace(self._cursor_path)
 
     def _next_segment(self) -> bool:
-        """Go on to the next segment there is; False at the end of the one that is written to."""
+        """Go on to the next segment; return False at the end of the open one."""
         number, _ = self._read
         if number == self.segments.current and number:
             return False
@@ -131,7 +130,7 @@ class Spool:
 
 
 def load_cursor(folder: Path) -> tuple[int, int]:
-    """Return the saved cursor. One that cannot be read means: send everything there is once more."""
+    """Return the saved cursor; an unreadable one means the start, so everything is sent once more."""
     try:
         number, offset = json.loads((folder / CURSOR).read_bytes())
     except (OSError, ValueError, TypeError):

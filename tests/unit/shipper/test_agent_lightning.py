@@ -16,16 +16,16 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 import spanrig
 from llmproxy import __version__, shipping_protocol
 from llmproxy.shipper.spans import attributes
-from llmproxy.shipper.spans.agent_lightning import Content, Encoder, spans_of
+from llmproxy.shipper.spans.agent_lightning import AgentLightningEncoder, Content, spans_of
 from llmproxy.shipper.spans.attributes import MAX_TEXT, cut, flatten, render_json, render_python
 from llmproxy.shipper.spans.otlp import Span, attributes_field, encode
-from llmproxy.shipper.spool.records import Record
+from llmproxy.shipper.spool.records import SpoolRecord
 
 Json = dict[str, Any]
 
 
-def record(**fields: Any) -> Record:
-    return Record("gw", 7, msgspec.structs.replace(spanrig.a_call(1, "ro-1"), **fields))
+def record(**fields: Any) -> SpoolRecord:
+    return SpoolRecord("gw", 7, msgspec.structs.replace(spanrig.a_call(1, "ro-1"), **fields))
 
 
 def made(content: Content = "Full", **fields: Any) -> list[Span]:
@@ -49,7 +49,7 @@ def test_an_answered_call_is_three_spans() -> None:
 def test_ids_follow_from_gateway_and_call_alone() -> None:
     first, again = made(), made(response=spanrig.chat_response("another"), started_ns=1, error="")
     assert [s.span_id for s in first] == [s.span_id for s in again]
-    other = spans_of(Record("another-gateway", 7, record().call), "Full")
+    other = spans_of(SpoolRecord("another-gateway", 7, record().call), "Full")
     assert {s.span_id for s in first}.isdisjoint({s.span_id for s in other})
     # Of one attempt, one trace.
     assert first[0].trace_id == other[0].trace_id
@@ -70,8 +70,8 @@ def test_an_answer_without_an_id_gets_one_that_all_its_spans_share() -> None:
         ({"status": 500, "error": "http_500", "response": b"<html>"}, "http_500"),
         ({"error": "client_closed"}, "client_closed"),
         ({"status": 0, "error": "gateway_gone", "response": b"", "request": b"", "tries": []}, "gateway_gone"),
-        ({"response": b"<html>not json"}, "answer_not_understood"),
-        ({"response": b'{"choices": []}'}, "answer_not_understood"),
+        ({"response": b"<html>not json"}, "unexpected_answer"),
+        ({"response": b'{"choices": []}'}, "unexpected_answer"),
         ({"status": 404}, "http_404"),
     ],
 )
@@ -103,9 +103,9 @@ def test_only_tokens_keeps_every_text_of_the_call_inside() -> None:
     request = json.loads(spanrig.chat_request(secret))
     request |= {"tools": [{"type": "function", "function": {"name": secret}}], "user": secret, "stop": secret}
     both = {"request": json.dumps(request).encode(), "response": json.dumps(answer).encode()}
-    full = Encoder(name="p", namespace="n").encode(record(**both))
+    full = AgentLightningEncoder(name="p", namespace="n").encode(record(**both))
     assert secret in b"".join(full).decode("latin-1")
-    bare = Encoder(name="p", namespace="n", content="TokensOnly").encode(record(**both))
+    bare = AgentLightningEncoder(name="p", namespace="n", content="TokensOnly").encode(record(**both))
     assert secret not in b"".join(bare).decode("latin-1")
     root, _, chat = made("TokensOnly", **both)
     for span in (root, chat):
@@ -113,12 +113,14 @@ def test_only_tokens_keeps_every_text_of_the_call_inside() -> None:
         assert span.attributes["response_token_ids"] == [4, 5]
         assert json.loads(str(span.attributes["logprobs.content"])) == [{"logprob": -0.5}]
     for fields in ({"status": 500, "error": "x"}, {"route": "embeddings"}, {"response": b"the-secret-text"}):
-        failed = Encoder(name="p", namespace="n", content="TokensOnly").encode(record(**{**both, **fields}))
+        failed = AgentLightningEncoder(name="p", namespace="n", content="TokensOnly").encode(
+            record(**{**both, **fields})
+        )
         assert secret not in b"".join(failed).decode("latin-1"), fields
 
 
 def test_the_resource_carries_the_three_ids_and_any_selection_of_spans_is_a_batch() -> None:
-    parts = Encoder(name="p", namespace="n").encode(record())
+    parts = AgentLightningEncoder(name="p", namespace="n").encode(record())
     batch = ExportTraceServiceRequest.FromString(b"".join(parts))
     assert [r.scope_spans[0].spans[0].name for r in batch.resource_spans] == names(made())
     for resource_spans in batch.resource_spans:
@@ -278,7 +280,7 @@ def test_whatever_a_provider_answers_the_spans_can_be_stored() -> None:
             for name, value in span.attributes.items():
                 assert isinstance(name, str)
                 assert isinstance(value, (str, bool, int, float)) or (isinstance(value, list) and value), (name, value)
-        Encoder(name="p", namespace="n").encode(item)
+        AgentLightningEncoder(name="p", namespace="n").encode(item)
 
 
 def test_an_unforeseen_error_costs_the_shape_not_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,6 +288,6 @@ def test_an_unforeseen_error_costs_the_shape_not_the_record(monkeypatch: pytest.
         raise ZeroDivisionError
 
     monkeypatch.setattr("llmproxy.shipper.spans.agent_lightning.spans_of", broken)
-    (only,) = Encoder(name="p", namespace="n").encode(record())
+    (only,) = AgentLightningEncoder(name="p", namespace="n").encode(record())
     span = ExportTraceServiceRequest.FromString(only).resource_spans[0].scope_spans[0].spans[0]
-    assert (span.name, span.status.message) == ("litellm_request", "not_understood")
+    assert (span.name, span.status.message) == ("litellm_request", "not_encoded")

@@ -15,13 +15,13 @@ from llmproxy.shipper.spans import agent_lightning
 from llmproxy.shipper.spans.agent_lightning import Content
 from llmproxy.shipper.spans.otel_genai import GenAiEncoder, span_of
 from llmproxy.shipper.spans.otlp import Span
-from llmproxy.shipper.spool.records import Record
+from llmproxy.shipper.spool.records import SpoolRecord
 
 Json = dict[str, Any]
 
 
-def record(**fields: Any) -> Record:
-    return Record("gw", 7, msgspec.structs.replace(spanrig.a_call(1, "ro-1"), **fields))
+def record(**fields: Any) -> SpoolRecord:
+    return SpoolRecord("gw", 7, msgspec.structs.replace(spanrig.a_call(1, "ro-1"), **fields))
 
 
 def made(content: Content = "Full", **fields: Any) -> Span:

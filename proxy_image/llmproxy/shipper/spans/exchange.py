@@ -1,4 +1,4 @@
-"""One reading of a request and its answer, of either of OpenAI's text APIs and from any server. Pure."""
+"""Chat exchange: one normalized view of a request and its answer, of OpenAI's chat or completions API. Pure."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,52 +7,52 @@ from llmproxy.protocols.normalize.assemble import Json
 from llmproxy.shipper.spans.attributes import cut, integers
 
 _ID = 4096
-"""Characters of an answer's id."""
+"""Maximum length of an answer's id."""
 
 
 @dataclass(frozen=True, slots=True)
-class Conversation:
-    """What was asked and answered."""
+class ChatExchange:
+    """A request and its answer."""
 
     id: str
-    """Of the answer. Adapters know by it that two spans are of one call, so it is never empty."""
+    """Id of the answer, never empty: adapters join the spans of a call by it."""
     request: Json
-    """Its fields but for messages and prompt."""
-    said: Json
-    """Messages or prompt, as they were sent."""
+    """Fields of the request without `messages` and `prompt`."""
+    input: Json
+    """`messages` or `prompt`, unchanged."""
     answer: Json
     messages: list[Json]
     choices: list[Json]
     """Each with a `message`."""
     functions: list[Json]
-    """The tools that were offered."""
+    """Functions among the tools of the request."""
     prompt_ids: list[int]
     response_ids: list[list[int]]
-    """Of each choice; empty where there are none."""
+    """Token ids of each choice; empty if there are none."""
     logprobs: list[Json]
-    """Of the first choice's tokens."""
+    """Log-probabilities of the first choice's tokens."""
 
     @property
     def finish_reasons(self) -> list[str]:
-        """Why each choice ended."""
+        """Finish reason of each choice."""
         return [cut(str(choice["finish_reason"]), 256) for choice in self.choices if choice.get("finish_reason")]
 
     @property
     def tool_calls(self) -> list[Json]:
-        """The tools that the first choice calls."""
+        """Tool calls of the first choice."""
         message = self.choices[0].get("message")
-        found = message.get("tool_calls") if isinstance(message, dict) else None
-        return [call for call in found if isinstance(call, dict)] if isinstance(found, list) else []
+        calls = message.get("tool_calls") if isinstance(message, dict) else None
+        return [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
 
 
-def converse(request: Json, answer: Json, *, missing_id: str) -> Conversation:
-    """Return the reading of a request and an answer that has choices; *missing_id* stands in for an answer's id."""
+def read_exchange(request: Json, answer: Json, *, missing_id: str) -> ChatExchange:
+    """Return the exchange of a request and an answer with choices; *missing_id* replaces an absent id of the answer."""
     choices = [_choice(item) for item in answer["choices"] if isinstance(item, dict)] or [{"message": {}}]
-    found = answer.get("id")
-    return Conversation(
-        id=cut(found, _ID) if isinstance(found, str) and found else missing_id,
+    answer_id = answer.get("id")
+    return ChatExchange(
+        id=cut(answer_id, _ID) if isinstance(answer_id, str) and answer_id else missing_id,
         request={name: value for name, value in request.items() if name not in {"messages", "prompt"}},
-        said={name: value for name, value in request.items() if name in {"messages", "prompt"}},
+        input={name: value for name, value in request.items() if name in {"messages", "prompt"}},
         answer=answer,
         messages=_messages(request),
         choices=choices,
@@ -64,16 +64,16 @@ def converse(request: Json, answer: Json, *, missing_id: str) -> Conversation:
 
 
 def _messages(request: Json) -> list[Json]:
-    found = request.get("messages")
-    if isinstance(found, list):
-        return [message for message in found if isinstance(message, dict)]
+    messages = request.get("messages")
+    if isinstance(messages, list):
+        return [message for message in messages if isinstance(message, dict)]
     prompt = request.get("prompt")
     texts = [prompt] if isinstance(prompt, str) else prompt if isinstance(prompt, list) else []
     return [{"role": "user", "content": text} for text in texts if isinstance(text, str)]
 
 
 def _choice(choice: Json) -> Json:
-    """Return a choice in the shape of chat: the older API has a text in place of a message."""
+    """Return a choice in the shape of chat: the completions API has a text in place of a message."""
     if "message" in choice or not isinstance(choice.get("text"), str):
         return choice
     return {**choice, "message": {"role": "assistant", "content": choice["text"]}}
@@ -81,10 +81,10 @@ def _choice(choice: Json) -> Json:
 
 def _functions(request: Json) -> list[Json]:
     tools = request.get("tools")
-    found = [tool.get("function") for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
-    if not found and isinstance(request.get("functions"), list):
-        found = request["functions"]
-    return [function for function in found if isinstance(function, dict) and function.get("name")]
+    functions = [tool.get("function") for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+    if not functions and isinstance(request.get("functions"), list):
+        functions = request["functions"]
+    return [function for function in functions if isinstance(function, dict) and function.get("name")]
 
 
 def _token_ids(choice: Json) -> list[int]:
@@ -95,13 +95,13 @@ def _token_ids(choice: Json) -> list[int]:
 
 
 def _logprobs(choice: Json) -> list[Json]:
-    found: Any = choice.get("logprobs")
-    if not isinstance(found, dict):
+    logprobs: Any = choice.get("logprobs")
+    if not isinstance(logprobs, dict):
         return []
-    content = found.get("content")
+    content = logprobs.get("content")
     if isinstance(content, list):
         return [item for item in content if isinstance(item, dict)]
-    tokens, values = found.get("tokens"), found.get("token_logprobs")
+    tokens, values = logprobs.get("tokens"), logprobs.get("token_logprobs")
     if isinstance(tokens, list) and isinstance(values, list):
         return [{"token": token, "logprob": value} for token, value in zip(tokens, values, strict=False)]
     return []

@@ -1,0 +1,27 @@
+"""Meaning of a store's statuses."""
+
+import pytest
+
+from llmproxy.shipper.delivery.lightning_store import Outcome, outcome_of
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        (200, Outcome.ACCEPTED),
+        (201, Outcome.ACCEPTED),
+        (500, Outcome.REFUSED),
+        (400, Outcome.REFUSED),
+        (413, Outcome.REFUSED),
+        (422, Outcome.REFUSED),
+        (404, Outcome.UNAVAILABLE),
+        (401, Outcome.UNAVAILABLE),
+        (429, Outcome.UNAVAILABLE),
+        (502, Outcome.UNAVAILABLE),
+        (503, Outcome.UNAVAILABLE),
+        (504, Outcome.UNAVAILABLE),
+        (302, Outcome.UNAVAILABLE),
+    ],
+)
+def test_only_what_may_be_the_batchs_fault_is_a_refusal(status: int, outcome: Outcome) -> None:
+    assert outcome_of(status) is outcome
