@@ -1,4 +1,4 @@
-"""One operator's passes over one proxy on a cluster in memory, with a clock that tests move."""
+"""One operator that reconciles one proxy on a cluster in memory, with a clock that tests move."""
 
 import base64
 import itertools
@@ -37,7 +37,7 @@ def a_secret(content: str, key: str = "api-key", name: str = "provider") -> Mani
 
 
 class Operator:
-    """Everything a pass needs, with a clock that tests move."""
+    """A reconciler with all its dependencies, and a clock that tests move."""
 
     def __init__(self, cluster: FakeCluster, image: str = "img:1") -> None:
         self.cluster = cluster
@@ -53,10 +53,10 @@ class Operator:
             token=lambda: f"token-{next(tokens)}",
         )
         recorder = EventRecorder(cluster, instance="pod", now=dependencies.now)
-        self.reconcile = Reconciler(cluster, dependencies, secrets=self.secrets, recorder=recorder)
+        self.reconciler = Reconciler(cluster, dependencies, secrets=self.secrets, recorder=recorder)
 
-    async def passes(self) -> float | None:
-        return await self.reconcile(KEY)
+    async def reconcile(self) -> float | None:
+        return await self.reconciler(KEY)
 
     def condition(self, kind: str) -> tuple[str, str]:
         found = condition(self.cluster.objects[PROXY]["status"], kind)

@@ -82,7 +82,7 @@ def test_a_proxy_without_its_secret_is_degraded_after_a_while_and_heals_by_itsel
     app.wait("Degraded", 120)
 
     assert app.healths(ever=True) == ["Progressing", "Degraded"]  # other Applications have moved the repository on
-    assert "Secret 'provider' is not in namespace" in app.message()
+    assert "Secret 'provider' does not exist in namespace" in app.message()
     world.target.run("create", "secret", "generic", "provider", "--from-literal=api-key=x")
     app.wait("Healthy")
 

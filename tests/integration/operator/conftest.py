@@ -31,19 +31,19 @@ class Operator:
     process: Process
     port: int
 
-    def ask(self, path: str) -> str:
+    def get(self, path: str) -> str:
         """Return what its own port answers."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
             text: str = answer.read().decode()
             return text
 
-    def counted(self, name: str) -> float:
+    def metric(self, name: str) -> float:
         """Return the sum over the samples of one counter."""
-        lines = self.ask("/metrics").splitlines()
+        lines = self.get("/metrics").splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
-    def said(self, event: str) -> int:
-        """How often it logged an event."""
+    def log_count(self, event: str) -> int:
+        """Return the number of log lines of an event."""
         return self.process.output.count(f'"event": "{event}"')
 
 

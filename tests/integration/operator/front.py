@@ -24,7 +24,7 @@ _REASONS = {409: "Conflict", 429: "TooManyRequests", 503: "ServiceUnavailable"}
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to a request."""
+    """Fault of a request."""
 
     status: int = 0
     """Answered so instead of by the API server; 0: it goes there."""

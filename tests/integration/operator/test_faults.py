@@ -31,14 +31,14 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 COUNT = 6
 NAMES = [f"p{number}" for number in range(COUNT)]
 ONCE = {"Deployment": 1, "Service": 2, "Secret": 2}
-SECRET_GRACE_S = 120.0
+TIMEOUT_S = 120.0
 NOT_LED = "--no-leader-elect"
 WRITTEN = "llmproxy_operator_writes_total"
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """What is asked for, and the tokens that were made for it."""
+    """Requests, and the tokens that were created for them."""
 
     kube: Kube
     names: tuple[str, ...] = tuple(NAMES)
@@ -66,7 +66,7 @@ class Ledger:
 
     def settles(self, rpm: int) -> None:
         """Wait until all is as asked for; then a new operator must find nothing to write."""
-        eventually(lambda: self.problems(rpm), lambda found: not found, SECRET_GRACE_S, f"all at {rpm}")
+        eventually(lambda: self.problems(rpm), lambda found: not found, TIMEOUT_S, f"all at {rpm}")
 
     def is_at_rest(self) -> None:
         """A new operator finds nothing to write.
@@ -77,17 +77,17 @@ class Ledger:
         for _ in range(5):
             with an_operator(self.kube.namespace, NOT_LED) as another:
                 wanted = len(self.names)
-                eventually(lambda: passes(another), lambda count: count >= wanted, SECRET_GRACE_S, "a pass over each")  # noqa: B023 - called at once
-                settled(lambda: passes(another), timeout_s=SECRET_GRACE_S)
-                told = sum(another.counted(f'{WRITTEN}{{kind="{kind}"') for kind in ("LLMProxy/status", "Event"))
-                assert another.counted(WRITTEN) == told, "it wrote children"
+                eventually(lambda: passes(another), lambda count: count >= wanted, TIMEOUT_S, "a pass over each")  # noqa: B023 - called at once
+                settled(lambda: passes(another), timeout_s=TIMEOUT_S)
+                told = sum(another.metric(f'{WRITTEN}{{kind="{kind}"') for kind in ("LLMProxy/status", "Event"))
+                assert another.metric(WRITTEN) == told, "it wrote children"
             if not told:
                 return
         raise AssertionError(f"the fifth operator still wrote {told:.0f} statuses and Events")
 
 
 def passes(operator: Operator) -> float:
-    return operator.counted("llmproxy_operator_reconciles_total")
+    return operator.metric("llmproxy_operator_reconciles_total")
 
 
 def _problems(proxy: Object, children: list[Object], sets: list[Object], rpm: int) -> list[str]:
@@ -187,7 +187,7 @@ def _is_right_after(behind: Behind, ledger: Ledger, choose: Choose, *kinds: str,
             made = ledger.tokens()
             front.faults = lambda _method, _path: None
             ledger.settles(rounds)
-            settled(lambda: passes(operator), timeout_s=SECRET_GRACE_S)
+            settled(lambda: passes(operator), timeout_s=TIMEOUT_S)
         assert min(front.done[kind] for kind in kinds) >= 3, front.done
     now = ledger.tokens()
     assert {name: now[name] for name in made} == made
@@ -211,7 +211,7 @@ def test_what_is_deleted_while_no_watch_is_open_is_made_again(behind: Behind) ->
     ):
         ledger.ask(1)
         ledger.settles(1)
-        settled(lambda: passes(operator), timeout_s=SECRET_GRACE_S)
+        settled(lambda: passes(operator), timeout_s=TIMEOUT_S)
         gone = Fault(status=410)
         front.faults = lambda _method, path: gone if "watch=true" in path else None
         front.cut()
@@ -224,14 +224,14 @@ def test_what_is_deleted_while_no_watch_is_open_is_made_again(behind: Behind) ->
 
 
 def test_nothing_is_done_before_all_kinds_are_known(behind: Behind) -> None:
-    """What the pods were made from would be taken for not there, and all of them rolled."""
+    """The revisions of the pods would count as absent, and all pods would roll."""
     known = threading.Event()
     hang = Fault(until=known)
     with in_front(behind.kube) as front:
         front.faults = lambda _method, path: hang if "/controllerrevisions?" in path and "watch" not in path else None
         with an_operator(behind.kube.namespace, NOT_LED, env=behind.environment(front)) as operator:
             behind.kube.apply(an_llmproxy("early"))
-            eventually(lambda: operator.counted("llmproxy_operator_workqueue_depth"), lambda n: n == 1, 60, "it waits")
+            eventually(lambda: operator.metric("llmproxy_operator_workqueue_depth"), lambda n: n == 1, 60, "it waits")
             assert front.held >= 1
             assert passes(operator) == 0
 
@@ -242,7 +242,7 @@ def test_nothing_is_done_before_all_kinds_are_known(behind: Behind) -> None:
 
 
 def test_a_proxy_that_always_fails_delays_no_other(behind: Behind) -> None:
-    """Each pass over it hangs until it is broken off, while those of the others are done."""
+    """Each reconcile of it hangs until its timeout, while those of the others are done."""
     others = Ledger(behind.kube, tuple(f"q{number}" for number in range(12)))
     held = threading.Event()
     hang = Fault(until=held)
@@ -257,9 +257,7 @@ def test_a_proxy_that_always_fails_delays_no_other(behind: Behind) -> None:
             eventually(lambda: [p for p in others.problems(1) if not p.startswith("bad-")], lambda f: not f, 90, "all")
             assert front.done["hold"] > 0
             held.set()
-            eventually(
-                lambda: len(behind.kube.list("deployments", MINE)), lambda n: n == 14, SECRET_GRACE_S, "those too"
-            )
+            eventually(lambda: len(behind.kube.list("deployments", MINE)), lambda n: n == 14, TIMEOUT_S, "those too")
 
 
 @pytest.mark.long
@@ -275,11 +273,11 @@ def test_one_that_is_refused_for_ever_is_tried_ever_more_rarely(behind: Behind) 
             eventually(
                 lambda: [p for p in others.problems(1) if not p.startswith("bad:")],
                 lambda f: not f,
-                SECRET_GRACE_S,
+                TIMEOUT_S,
                 "all",
             )
             # At most every half second at first, doubled each time: 12 tries are more than a quarter of an hour.
-            failed = operator.counted('llmproxy_operator_reconciles_total{result="error"}')
+            failed = operator.metric('llmproxy_operator_reconciles_total{result="error"}')
             assert 3 <= failed <= 12
 
 
@@ -317,7 +315,7 @@ def test_all_is_right_after_the_api_server_was_killed_in_between(team: Kube, nod
             eventually(api_server_process, lambda pid, old=victim: pid not in {0, old}, 60, "another process")  # type: ignore[misc]  # a default binds the loop's value
             eventually(lambda: team.run("get", "--raw", "/readyz", check=False), lambda said: said == "ok", 90, "ready")
         ledger.settles(3)
-        settled(lambda: passes(operator), timeout_s=SECRET_GRACE_S)
+        settled(lambda: passes(operator), timeout_s=TIMEOUT_S)
         assert operator.process.popen.poll() is None or operator.process.popen.returncode == 1
     ledger.is_at_rest()
 
@@ -360,7 +358,7 @@ def test_all_is_right_after_etcd_was_slow(team: Kube, node_process: NodeProcess)
             made = ledger.tokens()
         assert min(took_s) > 2, "it was not slow"
         ledger.settles(3)
-        settled(lambda: passes(operator), timeout_s=SECRET_GRACE_S)
+        settled(lambda: passes(operator), timeout_s=TIMEOUT_S)
         assert operator.process.popen.poll() is None
     now = ledger.tokens()
     assert {name: now[name] for name in made} == made
@@ -369,13 +367,13 @@ def test_all_is_right_after_etcd_was_slow(team: Kube, node_process: NodeProcess)
 
 @pytest.mark.long
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "sleeps"])
-def test_all_is_right_after_the_leader_was_stopped_in_the_middle_of_its_passes(team: Kube, end: int) -> None:
+def test_all_is_right_after_the_leader_was_stopped_in_the_middle_of_its_reconciles(team: Kube, end: int) -> None:
     ledger = Ledger(team)
     with an_operator(team.namespace) as one, an_operator(team.namespace) as other:
         first, second = _by_rank(one, other)
         ledger.ask(1)
         deadline = time.monotonic() + 60
-        while first.said("object_created") < 4 and time.monotonic() < deadline:
+        while first.log_count("object_created") < 4 and time.monotonic() < deadline:
             time.sleep(0.002)
         first.process.signal(end)
         ledger.ask(2)
@@ -383,11 +381,11 @@ def test_all_is_right_after_the_leader_was_stopped_in_the_middle_of_its_passes(t
         second.process.wait_for("lease_acquired", 90)
         ledger.settles(2)
         if end == signal.SIGSTOP:
-            before, written = versions(team), first.said("object_created") + first.said("object_updated")
+            before, written = versions(team), first.log_count("object_created") + first.log_count("object_updated")
             first.process.signal(signal.SIGCONT)
             assert first.process.wait(60) == 1  # it sees that it does not lead any more
-            assert first.said("object_created") + first.said("object_updated") <= written + len(NAMES)
-            settled(lambda: passes(second), timeout_s=SECRET_GRACE_S)
+            assert first.log_count("object_created") + first.log_count("object_updated") <= written + len(NAMES)
+            settled(lambda: passes(second), timeout_s=TIMEOUT_S)
             assert _without_status(versions(team)) == _without_status(before)
         ledger.settles(2)
     ledger.is_at_rest()
@@ -395,8 +393,8 @@ def test_all_is_right_after_the_leader_was_stopped_in_the_middle_of_its_passes(t
 
 def _by_rank(one: Operator, other: Operator) -> tuple[Operator, Operator]:
     """Return the leader and the one that waits."""
-    eventually(lambda: one.said("lease_acquired") + other.said("lease_acquired"), bool, 60, "a leader")
-    return (one, other) if one.said("lease_acquired") else (other, one)
+    eventually(lambda: one.log_count("lease_acquired") + other.log_count("lease_acquired"), bool, 60, "a leader")
+    return (one, other) if one.log_count("lease_acquired") else (other, one)
 
 
 def _without_status(found: dict[str, str]) -> dict[str, str]:

@@ -62,7 +62,7 @@ def as_in_its_pod(home: Kube, objects: list[Object], folder: Path) -> Iterator[O
 
 
 def may(kube: Kube, home: Kube, verb: str, kind: str) -> bool:
-    """Whether the operator's account may do this in a namespace."""
+    """Return whether the operator's account may do this in a namespace."""
     account = f"--as=system:serviceaccount:{home.namespace}:{ACCOUNT}"
     return kube.run("auth", "can-i", verb, kind, account, check=False).strip() == "yes"
 
@@ -102,10 +102,10 @@ def test_roles_in_the_named_namespaces_are_all_it_needs(
         one.run("delete", "service", "none")
         one.patch("llmproxy", "none", {"spec": {"rateLimits": {"rpm": 5}}})
         eventually(lambda: children(one), lambda names: "Service/none" in names, 30, "repaired")
-        settled(lambda: operator.counted("llmproxy_operator_reconciles_total"))
+        settled(lambda: operator.metric("llmproxy_operator_reconciles_total"))
 
-        assert operator.said("lease_acquired") == 1
-        assert operator.counted('llmproxy_operator_reconciles_total{result="error"}') == 0
+        assert operator.log_count("lease_acquired") == 1
+        assert operator.metric('llmproxy_operator_reconciles_total{result="error"}') == 0
         assert "forbidden" not in operator.process.output.lower()
 
     assert children(other) == set()

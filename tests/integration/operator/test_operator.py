@@ -93,14 +93,14 @@ def test_what_no_operator_has_seen_says_so_by_the_rules_of_kstatus(team: Kube) -
         wait_condition(team, "early", "Stalled", "QuotaExceeded")
         assert team.get("llmproxy", "early")["status"]["observedGeneration"] == 1
         wait_condition(team, "held", "Paused", "Paused")
-        settled(lambda: operator.counted("llmproxy_operator_writes_total"))
-        passes, written = (operator.counted(f"llmproxy_operator_{what}_total") for what in ("passes", "writes"))
+        settled(lambda: operator.metric("llmproxy_operator_writes_total"))
+        passes, written = (operator.metric(f"llmproxy_operator_{what}_total") for what in ("passes", "writes"))
         team.run("annotate", "llmproxy/held", "example.com/look=again")
         eventually(
-            lambda: operator.counted("llmproxy_operator_reconciles_total"), lambda n: n > passes, 30, "another pass"
+            lambda: operator.metric("llmproxy_operator_reconciles_total"), lambda n: n > passes, 30, "another reconcile"
         )
-        settled(lambda: operator.counted("llmproxy_operator_reconciles_total"))
-        assert operator.counted("llmproxy_operator_writes_total") == written
+        settled(lambda: operator.metric("llmproxy_operator_reconciles_total"))
+        assert operator.metric("llmproxy_operator_writes_total") == written
 
 
 def test_nothing_is_left_on_the_object_but_its_status(team: Kube, operator: Operator) -> None:
@@ -139,37 +139,37 @@ def test_nothing_is_left_on_the_object_but_its_status(team: Kube, operator: Oper
         ),
     ],
 )
-def test_a_second_pass_writes_nothing(team: Kube, operator: Operator, spec: Object) -> None:
+def test_a_second_reconcile_writes_nothing(team: Kube, operator: Operator, spec: Object) -> None:
     team.apply(an_llmproxy("settled", **spec))
     eventually(lambda: children(team), lambda c: "Deployment/settled" in c, 30, "children")
-    settled(lambda: (operator.counted("llmproxy_operator_writes_total"), versions(team)))
-    before, written = versions(team), operator.counted("llmproxy_operator_writes_total")
-    passes = operator.counted("llmproxy_operator_reconciles_total")
+    settled(lambda: (operator.metric("llmproxy_operator_writes_total"), versions(team)))
+    before, written = versions(team), operator.metric("llmproxy_operator_writes_total")
+    passes = operator.metric("llmproxy_operator_reconciles_total")
 
     team.run("label", "llmproxy", "settled", "touched=1")
     eventually(
-        lambda: operator.counted("llmproxy_operator_reconciles_total"), lambda n: n > passes, 30, "one pass more"
+        lambda: operator.metric("llmproxy_operator_reconciles_total"), lambda n: n > passes, 30, "one reconcile more"
     )
 
-    settled(lambda: operator.counted("llmproxy_operator_reconciles_total"))
+    settled(lambda: operator.metric("llmproxy_operator_reconciles_total"))
     after = versions(team)
     del before["LLMProxy/settled"], after["LLMProxy/settled"]
     assert after == before
-    assert operator.counted("llmproxy_operator_writes_total") == written
+    assert operator.metric("llmproxy_operator_writes_total") == written
 
 
 def test_a_restarted_operator_writes_nothing(team: Kube) -> None:
     with an_operator(team.namespace, "--no-leader-elect") as first:
         team.apply(an_llmproxy("again"))
         wait_condition(team, "again", "Stalled", "QuotaExceeded")
-        settled(lambda: first.counted("llmproxy_operator_writes_total"))
+        settled(lambda: first.metric("llmproxy_operator_writes_total"))
     before = versions(team)
 
     with an_operator(team.namespace, "--no-leader-elect") as second:
-        eventually(lambda: second.counted("llmproxy_operator_reconciles_total"), lambda n: n > 0, 30, "a pass")
-        settled(lambda: second.counted("llmproxy_operator_reconciles_total"))
+        eventually(lambda: second.metric("llmproxy_operator_reconciles_total"), lambda n: n > 0, 30, "a reconcile")
+        settled(lambda: second.metric("llmproxy_operator_reconciles_total"))
 
-        assert second.counted("llmproxy_operator_writes_total") == 0
+        assert second.metric("llmproxy_operator_writes_total") == 0
         assert versions(team) == before
 
 
@@ -289,14 +289,14 @@ def test_of_two_operators_one_works_and_the_other_takes_over(team: Kube) -> None
             second.process.wait_for("lease_waiting")
             team.apply(an_llmproxy("shared"))
             wait_condition(team, "shared", "Stalled", "QuotaExceeded")
-            assert second.counted("llmproxy_operator_reconciles_total") == 0
-            assert second.ask("/readyz") == "ok\n"
+            assert second.metric("llmproxy_operator_reconciles_total") == 0
+            assert second.get("/readyz") == "ok\n"
 
             first.process.signal(signal.SIGTERM)
 
             second.process.wait_for("lease_acquired", 10)  # given back, so nobody waits for it to run out
             assert first.process.wait(15) == 0
-            eventually(lambda: second.counted("llmproxy_operator_reconciles_total"), lambda n: n > 0, 30, "a pass")
+            eventually(lambda: second.metric("llmproxy_operator_reconciles_total"), lambda n: n > 0, 30, "a reconcile")
 
 
 def test_an_operator_that_loses_its_lease_ends(team: Kube) -> None:
@@ -315,7 +315,7 @@ def test_an_operator_killed_at_any_moment_leaves_nothing_that_the_next_cannot_fi
             team.apply(*[an_llmproxy(f"many-{attempt}-{i}", rateLimits={"rpm": i + 1}) for i in range(4)])
             # Between the first object and the last: somewhere else in each attempt.
             deadline = time.monotonic() + 10
-            while victim.said("object_created") < 2 + attempt * 3 and time.monotonic() < deadline:
+            while victim.log_count("object_created") < 2 + attempt * 3 and time.monotonic() < deadline:
                 time.sleep(0.002)
             victim.process.signal(signal.SIGKILL)
 
@@ -332,11 +332,11 @@ def test_who_may_call_is_a_policy_that_goes_when_it_is_switched_off(team: Kube, 
     team.apply(an_llmproxy("guarded", access={"namespaces": ["agents"]}))
     policy = eventually(lambda: team.list("networkpolicies", MINE), lambda found: len(found) == 1, 30, "a policy")[0]
     assert policy["spec"]["ingress"][0]["from"][1]["namespaceSelector"]["matchExpressions"][0]["values"] == ["agents"]
-    settled(lambda: operator.counted("llmproxy_operator_writes_total"))
+    settled(lambda: operator.metric("llmproxy_operator_writes_total"))
     version = policy["metadata"]["resourceVersion"]
 
     team.run("label", "llmproxy", "guarded", "touched=1")
-    settled(lambda: operator.counted("llmproxy_operator_reconciles_total"))
+    settled(lambda: operator.metric("llmproxy_operator_reconciles_total"))
     assert team.get("networkpolicy", "guarded")["metadata"]["resourceVersion"] == version
     team.patch("networkpolicy", "guarded", {"spec": {"ingress": []}})
     eventually(
@@ -405,7 +405,7 @@ def test_a_pause_holds_an_edit_back(team: Kube, operator: Operator) -> None:
     wait_condition(team, "held", "Paused", "Paused")
 
     team.patch("llmproxy", "held", {"spec": {"rateLimits": {"rpm": 6}}})
-    settled(lambda: operator.counted("llmproxy_operator_reconciles_total"))
+    settled(lambda: operator.metric("llmproxy_operator_reconciles_total"))
     held = team.get("llmproxy", "held")
     assert template(team, "held") == before
     assert held["status"]["observedGeneration"] == held["metadata"]["generation"] - 1
@@ -422,9 +422,9 @@ def test_an_upgrade_of_the_operator_alone_rolls_nothing(team: Kube) -> None:
 
     newer = {"OPERATOR_PROXY_IMAGE": "localhost/llmproxy-of-tests:2"}
     with an_operator(team.namespace, "--no-leader-elect", env=newer) as operator:
-        eventually(lambda: operator.counted("llmproxy_operator_reconciles_total"), lambda n: n > 0, 30, "a pass")
-        settled(lambda: operator.counted("llmproxy_operator_reconciles_total"))
-        assert operator.counted("llmproxy_operator_writes_total") == 0
+        eventually(lambda: operator.metric("llmproxy_operator_reconciles_total"), lambda n: n > 0, 30, "a reconcile")
+        settled(lambda: operator.metric("llmproxy_operator_reconciles_total"))
+        assert operator.metric("llmproxy_operator_writes_total") == 0
         assert (template(team, "pinned"), versions(team)) == (before, unchanged)
 
         team.patch("llmproxy", "pinned", {"spec": {"rateLimits": {"rpm": 6}}})

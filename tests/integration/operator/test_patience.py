@@ -1,4 +1,4 @@
-"""What the operator does only after a while: each wait begins with the first test, and they pass together."""
+"""Delayed actions of the operator: each wait begins with the first test, and they run together."""
 
 import base64
 from collections.abc import Iterator

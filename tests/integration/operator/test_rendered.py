@@ -68,7 +68,7 @@ def test_what_is_printed_is_what_a_cluster_has(team: Kube, operator: Operator, t
     team.run("create", "secret", "generic", "keys", "--from-literal=api-key=k")
     team.apply(proxy)
     eventually(lambda: live(team), lambda found: "Deployment/printed" in found, 30, "children")
-    settled(lambda: operator.counted("llmproxy_operator_writes_total"))
+    settled(lambda: operator.metric("llmproxy_operator_writes_total"))
 
     found = live(team)
     assert set(found) == set(printed)

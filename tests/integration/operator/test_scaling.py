@@ -1,4 +1,4 @@
-"""Who says how many pods there are, on a real API server with its real autoscaler and its rules about owned fields."""
+"""The owner of `replicas`, on a real API server with its real autoscaler and its rules about owned fields."""
 
 import json
 import subprocess
@@ -68,14 +68,14 @@ def test_switching_autoscaling_on_and_off_never_drops_a_pod(team: Kube, operator
     with counts(team, "scaled") as found:
         edit(team, "scaled", {"replicas": None, "autoscaling": {"minReplicas": 2, "maxReplicas": 6}})
         eventually(lambda: beside(team), lambda c: "HorizontalPodAutoscaler/scaled" in c, 30, "an autoscaler")
-        settled(lambda: operator.counted("llmproxy_operator_writes_total"))
+        settled(lambda: operator.metric("llmproxy_operator_writes_total"))
         assert owners(team, "scaled").isdisjoint({"llmproxy-operator"})
     assert set(found) == {4}
 
     # The real autoscaler has no metrics here, but it holds its bounds: its write takes the field.
     edit(team, "scaled", {"autoscaling": {"minReplicas": 2, "maxReplicas": 3}})
     eventually(lambda: count(team, "scaled"), lambda n: n == 3, 90, "the autoscaler's own count")
-    settled(lambda: operator.counted("llmproxy_operator_reconciles_total"))
+    settled(lambda: operator.metric("llmproxy_operator_reconciles_total"))
     assert count(team, "scaled") == 3
     assert "kube-controller-manager" in owners(team, "scaled")
 
@@ -139,7 +139,7 @@ def test_an_autoscaler_or_budget_that_somebody_deletes_comes_back(team: Kube, op
     team.apply(an_llmproxy("kept", autoscaling={"minReplicas": 2, "maxReplicas": 6}))
     wanted = {"HorizontalPodAutoscaler/kept", "PodDisruptionBudget/kept"}
     eventually(lambda: beside(team), lambda c: wanted <= c, 30, "children")
-    settled(lambda: operator.counted("llmproxy_operator_reconciles_total"))
+    settled(lambda: operator.metric("llmproxy_operator_reconciles_total"))
 
     team.run("delete", "hpa,pdb", "kept")
 

@@ -122,7 +122,7 @@ def test_the_operator_does_not_write_to_a_secret_that_is_not_its_own(eve: Kube, 
     made_by_eve(eve, an_llmproxy("db", replicas=0))
 
     wait_condition(eve, "db", "Stalled", "NameConflict")
-    settled(lambda: operator.counted("llmproxy_operator_reconciles_total"))
+    settled(lambda: operator.metric("llmproxy_operator_reconciles_total"))
     after = {item["metadata"]["name"]: item["metadata"]["resourceVersion"] for item in eve.list("secrets")}
     assert after == before
     eve.run("delete", "llmproxy", "db", EVE)

@@ -1,4 +1,4 @@
-"""What the operator says of an LLMProxy in each state that Argo CD tells apart, in the words of the operator itself."""
+"""Status of an LLMProxy in each state that Argo CD tells apart, as the operator writes it."""
 
 from typing import Any
 

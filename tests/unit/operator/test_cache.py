@@ -120,7 +120,7 @@ PROGRESS, OVERDUE = conditions("Progressing", "True"), conditions("Progressing",
         pytest.param(("apps/v1", "Deployment"), {}, False, id="only a version"),
     ],
 )
-def test_what_no_pass_looks_at_wakes_nobody(
+def test_what_no_reconcile_reads_wakes_nobody(
     cache: Cache, woken: list[Key], kind: tuple[str, str], change: Manifest, *, wakes: bool
 ) -> None:
     place = (*kind, "")

@@ -1,4 +1,4 @@
-"""What is asked of an API server, and what its answers mean: against a small HTTP server that plays one."""
+"""Requests to an API server and the meaning of its answers, against a small HTTP server that plays one."""
 
 import json
 from collections.abc import AsyncIterator

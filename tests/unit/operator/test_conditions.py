@@ -1,4 +1,4 @@
-"""What the operator says: complete, stable, and readable for kstatus."""
+"""Conditions and status: complete, stable, and readable by kstatus."""
 
 import itertools
 import math

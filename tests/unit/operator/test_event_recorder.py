@@ -123,7 +123,7 @@ async def test_that_a_new_proxy_is_being_made_is_not_announced_and_a_roll_of_one
     assert events(cluster) == [("Normal", "RollingOut", 1)]
 
 
-async def test_an_event_that_is_refused_is_no_error_of_the_pass(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_event_that_is_refused_is_no_error_of_the_reconcile(caplog: pytest.LogCaptureFixture) -> None:
     class Refusing(FakeCluster):
         async def create(self, manifest: Manifest) -> Manifest:
             raise RefusedError("no", status=403)

@@ -1,4 +1,4 @@
-"""Who works: at most one, and soon another when it ends or is cut off."""
+"""Leader election: at most one leader, and soon another when it ends or is cut off."""
 
 import asyncio
 import time

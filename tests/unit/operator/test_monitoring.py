@@ -21,28 +21,28 @@ async def test_an_option_that_is_switched_off_takes_its_object_along(option: Man
     cluster = FakeCluster()
     operator = Operator(cluster)
     cluster.put(a_proxy())
-    await operator.passes()
+    await operator.reconcile()
     serve(cluster)
-    await operator.passes()
+    await operator.reconcile()
     template = cluster.one("Deployment", "p")["spec"]["template"]
 
     cluster.put(a_proxy(**option))
-    await operator.passes()
+    await operator.reconcile()
     assert child in cluster.kinds()
     assert operator.condition("Ready") == ("True", "AllReplicasReady")
     assert cluster.one("Deployment", "p")["spec"]["template"] == template  # no pod is rolled for it
     before = cluster.writes.copy()
-    await operator.passes()
-    await Operator(cluster).passes()
+    await operator.reconcile()
+    await Operator(cluster).reconcile()
     assert cluster.writes == before
 
     cluster.put(a_proxy())
-    await operator.passes()
+    await operator.reconcile()
     assert child not in cluster.kinds()
 
 
 @pytest.mark.parametrize(("option", "child"), OPTIONS)
-async def test_an_option_whose_object_is_somebody_elses_stops_the_pass(option: Manifest, child: str) -> None:
+async def test_an_option_whose_object_is_somebody_elses_stops_the_reconcile(option: Manifest, child: str) -> None:
     cluster = FakeCluster()
     version = "networking.k8s.io/v1" if child.startswith("N") else "monitoring.coreos.com/v1"
     theirs = {"apiVersion": version, "kind": child.removesuffix("/p"), "metadata": {"name": "p", "namespace": "n"}}
@@ -50,7 +50,7 @@ async def test_an_option_whose_object_is_somebody_elses_stops_the_pass(option: M
     operator = Operator(cluster)
     cluster.put(a_proxy(**option))
 
-    await operator.passes()
+    await operator.reconcile()
 
     assert operator.condition("Stalled") == ("True", "NameConflict")
 
@@ -60,11 +60,11 @@ async def test_without_the_prometheus_operator_all_else_is_made_and_the_status_s
     cluster.served = False
     operator = Operator(cluster)
     cluster.put(a_proxy(monitoring={"podMonitor": True}, rateLimits={"rpm": 5}))
-    await operator.passes()
+    await operator.reconcile()
     assert operator.condition("Reconciling") == ("True", "RollingOut")
     serve(cluster)
 
-    again_s = await operator.passes()
+    again_s = await operator.reconcile()
 
     assert operator.condition("Stalled") == ("True", "PodMonitorUnavailable")
     assert operator.condition("Available")[0] == "True"
@@ -73,6 +73,6 @@ async def test_without_the_prometheus_operator_all_else_is_made_and_the_status_s
     assert again_s == 20
 
     cluster.served = True
-    await operator.passes()
+    await operator.reconcile()
     assert operator.condition("Ready")[0] == "True"
     assert "PodMonitor/p" in cluster.kinds()

@@ -1,4 +1,4 @@
-"""What the operator's settings allow, and what a proxy that asks for more is told."""
+"""Allow-lists of the operator's settings, and the message for a proxy that asks for more."""
 
 from typing import Any
 
@@ -121,12 +121,12 @@ async def test_what_is_not_allowed_is_reported_and_what_runs_stays() -> None:
     cluster = FakeCluster()
     operator = Operator(cluster, OWN)
     cluster.put(a_proxy())
-    await operator.passes()
+    await operator.reconcile()
     serve(cluster)
     before = cluster.one("Deployment", "p")["spec"]
 
     cluster.put(a_proxy(image="evil.example/miner:1"))
-    await operator.passes()
+    await operator.reconcile()
 
     assert operator.condition("Stalled") == ("True", "NotAllowed")
     assert "spec.image" in condition(cluster.objects[PROXY]["status"], "Stalled")["message"]
@@ -134,5 +134,5 @@ async def test_what_is_not_allowed_is_reported_and_what_runs_stays() -> None:
     assert cluster.one("Deployment", "p")["spec"] == before
 
     cluster.put(a_proxy())
-    await operator.passes()
+    await operator.reconcile()
     assert operator.condition("Ready") == ("True", "AllReplicasReady")

@@ -1,4 +1,4 @@
-"""Passes over one proxy on a cluster in memory: what is there after them, whatever happened before."""
+"""Reconciles of one proxy on a cluster in memory: its children and status, whatever happened before."""
 
 import base64
 import math
@@ -32,29 +32,29 @@ def documents(cluster: FakeCluster) -> list[str]:
 async def test_a_proxy_gets_its_children_and_is_ready_when_its_pod_is(cluster: FakeCluster, operator: Operator) -> None:
     cluster.put(a_proxy(rateLimits={"rpm": 5}))
 
-    await operator.passes()
+    await operator.reconcile()
     assert sorted({*cluster.kinds()} & {*CHILDREN}) == CHILDREN
     assert len(documents(cluster)) == 1
     assert operator.condition("Reconciling") == ("True", "RollingOut")
 
     serve(cluster)
-    again_s = await operator.passes()
+    again_s = await operator.reconcile()
     assert operator.condition("Ready") == ("True", "AllReplicasReady")
     assert operator.condition("Available") == ("True", "MinimumReplicasAvailable")
     assert cluster.objects[PROXY]["status"]["limits"] == {"mode": "Local", "rpm": 5}
     assert again_s == math.inf
 
 
-async def test_a_second_pass_writes_nothing(cluster: FakeCluster, operator: Operator) -> None:
+async def test_a_second_reconcile_writes_nothing(cluster: FakeCluster, operator: Operator) -> None:
     cluster.put(a_proxy(spans={"store": "http://store:4747"}))
-    await operator.passes()
+    await operator.reconcile()
     serve(cluster)
-    await operator.passes()
+    await operator.reconcile()
     before = cluster.writes.copy()
 
     operator.now_s += 10_000
-    await operator.passes()
-    await Operator(cluster).passes()  # one that remembers nothing
+    await operator.reconcile()
+    await Operator(cluster).reconcile()  # one that remembers nothing
 
     assert cluster.writes == before
 
@@ -64,7 +64,7 @@ async def test_the_first_write_is_a_status_that_says_it_was_seen(cluster: FakeCl
     cluster.fail_after = 1
 
     with pytest.raises(UnavailableError):
-        await operator.passes()
+        await operator.reconcile()
 
     assert operator.condition("Ready") == ("Unknown", "Created")
     assert operator.condition("Reconciling") == ("True", "Created")
@@ -76,7 +76,7 @@ async def test_where_the_api_server_says_that_nobody_has_seen_it_one_status_is_e
     cluster.put(a_proxy())
     cluster.objects[PROXY]["status"] = {"observedGeneration": -1}
 
-    await operator.passes()
+    await operator.reconcile()
 
     assert cluster.writes["apply_status LLMProxy"] == 1
     assert cluster.objects[PROXY]["status"]["observedGeneration"] == 1
@@ -84,21 +84,21 @@ async def test_where_the_api_server_says_that_nobody_has_seen_it_one_status_is_e
 
 
 @pytest.mark.parametrize("writes", range(10))
-async def test_a_pass_that_is_killed_anywhere_is_finished_by_the_next(cluster: FakeCluster, writes: int) -> None:
+async def test_a_reconcile_that_is_killed_anywhere_is_finished_by_the_next(cluster: FakeCluster, writes: int) -> None:
     cluster.put(a_proxy())
     cluster.fail_after = writes
     try:
-        await Operator(cluster).passes()
+        await Operator(cluster).reconcile()
     except UnavailableError:
         cluster.fail_after = None
 
     cluster.fail_after = None
     operator = Operator(cluster)
-    await operator.passes()
+    await operator.reconcile()
 
     assert sorted({*cluster.kinds()} & {*CHILDREN}) == CHILDREN
     tokens = [cluster.one("Secret", name)["data"]["token"] for name in ("p-peers", "p-control")]
-    await operator.passes()
+    await operator.reconcile()
     assert [cluster.one("Secret", name)["data"]["token"] for name in ("p-peers", "p-control")] == tokens
     assert all(tokens)
 
@@ -107,7 +107,7 @@ async def test_an_edit_makes_a_new_document_and_keeps_the_old_while_a_replicaset
     cluster: FakeCluster, operator: Operator
 ) -> None:
     cluster.put(a_proxy(rateLimits={"rpm": 5}))
-    await operator.passes()
+    await operator.reconcile()
     serve(cluster)
     deployment = cluster.one("Deployment", "p")
     [old] = documents(cluster)
@@ -120,13 +120,13 @@ async def test_an_edit_makes_a_new_document_and_keeps_the_old_while_a_replicaset
     cluster.put(old_set, "kube-controller-manager")
 
     cluster.put(a_proxy(rateLimits={"rpm": 6}))
-    await operator.passes()
+    await operator.reconcile()
     assert len(documents(cluster)) == 2
     assert old in documents(cluster)
 
     serve(cluster)
     cluster.remove(Ref("apps/v1", "ReplicaSet", "n", "p-1"))
-    await operator.passes()
+    await operator.reconcile()
     assert len(documents(cluster)) == 1
     assert old not in documents(cluster)
 
@@ -135,7 +135,7 @@ async def test_an_object_of_ours_that_is_not_wanted_any_more_is_deleted(
     cluster: FakeCluster, operator: Operator
 ) -> None:
     cluster.put(a_proxy())
-    await operator.passes()
+    await operator.reconcile()
     uid = cluster.objects[PROXY]["metadata"]["uid"]
     extra = cluster.one("Service", "p")
     for name, owner in (("p-extra", uid), ("p-theirs", "another")):
@@ -145,7 +145,7 @@ async def test_an_object_of_ours_that_is_not_wanted_any_more_is_deleted(
         cluster.put({**extra, "metadata": metadata}, names.FIELD_MANAGER)
 
     serve(cluster)
-    await operator.passes()
+    await operator.reconcile()
 
     assert "Service/p-extra" not in cluster.kinds()
     assert "Service/p-theirs" in cluster.kinds()
@@ -155,10 +155,10 @@ async def test_what_somebody_changed_in_an_object_of_ours_is_put_right(
     cluster: FakeCluster, operator: Operator
 ) -> None:
     cluster.put(a_proxy())
-    await operator.passes()
+    await operator.reconcile()
     cluster.one("Service", "p")["spec"]["ports"][0]["targetPort"] = 81
 
-    await operator.passes()
+    await operator.reconcile()
 
     assert cluster.one("Service", "p")["spec"]["ports"][0]["targetPort"] == "http"
 
@@ -172,7 +172,7 @@ async def test_an_object_of_somebody_else_stops_everything_and_is_not_touched(
     before = cluster.put(foreign)
     cluster.put(a_proxy())
 
-    again_s = await operator.passes()
+    again_s = await operator.reconcile()
 
     assert operator.condition("Stalled") == ("True", "NameConflict")
     assert f"{kind} n/{name}" in condition(cluster.objects[PROXY]["status"], "Stalled")["message"]
@@ -182,7 +182,7 @@ async def test_an_object_of_somebody_else_stops_everything_and_is_not_touched(
     assert again_s <= 60
 
     cluster.remove(Ref(version, kind, "n", name))
-    await operator.passes()
+    await operator.reconcile()
     assert operator.condition("Stalled") == ("False", "NotStalled")
 
 
@@ -202,12 +202,12 @@ async def test_an_object_that_somebody_makes_while_we_look_is_given_back(operato
     racing = Operator(cluster)
 
     with pytest.raises(UnavailableError):
-        await racing.passes()
+        await racing.reconcile()
     theirs = cluster.one("Service", "p")
     assert theirs["spec"] == {"selector": {"app": "theirs"}}
     assert "ownerReferences" not in theirs["metadata"]
 
-    await racing.passes()
+    await racing.reconcile()
     assert racing.condition("Stalled") == ("True", "NameConflict")
 
 
@@ -215,11 +215,11 @@ async def test_children_of_a_deleted_proxy_of_this_name_are_waited_for(
     cluster: FakeCluster, operator: Operator
 ) -> None:
     cluster.put(a_proxy())
-    await operator.passes()
+    await operator.reconcile()
     old = cluster.objects.pop(PROXY)  # the garbage collector has not come yet
     cluster.put(a_proxy())
 
-    again_s = await operator.passes()
+    again_s = await operator.reconcile()
 
     assert operator.condition("Reconciling") == ("True", "WaitingForDeletion")
     assert operator.condition("Stalled")[0] == "False"
@@ -227,7 +227,7 @@ async def test_children_of_a_deleted_proxy_of_this_name_are_waited_for(
     for item in list(cluster.objects.values()):
         if (item["metadata"].get("ownerReferences") or [{}])[0].get("uid") == old["metadata"]["uid"]:
             cluster.remove(Ref(item["apiVersion"], item["kind"], "n", item["metadata"]["name"]))
-    await operator.passes()
+    await operator.reconcile()
     assert operator.condition("Reconciling") == ("True", "RollingOut")
 
 
@@ -236,28 +236,28 @@ async def test_a_missing_secret_rolls_nothing_and_stalls_after_a_minute(
 ) -> None:
     cluster.put(a_secret("first"))
     cluster.put(a_proxy("provider"))
-    await operator.passes()
+    await operator.reconcile()
     serve(cluster)
-    await operator.passes()
+    await operator.reconcile()
     before = cluster.one("Deployment", "p")["spec"]
     cluster.remove(Ref("v1", "Secret", "n", "provider"))
 
-    again_s = await operator.passes()
+    again_s = await operator.reconcile()
     assert operator.condition("Reconciling") == ("True", "SecretNotFound")
     assert operator.condition("Available")[0] == "True"
     assert again_s == 60.0
 
     operator.now_s += 60
-    await operator.passes()
+    await operator.reconcile()
     assert operator.condition("Stalled") == ("True", "SecretNotFound")
     assert cluster.one("Deployment", "p")["spec"] == before
     # A restart of the operator does not begin the minute anew.
     restarted = Operator(cluster)
-    await restarted.passes()
+    await restarted.reconcile()
     assert restarted.condition("Stalled") == ("True", "SecretNotFound")
 
     cluster.put(a_secret("first"))
-    await restarted.passes()
+    await restarted.reconcile()
     assert restarted.condition("Ready") == ("True", "AllReplicasReady")
     assert cluster.one("Deployment", "p")["spec"] == before
 
@@ -266,7 +266,7 @@ async def test_a_missing_key_is_named(cluster: FakeCluster, operator: Operator) 
     cluster.put(a_secret("x", key="another"))
     cluster.put(a_proxy("provider"))
 
-    await operator.passes()
+    await operator.reconcile()
 
     assert operator.condition("Reconciling") == ("True", "SecretKeyNotFound")
     message = condition(cluster.objects[PROXY]["status"], "Ready")["message"]
@@ -279,11 +279,11 @@ async def test_another_content_makes_another_template_without_the_content(
 ) -> None:
     cluster.put(a_secret("planted-first"))
     cluster.put(a_proxy("provider"))
-    await operator.passes()
+    await operator.reconcile()
     before = cluster.one("Deployment", "p")["spec"]["template"]["metadata"]["annotations"]
 
     cluster.put(a_secret("planted-second"))
-    await operator.passes()
+    await operator.reconcile()
 
     after = cluster.one("Deployment", "p")["spec"]["template"]["metadata"]["annotations"]
     assert after != before
@@ -292,17 +292,17 @@ async def test_another_content_makes_another_template_without_the_content(
     assert base64.b64encode(b"planted-second").decode() not in repr(seen)
 
 
-async def test_a_secret_that_cannot_be_read_fails_the_pass_and_rolls_nothing(
+async def test_a_secret_that_cannot_be_read_fails_the_reconcile_and_rolls_nothing(
     cluster: FakeCluster, operator: Operator
 ) -> None:
     cluster.put(a_secret("first"))
     cluster.put(a_proxy("provider"))
-    await operator.passes()
+    await operator.reconcile()
     before = cluster.one("Deployment", "p")
     cluster.failures[Ref("v1", "Secret", "n", "provider")] = UnavailableError("timeout")
 
     with pytest.raises(UnavailableError):
-        await operator.passes()
+        await operator.reconcile()
 
     assert cluster.one("Deployment", "p") == before
 
@@ -311,17 +311,17 @@ async def test_a_secret_that_may_not_be_read_is_reported(cluster: FakeCluster, o
     cluster.put(a_proxy("provider"))
     cluster.failures[Ref("v1", "Secret", "n", "provider")] = RefusedError("secrets is forbidden", status=403)
 
-    again_s = await operator.passes()
+    again_s = await operator.reconcile()
 
     assert operator.condition("Stalled") == ("True", "ObjectRefused")
     assert again_s is not None
     assert again_s <= 60
 
 
-async def test_secrets_are_watched_from_one_pass_to_the_next(cluster: FakeCluster, operator: Operator) -> None:
+async def test_secrets_are_watched_from_one_reconcile_to_the_next(cluster: FakeCluster, operator: Operator) -> None:
     cluster.put(a_secret("first"))
     cluster.put(a_proxy("provider"))
-    await operator.passes()
+    await operator.reconcile()
 
     operator.now_s += 31
     await operator.secrets.poll()
@@ -331,7 +331,7 @@ async def test_secrets_are_watched_from_one_pass_to_the_next(cluster: FakeCluste
     await operator.secrets.poll()
     assert operator.woken == [KEY]
 
-    await operator.passes()
+    await operator.reconcile()
     operator.woken.clear()
     cluster.remove(Ref("v1", "Secret", "n", "p-peers"))  # the peers' own is followed too
     operator.now_s += 121
@@ -339,7 +339,7 @@ async def test_secrets_are_watched_from_one_pass_to_the_next(cluster: FakeCluste
     assert operator.woken == [KEY]
 
     cluster.remove(PROXY)
-    await operator.passes()
+    await operator.reconcile()
     operator.woken.clear()
     cluster.remove(Ref("v1", "Secret", "n", "provider"))
     operator.now_s += 31
@@ -349,7 +349,7 @@ async def test_secrets_are_watched_from_one_pass_to_the_next(cluster: FakeCluste
 
 async def test_a_missing_secret_is_asked_for_every_few_seconds(cluster: FakeCluster, operator: Operator) -> None:
     cluster.put(a_proxy("provider"))
-    await operator.passes()
+    await operator.reconcile()
     cluster.put(a_secret("late"))
 
     operator.now_s += 3
@@ -362,13 +362,13 @@ async def test_a_spec_that_the_operator_cannot_use_is_reported_and_what_runs_sta
     cluster: FakeCluster, operator: Operator
 ) -> None:
     cluster.put(a_proxy())
-    await operator.passes()
+    await operator.reconcile()
     serve(cluster)
-    await operator.passes()
+    await operator.reconcile()
     before = [name for name in cluster.kinds() if not name.startswith("Event")]
     cluster.objects[PROXY]["spec"]["from_a_newer_release"] = True
 
-    await operator.passes()
+    await operator.reconcile()
 
     assert operator.condition("Stalled") == ("True", "InvalidSpec")
     assert operator.condition("Available")[0] == "True"
@@ -392,36 +392,36 @@ async def test_an_object_that_the_api_server_refuses_is_reported(
     refusing.put(a_proxy())
     stopped = Operator(refusing)
 
-    await stopped.passes()
+    await stopped.reconcile()
 
     assert stopped.condition("Stalled") == ("True", reason)
 
 
 async def test_no_pods_wanted_is_a_state_of_its_own(cluster: FakeCluster, operator: Operator) -> None:
     cluster.put(a_proxy(replicas=0))
-    await operator.passes()
+    await operator.reconcile()
     serve(cluster)
 
-    await operator.passes()
+    await operator.reconcile()
 
     assert operator.condition("Ready") == ("True", "ScaledToZero")
     assert operator.condition("Available") == ("False", "ScaledToZero")
 
 
 async def test_a_proxy_that_is_gone_or_going_is_left_alone(cluster: FakeCluster, operator: Operator) -> None:
-    assert await operator.passes() is None
+    assert await operator.reconcile() is None
     cluster.put(a_proxy())
     cluster.objects[PROXY]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
 
-    assert await operator.passes() is None
+    assert await operator.reconcile() is None
     assert cluster.kinds() == ["LLMProxy/p"]
 
 
 async def test_the_spec_is_never_written(cluster: FakeCluster, operator: Operator) -> None:
     before = cluster.put(a_proxy())
-    await operator.passes()
+    await operator.reconcile()
     serve(cluster)
-    await operator.passes()
+    await operator.reconcile()
 
     after = cluster.objects[PROXY]
     assert {k: v for k, v in after.items() if k not in {"status", "metadata"}} == {
@@ -437,26 +437,26 @@ async def test_keys_of_callers_are_waited_for_and_another_set_of_them_rolls_noth
     cluster: FakeCluster, operator: Operator
 ) -> None:
     cluster.put(a_proxy(access=OPEN))
-    await operator.passes()
+    await operator.reconcile()
     operator.now_s += 61
-    await operator.passes()
+    await operator.reconcile()
     assert operator.condition("Stalled") == ("True", "SecretNotFound")
     assert "'trainers'" in condition(cluster.objects[PROXY]["status"], "Stalled")["message"]
 
     cluster.put(a_secret(" ", "alice", "trainers"))
-    await operator.passes()
+    await operator.reconcile()
     assert operator.condition("Reconciling") == ("True", "SecretKeyNotFound")
 
     cluster.put(a_secret("first", "alice", "trainers"))
-    await operator.passes()
+    await operator.reconcile()
     serve(cluster)
-    await operator.passes()
+    await operator.reconcile()
     assert operator.condition("Ready") == ("True", "AllReplicasReady")
     before = cluster.one("Deployment", "p")["spec"]
     [document] = documents(cluster)
 
     cluster.put(a_secret("second", "bob", "trainers"))
-    await operator.passes()
+    await operator.reconcile()
     assert cluster.one("Deployment", "p")["spec"] == before
     assert documents(cluster) == [document]
     assert "first" not in str(cluster.one("Deployment", "p"))
@@ -466,15 +466,15 @@ async def test_an_access_that_only_says_from_where_is_nothing_to_the_pods(
     cluster: FakeCluster, operator: Operator
 ) -> None:
     cluster.put(a_proxy())
-    await operator.passes()
+    await operator.reconcile()
     before = cluster.one("Deployment", "p")["spec"]["template"]
     cluster.put(a_proxy(access={"namespaces": ["agents"]}))
-    await operator.passes()
+    await operator.reconcile()
     assert cluster.one("Deployment", "p")["spec"]["template"] == before
 
     cluster.put(a_secret("first", "alice", "trainers"))
     cluster.put(a_proxy(access=OPEN))
-    await operator.passes()
+    await operator.reconcile()
     pod = cluster.one("Deployment", "p")["spec"]["template"]["spec"]
     assert {"name": "keys", "secret": {"secretName": "trainers", "defaultMode": 0o440}} in pod["volumes"]
     assert "--keys-dir" in pod["containers"][0]["args"]
@@ -491,19 +491,19 @@ async def test_a_secret_of_our_own_is_asked_for_once_in_a_while_and_then_forgott
     cluster = Asked()
     cluster.put(a_proxy())
     operator = Operator(cluster)
-    await operator.passes()
+    await operator.reconcile()
     assert cluster.secrets == 2
 
     operator.now_s += 20
-    await operator.passes()
+    await operator.reconcile()
     await operator.secrets.poll()
     assert cluster.secrets == 2
     operator.now_s += 11  # 31 s after they were made
     await operator.secrets.poll()
     kept = str([vars(entry) for entry in vars(operator.secrets)["_watched"].values()])
     assert base64.b64encode(b"token-1").decode() not in kept
-    await operator.passes()
-    await operator.passes()
+    await operator.reconcile()
+    await operator.reconcile()
     assert cluster.secrets == 4
 
 
@@ -511,13 +511,13 @@ async def test_a_control_token_that_was_deleted_is_made_anew_and_rolls_nothing(
     cluster: FakeCluster, operator: Operator
 ) -> None:
     cluster.put(a_proxy())
-    await operator.passes()
+    await operator.reconcile()
     before = cluster.one("Deployment", "p")["spec"]
     token = cluster.one("Secret", "p-control")["data"]["token"]
     cluster.remove(Ref("v1", "Secret", "n", "p-control"))
     operator.now_s += 121
     await operator.secrets.poll()
     assert operator.woken == [KEY]
-    await operator.passes()
+    await operator.reconcile()
     assert cluster.one("Secret", "p-control")["data"]["token"] != token
     assert cluster.one("Deployment", "p")["spec"] == before

@@ -21,9 +21,9 @@ def annotated(raw: Manifest, **annotations: str) -> Manifest:
 async def served(cluster: FakeCluster, **spec: Any) -> Operator:
     operator = Operator(cluster)
     cluster.put(a_proxy(**spec))
-    await operator.passes()
+    await operator.reconcile()
     serve(cluster)
-    await operator.passes()
+    await operator.reconcile()
     return operator
 
 
@@ -39,7 +39,7 @@ async def test_while_paused_nothing_is_applied_and_the_edit_reads_as_not_seen() 
 
     cluster.put(annotated(a_proxy(rateLimits={"rpm": 6}), paused="true"))
     cluster.remove(Ref("v1", "Service", "n", "p"))
-    await operator.passes()
+    await operator.reconcile()
 
     status = cluster.objects[PROXY]["status"]
     assert but_events(cluster) == before
@@ -50,7 +50,7 @@ async def test_while_paused_nothing_is_applied_and_the_edit_reads_as_not_seen() 
     assert status["limits"]["rpm"] == 5
 
     cluster.put(a_proxy(rateLimits={"rpm": 6}))
-    await operator.passes()
+    await operator.reconcile()
     assert operator.condition("Paused") == ("False", "NotPaused")
     assert operator.condition("Reconciling")[0] == "True"
     assert "Service/p" in cluster.kinds()
@@ -62,21 +62,21 @@ async def test_a_pause_goes_on_telling_of_the_pods() -> None:
     cluster.put(annotated(a_proxy(), paused="true"))
     serve(cluster, readyReplicas=0, availableReplicas=0)
 
-    await operator.passes()
+    await operator.reconcile()
 
     assert operator.condition("Available") == ("False", "NoPodAvailable")
     assert operator.condition("Ready") == ("False", "ReplicasNotReady")
 
 
-async def test_a_second_pass_while_paused_writes_nothing() -> None:
+async def test_a_second_reconcile_while_paused_writes_nothing() -> None:
     cluster = FakeCluster()
     operator = await served(cluster)
     cluster.put(annotated(a_proxy(), paused="true"))
-    await operator.passes()
+    await operator.reconcile()
     before = cluster.writes.copy()
 
-    await operator.passes()
-    await Operator(cluster).passes()
+    await operator.reconcile()
+    await Operator(cluster).reconcile()
 
     assert cluster.writes == before
 
@@ -86,14 +86,14 @@ async def test_a_proxy_that_is_paused_from_the_start_has_no_children_and_no_gene
     operator = Operator(cluster)
     cluster.put(annotated(a_proxy(), paused="true"))
 
-    await operator.passes()
+    await operator.reconcile()
 
     assert operator.children() == ["LLMProxy/p"]
     assert "observedGeneration" not in cluster.objects[PROXY]["status"]
     assert operator.condition("Ready") == ("Unknown", "Paused")
 
     cluster.put(a_proxy())
-    await operator.passes()
+    await operator.reconcile()
     assert "Deployment/p" in cluster.kinds()
     assert operator.condition("Ready") == ("False", "RollingOut")
 
@@ -102,14 +102,14 @@ async def test_a_pause_does_not_make_a_stalled_proxy_ready() -> None:
     cluster = FakeCluster()
     operator = await served(cluster)
     cluster.put(a_proxy("provider"))
-    await operator.passes()
+    await operator.reconcile()
     operator.now_s += 61
-    await operator.passes()
+    await operator.reconcile()
     assert operator.condition("Stalled") == ("True", "SecretNotFound")
 
     cluster.put(annotated(a_proxy("provider"), paused="true"))
     cluster.put(a_secret("it came"))
-    await operator.passes()
+    await operator.reconcile()
 
     assert operator.condition("Stalled") == ("True", "SecretNotFound")
     assert operator.condition("Ready")[0] == "False"
@@ -122,7 +122,7 @@ async def test_what_is_not_true_pauses_nothing_and_is_told(value: str) -> None:
     operator = Operator(cluster)
     cluster.put(annotated(a_proxy(), paused=value))
 
-    await operator.passes()
+    await operator.reconcile()
 
     assert "Deployment/p" in cluster.kinds()
     assert 'only if it is "true"' in condition(cluster.objects[PROXY]["status"], "Paused")["message"]
@@ -135,7 +135,7 @@ async def test_another_text_to_restart_rolls_the_pods_once() -> None:
 
     for text in ("one", "one", "two"):
         cluster.put(annotated(a_proxy(), restart=text))
-        await operator.passes()
+        await operator.reconcile()
         templates.append(cluster.one("Deployment", "p")["spec"]["template"])
 
     first, second, third, fourth = templates
@@ -151,7 +151,7 @@ async def test_no_other_annotation_or_label_of_the_proxy_reaches_its_children() 
     labels = {"app.kubernetes.io/instance": "planted", "kustomize.toolkit.fluxcd.io/name": "planted"}
     cluster.put({**raw, "metadata": {**raw["metadata"], "annotations": marks, "labels": labels}})
 
-    await Operator(cluster).passes()
+    await Operator(cluster).reconcile()
 
     children = {target: item for target, item in cluster.objects.items() if target != PROXY}
     assert len(children) > 5

@@ -16,9 +16,9 @@ Manifest = dict[str, Any]
 async def served(cluster: FakeCluster, raw: Manifest) -> None:
     operator = Operator(cluster)
     cluster.put(raw)
-    await operator.passes()
+    await operator.reconcile()
     serve(cluster)
-    await operator.passes()
+    await operator.reconcile()
 
 
 def upgraded(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> Operator:
@@ -42,7 +42,7 @@ async def test_an_upgrade_alone_writes_nothing(cluster: FakeCluster, monkeypatch
     before = cluster.writes.copy()
 
     operator = upgraded(cluster, monkeypatch)
-    await operator.passes()
+    await operator.reconcile()
 
     assert cluster.writes == before
     assert operator.condition("Ready") == ("True", "AllReplicasReady")
@@ -65,7 +65,7 @@ async def test_the_first_real_change_renders_all_anew(
 
     operator = upgraded(cluster, monkeypatch)
     cluster.put(change)
-    await operator.passes()
+    await operator.reconcile()
 
     [gateway] = template(cluster)["spec"]["containers"]
     assert gateway["image"] == "img:2"
@@ -97,7 +97,7 @@ async def test_a_change_of_no_pod_keeps_the_template(
 
     operator = upgraded(cluster, monkeypatch)
     cluster.put(a_proxy(**change))
-    await operator.passes()
+    await operator.reconcile()
 
     assert template(cluster) == before
     assert revisions(cluster) == kept
@@ -109,7 +109,7 @@ async def test_a_way_back_is_a_change_too(cluster: FakeCluster, monkeypatch: pyt
 
     for rpm in (6, 5):
         cluster.put(a_proxy(rateLimits={"rpm": rpm}))
-        await operator.passes()
+        await operator.reconcile()
 
     assert template(cluster)["spec"]["containers"][0]["image"] == "img:2"
 
@@ -122,12 +122,12 @@ async def test_the_annotation_adopts_the_new_release_and_its_removal_rolls_nothi
     raw = a_proxy()
 
     cluster.put({**raw, "metadata": {**raw["metadata"], "annotations": {"llmproxy.dev/restart": "now"}}})
-    await operator.passes()
+    await operator.reconcile()
     adopted = template(cluster)
     assert adopted["spec"]["containers"][0]["image"] == "img:2"
 
     cluster.put(raw)
-    await operator.passes()
+    await operator.reconcile()
     assert template(cluster) == adopted
 
 
@@ -139,7 +139,7 @@ async def test_a_document_that_somebody_deleted_comes_back_as_its_pods_know_it(
     [volume] = [v for v in template(cluster)["spec"]["volumes"] if v["name"] == "config"]
     cluster.remove(Ref("v1", "ConfigMap", "n", volume["configMap"]["name"]))
 
-    await upgraded(cluster, monkeypatch).passes()
+    await upgraded(cluster, monkeypatch).reconcile()
 
     assert newest_document(cluster) == text
 
@@ -152,7 +152,7 @@ async def test_a_revision_in_the_form_of_another_release_is_left_behind(
     monkeypatch.setattr(keeping, "FORM", 2)
     cluster.one("ControllerRevision", before[0].split("/")[1])["data"] = {"form": 1}
 
-    await Operator(cluster).passes()
+    await Operator(cluster).reconcile()
 
     assert len(revisions(cluster)) == 1
     assert revisions(cluster) != before  # a ControllerRevision's data can never be changed
@@ -166,7 +166,7 @@ async def test_a_revision_of_somebody_else_is_not_believed(cluster: FakeCluster)
     planted = {**theirs["data"], "template": {"metadata": {"annotations": {}}, "spec": {"containers": []}}}
     cluster.put({**theirs, "metadata": metadata, "revision": 99, "data": planted})
 
-    await Operator(cluster).passes()
+    await Operator(cluster).reconcile()
 
     assert template(cluster)["spec"]["containers"]
     assert cluster.objects[PROXY]["status"]["configHash"]

@@ -104,7 +104,7 @@ async def life_of_a_proxy(cluster: FakeCluster) -> None:
     for spec in (everything, a_proxy()["spec"]):
         cluster.put({**a_proxy(), "spec": spec})
         for _ in range(3):
-            await operator.passes()
+            await operator.reconcile()
             for deployment in [target.name for target in cluster.objects if target.kind == "Deployment"]:
                 serve(cluster, deployment)
             operator.now_s += 120

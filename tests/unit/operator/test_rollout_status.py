@@ -1,4 +1,4 @@
-"""What is read from a Deployment and its pods."""
+"""Progress and problems of a Deployment, read from it and its pods."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

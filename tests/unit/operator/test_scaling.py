@@ -26,15 +26,15 @@ def template(cluster: FakeCluster) -> Manifest:
 async def wanted(cluster: FakeCluster, operator: Operator, **spec: Any) -> None:
     """Want this, and see it served."""
     cluster.put(a_proxy(**spec))
-    await operator.passes()
+    await operator.reconcile()
     serve(cluster)
-    await operator.passes()
+    await operator.reconcile()
 
 
 async def nothing_is_written(cluster: FakeCluster, operator: Operator) -> None:
     before = cluster.writes.copy()
-    await operator.passes()
-    await Operator(cluster).passes()
+    await operator.reconcile()
+    await Operator(cluster).reconcile()
     assert cluster.writes == before
 
 
@@ -47,11 +47,11 @@ async def test_with_autoscaling_the_count_is_the_autoscalers(cluster: FakeCluste
     await nothing_is_written(cluster, operator)
 
     cluster.scale("p", 4)
-    await operator.passes()
+    await operator.reconcile()
 
     assert replicas(cluster) == 4
     serve(cluster)
-    await operator.passes()
+    await operator.reconcile()
     await nothing_is_written(cluster, operator)
     target = cluster.one("HorizontalPodAutoscaler", "p")["spec"]
     assert target["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "p"}
@@ -80,7 +80,7 @@ async def test_switching_autoscaling_on_hands_the_count_over(
     assert replicas(cluster) == after
     await nothing_is_written(cluster, operator)
     cluster.scale("p", 5)
-    await operator.passes()
+    await operator.reconcile()
     assert replicas(cluster) == 5
 
 
@@ -114,15 +114,15 @@ async def test_an_autoscaled_proxy_stays_ready_while_pods_come_and_go(cluster: F
     await wanted(cluster, operator, autoscaling={"minReplicas": 2, "maxReplicas": 6})
     cluster.scale("p", 5)
     serve(cluster, replicas=5, updatedReplicas=5, readyReplicas=2, availableReplicas=2)
-    await operator.passes()
+    await operator.reconcile()
     assert operator.condition("Ready") == ("True", "AllReplicasReady")
 
     serve(cluster, replicas=5, updatedReplicas=5, readyReplicas=1, availableReplicas=1)
-    await operator.passes()
+    await operator.reconcile()
     assert operator.condition("Ready") == ("False", "ReplicasNotReady")
 
     serve(cluster, replicas=6, updatedReplicas=5, readyReplicas=5, availableReplicas=5)
-    await operator.passes()
+    await operator.reconcile()
     assert operator.condition("Ready") == ("False", "RollingOut")
 
 

@@ -66,7 +66,7 @@ async def test_secrets_are_read_by_name_in_the_proxys_own_namespace() -> None:
     operator = Operator(cluster)
     cluster.put(a_proxy("provider"))
 
-    await operator.passes()
+    await operator.reconcile()
 
     assert {target.namespace for target in cluster.read} == {"n"}
     assert {t.name for t in cluster.read if t.kind == "Secret"} == {"provider"}
@@ -81,7 +81,7 @@ async def test_a_key_is_nowhere_but_in_its_secret(*, paused: bool, rotated: bool
     operator = Operator(cluster)
     proxy = a_proxy("provider", spans={"store": "http://store:4747"})
     cluster.put(proxy)
-    await operator.passes()
+    await operator.reconcile()
     serve(cluster, readyReplicas=0)
     pod = {
         "apiVersion": "v1",
@@ -103,7 +103,7 @@ async def test_a_key_is_nowhere_but_in_its_secret(*, paused: bool, rotated: bool
     if rotated:  # and the pod has the one before
         cluster.put(a_secret("another-key"))
 
-    await operator.passes()
+    await operator.reconcile()
 
     if paused or not rotated:  # else the operator rolls, and does not speak of the pods of before
         assert operator.condition("Stalled") == ("True", "CrashLoop")

@@ -1,4 +1,4 @@
-"""Where the pods of a proxy count their limits together: the store of its own, one of the user's, or none."""
+"""The store of shared limits: the proxy's own, the user's, or none."""
 
 import base64
 import json
@@ -39,11 +39,11 @@ def variables(container: Manifest) -> Manifest:
 
 async def served(cluster: FakeCluster, operator: Operator, **spec: Any) -> None:
     cluster.put(a_proxy(**spec))
-    await operator.passes()
+    await operator.reconcile()
     serve(cluster)
     if "Deployment/p-limits" in cluster.kinds():
         serve(cluster, "p-limits")
-    await operator.passes()
+    await operator.reconcile()
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ async def test_pods_count_together_where_more_than_one_may_serve(
     assert ("LIMITS_URL" in variables(gateway(cluster))) is (mode == "Managed")
     assert operator.condition("Ready") == ("True", "AllReplicasReady")
     before = cluster.writes.copy()
-    await operator.passes()
-    await Operator(cluster).passes()
+    await operator.reconcile()
+    await Operator(cluster).reconcile()
     assert cluster.writes == before
 
 
@@ -120,7 +120,7 @@ async def test_a_new_password_rolls_gateways_and_store(cluster: FakeCluster, ope
     cluster.remove(Ref("v1", "Secret", "n", "p-peers"))
 
     operator.now_s += 31
-    await operator.passes()
+    await operator.reconcile()
 
     after = [cluster.one("Deployment", name)["spec"]["template"] for name in ("p", "p-limits")]
     assert all(old["metadata"] != new["metadata"] for old, new in zip(before, after, strict=True))
@@ -134,7 +134,7 @@ async def test_a_lost_token_of_a_proxy_that_counts_alone_rolls_nothing(
     cluster.remove(Ref("v1", "Secret", "n", "p-peers"))
 
     operator.now_s += 31
-    await operator.passes()
+    await operator.reconcile()
 
     assert cluster.one("Deployment", "p")["spec"]["template"] == before
 
@@ -143,14 +143,14 @@ async def test_the_store_goes_when_no_pod_is_left_that_counts_in_it(cluster: Fak
     await served(cluster, operator, replicas=2, **LIMITED)
 
     cluster.put(a_proxy(**LIMITED))
-    await operator.passes()
+    await operator.reconcile()
     serve(cluster, replicas=2)  # one of the pods before still serves
-    await operator.passes()
+    await operator.reconcile()
     assert of_store(cluster) == STORE
     assert limits(cluster)["mode"] == "Managed"
 
     serve(cluster)
-    await operator.passes()
+    await operator.reconcile()
     assert of_store(cluster) == []
     assert limits(cluster) == {"mode": "Local", "rpm": 60}
 
@@ -162,11 +162,11 @@ async def test_an_upgrade_of_the_operator_alone_does_not_restart_the_store(
     before = cluster.writes.copy()
     monkeypatch.setattr(store, "_ARGUMENTS", ("--something", "else"))
 
-    await Operator(cluster, image="img:2").passes()
+    await Operator(cluster, image="img:2").reconcile()
     assert cluster.writes == before
 
     cluster.put(a_proxy(replicas=2, rateLimits={"rpm": 61}))
-    await Operator(cluster, image="img:2").passes()
+    await Operator(cluster, image="img:2").reconcile()
     [container] = cluster.one("Deployment", "p-limits")["spec"]["template"]["spec"]["containers"]
     assert container["args"] == ["--something", "else"]
 
@@ -181,13 +181,13 @@ def in_redis(**more: Any) -> Manifest:
 
 async def test_an_address_of_the_users_own_comes_from_its_secret(cluster: FakeCluster, operator: Operator) -> None:
     cluster.put(a_proxy(**in_redis(replicas=3)))
-    await operator.passes()
+    await operator.reconcile()
     assert operator.condition("Reconciling") == ("True", "SecretNotFound")
 
     cluster.put(a_secret("redis://:planted@redis:6379", "url", "redis"))
-    await operator.passes()
+    await operator.reconcile()
     serve(cluster)
-    await operator.passes()
+    await operator.reconcile()
 
     assert of_store(cluster) == []
     assert limits(cluster) == {"mode": "Redis", "rpm": 60}
@@ -201,7 +201,7 @@ async def test_another_address_rolls_the_pods(cluster: FakeCluster, operator: Op
     before = cluster.one("Deployment", "p")["spec"]["template"]
 
     cluster.put(a_secret("redis://two", "url", "redis"))
-    await operator.passes()
+    await operator.reconcile()
 
     assert cluster.one("Deployment", "p")["spec"]["template"] != before
 
@@ -211,21 +211,21 @@ async def test_another_address_rolls_the_pods(cluster: FakeCluster, operator: Op
 
 async def test_a_proxy_is_ready_when_its_store_has_run_once(cluster: FakeCluster, operator: Operator) -> None:
     cluster.put(a_proxy(replicas=2, **LIMITED))
-    await operator.passes()
+    await operator.reconcile()
     serve(cluster)
-    await operator.passes()
+    await operator.reconcile()
     assert operator.condition("Reconciling") == ("True", "LimitsStoreNotReady")
     assert operator.condition("Available")[0] == "True"
     assert limits(cluster)["storeReady"] is False
 
     serve(cluster, "p-limits")
-    await operator.passes()
+    await operator.reconcile()
     assert operator.condition("Ready") == ("True", "AllReplicasReady")
     assert limits(cluster) == {"mode": "Managed", "rpm": 60, "storeReady": True}
 
     serve(cluster, "p-limits", readyReplicas=0, availableReplicas=0)  # it starts anew: the pods go on with shares
     for _ in range(2):
-        await operator.passes()
+        await operator.reconcile()
         assert operator.condition("Ready") == ("True", "AllReplicasReady")
         assert limits(cluster)["storeReady"] is False
 
@@ -249,7 +249,7 @@ async def test_a_store_that_cannot_run_needs_somebody(cluster: FakeCluster, oper
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
     cluster.set_status("Pod", "p-limits-1", {"containerStatuses": [{"name": "limits", "image": "x", "state": waiting}]})
 
-    await operator.passes()
+    await operator.reconcile()
 
     assert operator.condition("Stalled") == ("True", "LimitsStoreFailed")
     assert operator.condition("Available")[0] == "True"

@@ -1,4 +1,4 @@
-"""Whose turn it is: one pass at a time per key, none lost, and nobody waits for somebody else's trouble."""
+"""The work queue: one reconcile at a time per key, none lost, and no key waits for the failures of another."""
 
 import asyncio
 import math
@@ -46,7 +46,7 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_a_burst_of_events_becomes_one_pass() -> None:
+async def test_a_burst_of_events_becomes_one_reconcile() -> None:
     seen: list[Key] = []
 
     async def work(key: Key) -> float | None:
@@ -62,7 +62,7 @@ async def test_a_burst_of_events_becomes_one_pass() -> None:
     assert sorted(seen) == [A, B]
 
 
-async def test_what_happens_during_a_pass_leads_to_one_more_and_never_to_two_at_once() -> None:
+async def test_what_happens_during_a_reconcile_leads_to_one_more_and_never_to_two_at_once() -> None:
     at_once, most, count = 0, 0, 0
 
     async def work(_: Key) -> float | None:
@@ -132,7 +132,7 @@ async def test_a_failing_key_is_tried_again_and_does_not_delay_others() -> None:
     assert passes.failed >= 3
 
 
-async def test_a_bug_in_one_pass_stops_nothing() -> None:
+async def test_a_bug_in_one_reconcile_stops_nothing() -> None:
     seen: list[Key] = []
 
     async def work(key: Key) -> float | None:
@@ -148,7 +148,7 @@ async def test_a_bug_in_one_pass_stops_nothing() -> None:
         await until(lambda: B in seen and seen.count(A) > 1)
 
 
-async def test_a_pass_that_hangs_is_broken_off_and_repeated() -> None:
+async def test_a_reconcile_that_hangs_is_broken_off_and_repeated() -> None:
     count = 0
 
     async def work(_: Key) -> float | None:
@@ -165,7 +165,7 @@ async def test_a_pass_that_hangs_is_broken_off_and_repeated() -> None:
     assert (count, passes.failed) == (2, 1)
 
 
-async def test_as_many_passes_run_as_there_are_workers() -> None:
+async def test_as_many_reconciles_run_as_there_are_workers() -> None:
     at_once, most = 0, 0
 
     async def work(_: Key) -> float | None:
@@ -184,7 +184,7 @@ async def test_as_many_passes_run_as_there_are_workers() -> None:
     assert most == 3
 
 
-async def test_passes_that_hang_make_no_other_wait_and_are_bounded() -> None:
+async def test_reconciles_that_hang_make_no_other_wait_and_are_bounded() -> None:
     hanging, seen = [Key("n", f"hangs-{number}") for number in range(20)], list[Key]()
 
     async def work(key: Key) -> float | None:
@@ -204,7 +204,7 @@ async def test_passes_that_hang_make_no_other_wait_and_are_bounded() -> None:
         assert (passes.done, len(seen), B in seen) == (1, 1 + 8, False)
 
 
-async def test_a_pass_is_repeated_when_it_asks_for_it_and_at_the_latest_for_the_resync() -> None:
+async def test_a_reconcile_is_repeated_when_it_asks_for_it_and_at_the_latest_for_the_resync() -> None:
     asked: list[float] = []
 
     async def work(_: Key) -> float | None:
@@ -259,7 +259,7 @@ def test_waits_double_up_to_a_bound(failures: int, jitter: float, wait_s: float)
     assert Timing().backoff_s(failures, jitter) == wait_s
 
 
-async def test_a_pass_that_may_be_repeated_only_later_is_repeated_only_then() -> None:
+async def test_a_reconcile_that_may_be_repeated_only_later_is_repeated_only_then() -> None:
     at_s: list[float] = []
 
     async def work(_: Key) -> float | None:
