@@ -12,7 +12,7 @@ from llmproxy.gateway.limits import Grant, Limiter, Rejection
 from llmproxy.gateway.limits.store.lease_limiter import LeaseLimiter
 from llmproxy.gateway.limits.store.protocol import SCRIPT, StoreListener
 from redisd import Client
-from windows import Clock, VirtualLoop
+from windows import KINDS, Clock, VirtualLoop
 
 # The keys live by the host's clock, which a simulated minute does not wait for.
 TIMELESS = SCRIPT.replace("redis.call('TIME')", "{ARGV[2], ARGV[3]}").replace("'PEXPIRE'", "'EXISTS'")
@@ -125,7 +125,7 @@ class Pods:
         self.waits: list[float] = []
 
     async def add(self, document: contract.Document, *, max_pods: int = 4) -> Limiter:
-        limiter = Limiter(document, clock=self.clock)
+        limiter = Limiter(document, clock=self.clock, kinds=KINDS)
         number = len(self.limiters)
         shared = LeaseLimiter(limiter, Sim(self.store), uid="uid", pod=f"pod{number}", max_pods=max_pods)
         self.limiters.append(limiter)

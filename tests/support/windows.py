@@ -1,4 +1,4 @@
-"""What tests of limits share: the one function that judges windows, a clock that tests move, and documents."""
+"""Support of the tests of limits: the function that judges windows, a clock that tests move, documents, kinds."""
 
 import asyncio
 import selectors
@@ -6,6 +6,24 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from llmproxy import contract
+from llmproxy.gateway.limits.local import kinds
+
+KINDS = (
+    *kinds.KINDS,
+    kinds.LimitKind("rp10s", "rp10s", "requests", 10),
+    kinds.LimitKind("tp10s", "tp10s", "tokens", 10),
+    kinds.LimitKind("rp3d", "rp3d", "requests", 3 * 86_400),
+)
+"""The product's kinds and some of the tests' own: whatever holds for a kind must hold for every row of the table."""
+SECONDS = {kind.name: float(kind.window_s) for kind in KINDS if kind.window_s}
+
+
+class Limits(contract.Limits):
+    """Limits of all `KINDS`."""
+
+    rp10s: int | None = None
+    tp10s: int | None = None
+    rp3d: int | None = None
 
 
 def worst_window(admissions: Iterable[tuple[float, int]], window_s: float) -> int:
@@ -68,16 +86,18 @@ def document(
     models: dict[str, dict[str, int]] | None = None,
     queue_s: float | None = None,
 ) -> contract.Document:
-    """Return a document with these limits (`rpm`, `rps`, `tpm`, `max_parallel`); *queue_s* makes overflow wait."""
+    """Return a document with these limits (fields of `KINDS`); *queue_s* makes overflow wait."""
     overflow = {} if queue_s is None else {"mode": "Queue", "max_queue_time_s": queue_s}
-    return contract.Document.model_validate(
+    models = models or {"m": {}}
+    bare = contract.Document.model_validate(
         {
             "proxy": {"name": "p", "namespace": "n"},
-            "rate_limits": proxy or {},
             "overflow": overflow,
-            "models": [
-                {"name": name, "rate_limits": limits, "deployments": [{"id": f"{name}/0", "model": "openai/x"}]}
-                for name, limits in (models or {"m": {}}).items()
-            ],
+            "models": [{"name": name, "deployments": [{"id": f"{name}/0", "model": "openai/x"}]} for name in models],
         }
     )
+    limited = [
+        model.model_copy(update={"rate_limits": Limits.model_validate(limits)})
+        for model, limits in zip(bare.models, models.values(), strict=True)
+    ]
+    return bare.model_copy(update={"rate_limits": Limits.model_validate(proxy or {}), "models": limited})

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmproxy.gateway.limits import Grant, Limiter, Rejection
-from windows import Clock, document, rate, worst_window
+from windows import KINDS, SECONDS, Clock, document, rate, worst_window
 
-SECONDS = {"rpm": 60.0, "rps": 1.0, "tpm": 60.0}
+TOKENS = {kind.name for kind in KINDS if kind.unit == "tokens"}
 USABLE = 0.98
 
 limits = st.fixed_dictionaries(
@@ -19,6 +19,9 @@ limits = st.fixed_dictionaries(
         "rps": st.integers(1, 12),
         "tpm": st.integers(1, 3000),
         "max_parallel": st.integers(1, 8),
+        "rp10s": st.integers(1, 20),
+        "tp10s": st.integers(1, 3000),
+        "rp3d": st.integers(1, 100),
     },
 )
 UNTIL_FREE = -1.0
@@ -44,10 +47,10 @@ class Run:
     def __init__(self, proxy: dict[str, int], models: dict[str, dict[str, int]]) -> None:
         self.clock = Clock()
         self.limits = {"": proxy, **models}
-        self.limiter = Limiter(document(proxy, models), clock=self.clock)
+        self.limiter = Limiter(document(proxy, models), clock=self.clock, kinds=KINDS)
         self.open: list[tuple[str, Grant]] = []
         self.requests: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
-        self.tokens: defaultdict[tuple[str, int], list[tuple[float, int]]] = defaultdict(list)
+        self.tokens: defaultdict[tuple[str, str], list[tuple[float, int]]] = defaultdict(list)
 
     def ask(self, model: str, tokens: int) -> Grant | Rejection:
         decision = self.limiter.admit(model, tokens)
@@ -61,17 +64,16 @@ class Run:
         for scope in ("", model):
             if requests:
                 self.requests[scope].append((self.clock.now, 1))
-            limit = self.limits[scope].get("tpm")
-            if limit is not None:
-                self.tokens[scope, limit].append((self.clock.now, min(used, bound, limit)))
+            for kind in TOKENS & self.limits[scope].keys():
+                limit = self.limits[scope][kind]
+                self.tokens[scope, kind].append((self.clock.now, min(used, bound, limit)))
 
     def check(self) -> None:
         for scope, admitted in self.requests.items():
-            for kind in ("rpm", "rps"):
-                if kind in self.limits[scope]:
-                    assert worst_window(admitted, SECONDS[kind]) <= self.limits[scope][kind]
-        for (_, limit), charged in self.tokens.items():
-            assert worst_window(charged, 60.0) <= limit
+            for kind in SECONDS.keys() & self.limits[scope].keys() - TOKENS:
+                assert worst_window(admitted, SECONDS[kind]) <= self.limits[scope][kind]
+        for (scope, kind), charged in self.tokens.items():
+            assert worst_window(charged, SECONDS[kind]) <= self.limits[scope][kind]
 
 
 def finish(grant: Grant, ending: str, used: int, bound: int) -> tuple[int, int]:
@@ -95,12 +97,12 @@ def finish(grant: Grant, ending: str, used: int, bound: int) -> tuple[int, int]:
 @settings(max_examples=400, deadline=None)
 @given(
     limit=st.integers(1, 5),
-    kind=st.sampled_from(["rpm", "rps"]),
+    kind=st.sampled_from(["rpm", "rps", "rp10s", "rp3d"]),
     gaps=st.lists(st.one_of(st.just(UNTIL_FREE), st.floats(0, 0.9), st.integers(0, 400).map(float)), max_size=40),
 )
 def test_a_few_requests_at_the_worst_moments_hold_the_limit(limit: int, kind: str, gaps: list[float]) -> None:
     clock = Clock()
-    limiter = Limiter(document({kind: limit}), clock=clock)
+    limiter = Limiter(document({kind: limit}), clock=clock, kinds=KINDS)
     bucket_s = SECONDS[kind] / 256
     admitted, wait_s = [], 0.0
     for gap in gaps:  # in buckets: whole ones, parts of one, or exactly until there is room
@@ -177,11 +179,11 @@ def test_a_denial_says_exactly_when_the_request_would_be_admitted(
         assert isinstance(in_time, Grant)
 
 
-@pytest.mark.parametrize("kind", ["rpm", "rps", "tpm"])
+@pytest.mark.parametrize("kind", SECONDS)
 @pytest.mark.parametrize("limit", [*range(1, 51), 99, 100, 1000])
 def test_nearly_the_whole_limit_is_usable_under_continuous_backlog(kind: str, limit: int) -> None:
     clock = Clock()
-    limiter = Limiter(document({kind: limit}), clock=clock)
+    limiter = Limiter(document({kind: limit}), clock=clock, kinds=KINDS)
     window_s = SECONDS[kind]
     begin, end = clock.now + window_s, clock.now + 14 * window_s * 130 / 128
     admitted = []

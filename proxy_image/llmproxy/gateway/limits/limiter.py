@@ -146,7 +146,7 @@ class Use:
 
 @dataclass(slots=True)
 class Decisions:
-    """How often; only ever grows."""
+    """Counts of decisions; they only ever grow."""
 
     granted: int = 0
     rejected: int = 0

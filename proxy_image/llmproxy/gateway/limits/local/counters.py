@@ -62,7 +62,7 @@ class ModelLimits:
 
 
 class Reservation(msgspec.Struct, frozen=True, gc=False):
-    """Where an admission was charged: enough to change it later, also at another pod (see `transfer`)."""
+    """Buckets and tokens of an admission: enough to change it later, also at another pod (see `transfer`)."""
 
     epoch: str
     buckets: tuple[int, ...]
@@ -253,11 +253,11 @@ class Counters:
 
     def tightest(self, limits: ModelLimits) -> Rejection:
         """Return the one of *limits* with the fewest left, for a request that only others keep from being admitted."""
-        left = [(w.quota - w.used, w.kind, w.limit, w.model) for w in limits.windows]
-        left.extend(
+        remaining = [(w.quota - w.used, w.kind, w.limit, w.model) for w in limits.windows]
+        remaining.extend(
             (c.quota - c.held, MAX_PARALLEL, c.limit or 0, c.model) for c in limits.concurrency if c.quota is not None
         )
-        _, kind, limit, model = min(left, key=lambda entry: entry[0])
+        _, kind, limit, model = min(remaining, key=lambda entry: entry[0])
         return Rejection(kind, limit, model, EPSILON_S, not model)
 
     def settle(self, limits: ModelLimits, reservation: Reservation, tokens: int) -> None:

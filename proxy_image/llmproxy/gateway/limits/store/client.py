@@ -203,7 +203,7 @@ class StoreClient(Generic[H]):
         self._changes[key] = self._changes.get(key, 0) + amount
 
     def has_reported(self, reservation: Reservation) -> bool:
-        """Whether the store knows of *reservation*, given in this counters's numbers."""
+        """Return whether the store knows of *reservation*, given in the counters' numbers."""
         return self.online or self.offline.is_reported(reservation)
 
     # Events of the channel.
@@ -344,8 +344,8 @@ class StoreClient(Generic[H]):
         concurrency = [(s.limit, s.held + self._owner.reserved(s)) for s in index.concurrency]
         queues = self._limiter.queues
         expected = self.offline.members if flag == "join" else []
-        known = self._counters.epoch == STORE_EPOCH
-        sent_us = round((self._counters.clock() - self._counters.tickers[0].zero) * 1e6) if known else 0
+        synced = self._counters.epoch == STORE_EPOCH
+        sent_us = round((self._counters.clock() - self._counters.tickers[0].zero) * 1e6) if synced else 0
         return (
             self.id,
             self._channel.run,

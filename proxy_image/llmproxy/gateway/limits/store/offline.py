@@ -19,7 +19,7 @@ Amounts = dict[tuple[Window, int], int]
 
 
 class OfflineMode:
-    """What one pod needs to go on without the store."""
+    """Watermark and quotas of one pod."""
 
     def __init__(self, limiter: Limiter, pod: str, max_pods: int) -> None:
         """*pod* names it among the members; *max_pods* may be there at one time."""

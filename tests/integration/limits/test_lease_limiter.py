@@ -20,9 +20,8 @@ from llmproxy.gateway.limits.store.leases import USED_LATER
 from llmproxy.gateway.limits.store.offline import offline_quota, unconnected_quota
 from redisd import Server, redis_server
 from storesim import Pods, Store, virtual_loop
-from windows import Clock, document, rate, worst_window
+from windows import SECONDS, Clock, document, rate, worst_window
 
-SECONDS = {"rps": 1.0, "rpm": 60.0, "tpm": 60.0}
 N = 4
 LEAVES = 260 / 256
 """After so many windows a place is free again."""
@@ -107,6 +106,7 @@ SIZES = [
     ("rps", 1, 0), ("rps", 2, 0), ("rps", 3, 0), ("rps", 10, 0), ("rps", 99, 0), ("rps", 100, 0), ("rps", 1000, 0),
     pytest.param("rps", 30_000, 0, marks=LONG), ("rpm", 1, 0), ("rpm", 7, 0), ("rpm", 100, 0),
     pytest.param("rpm", 10_000, 0, marks=LONG), ("tpm", 1, 1), ("tpm", 50, 10), ("tpm", 1000, 1),
+    ("rp10s", 1, 0), ("rp10s", 300, 0), ("tp10s", 2000, 7),
     ("tpm", 100_000, 25), pytest.param("tpm", 1_000_000, 100, marks=LONG),
 ]  # fmt: skip
 
@@ -130,7 +130,8 @@ def test_four_pods_together_admit_the_limit_and_use_it(
 
 
 @pytest.mark.parametrize(
-    ("kind", "limit"), [("rps", 1), ("rps", 6), ("rps", 400), ("rpm", 5), pytest.param("rpm", 1200, marks=LONG)]
+    ("kind", "limit"),
+    [("rps", 1), ("rps", 6), ("rps", 400), ("rpm", 5), ("rp10s", 150), pytest.param("rpm", 1200, marks=LONG)],
 )
 @pytest.mark.parametrize("fault", ["killed", "hangs", "slow"])
 def test_without_the_store_pods_go_on_with_their_shares_and_join_again(
@@ -161,7 +162,9 @@ def test_without_the_store_pods_go_on_with_their_shares_and_join_again(
     simulate(scene)
 
 
-@pytest.mark.parametrize(("kind", "limit"), [("rps", 1), ("rps", 40), ("rpm", 7), pytest.param("rpm", 600, marks=LONG)])
+@pytest.mark.parametrize(
+    ("kind", "limit"), [("rps", 1), ("rps", 40), ("rpm", 7), ("rp10s", 40), pytest.param("rpm", 600, marks=LONG)]
+)
 def test_a_store_that_begins_anew_admits_nothing_before_it_can_know(
     simulate: Simulation, kind: str, limit: int
 ) -> None:
@@ -401,7 +404,7 @@ scenes = st.lists(
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-@given(limit=st.integers(1, 40), kind=st.sampled_from(["rps", "tpm"]), steps=scenes)
+@given(limit=st.integers(1, 40), kind=st.sampled_from(["rps", "tpm", "tp10s"]), steps=scenes)
 def test_no_window_over_all_pods_holds_more_than_the_limit(
     simulate: Simulation, limit: int, kind: str, steps: list[tuple[float, int, int, int, float, bool]]
 ) -> None:
@@ -411,14 +414,14 @@ def test_no_window_over_all_pods_holds_more_than_the_limit(
         charged: list[tuple[float, int]] = []
         async with four(store, clock, {kind: limit}) as pods:
             for gap, number, burst, tokens, delay, refund in steps:
-                await asyncio.sleep(gap * (60 if kind == "tpm" else 1))
+                await asyncio.sleep(gap * SECONDS[kind])
                 store.delay_s = lambda delay=delay: delay  # type: ignore[misc]
                 for decision in await asyncio.gather(*(pods.ask(number, tokens) for _ in range(burst))):
                     if isinstance(decision, Grant):
                         if refund:
                             decision.refund()
                         else:
-                            charged.append((clock.now, min(tokens, limit) if kind == "tpm" else 1))
+                            charged.append((clock.now, 1 if kind == "rps" else min(tokens, limit)))
                         decision.release()
             apart = sum(shared.stats.disconnects for shared in pods.shared)
             bound = limit if not apart else 2 * limit - limit // N

@@ -6,14 +6,14 @@ from hypothesis import strategies as st
 
 from llmproxy.gateway.limits.local import transfer
 from llmproxy.gateway.limits.local.counters import Counters, Reservation
-from windows import Clock, document, worst_window
+from windows import KINDS, SECONDS, Clock, document, worst_window
 
 
 class Pod:
-    """A counters whose clock is another one's, shifted: no two pods agree on the time."""
+    """Counters whose clock is another one's, shifted: no two pods agree on the time."""
 
     def __init__(self, world: Clock, offset: float, limits: dict[str, int]) -> None:
-        self.counters = Counters(document(limits), lambda: world.now + offset)
+        self.counters = Counters(document(limits), lambda: world.now + offset, KINDS)
         self.limits = self.counters.limits_of("m")
 
     def used(self, kind: str) -> int:
@@ -25,7 +25,9 @@ offsets = st.floats(-500, 100_000)
 
 @settings(max_examples=200, deadline=None)
 @given(
-    limits=st.fixed_dictionaries({"rpm": st.integers(1, 40), "rps": st.integers(1, 6)}),
+    limits=st.fixed_dictionaries(
+        {"rpm": st.integers(1, 40), "rps": st.integers(1, 6)}, optional={"rp10s": st.integers(1, 20)}
+    ),
     steps=st.lists(
         st.one_of(
             st.tuples(st.just("ask"), st.floats(0, 1.5), st.floats(0, 1)),
@@ -57,8 +59,8 @@ def test_over_any_number_of_hand_overs_no_window_holds_more_than_the_limit(
             if taken is not None:
                 used_at.append((world.now + number * taken[1], 1))
 
-    for kind, window_s in (("rpm", 60.0), ("rps", 1.0)):
-        assert worst_window(used_at, window_s) <= limits[kind]
+    for kind, limit in limits.items():
+        assert worst_window(used_at, SECONDS[kind]) <= limit
 
 
 @settings(max_examples=100, deadline=None)
@@ -130,12 +132,31 @@ def test_a_charge_of_a_pod_that_was_joined_is_settled_where_it_was_put() -> None
     assert first.used("tpm") == 50
 
 
+def test_a_reservation_is_settled_in_the_windows_that_both_pods_know() -> None:
+    world = Clock()
+    limits = {"rpm": 5, "rps": 5, "tpm": 1000}
+    old, new = Counters(document(limits), world), Counters(document({**limits, "rp10s": 3}), world, KINDS)
+    assert old.take(old.limits_of("m"), 800)
+    buckets = old.by_window(old.buckets)
+    transfer.take_over(new, transfer.export(old))
+    assert new.take(new.limits_of("m"), 0)
+
+    reservation = new.translate(Reservation(old.epoch, new.in_order(buckets), 800))
+    new.settle(new.limits_of("m"), reservation, 100)
+    new.refund(new.limits_of("m"), reservation)
+
+    used = {window.kind.name: window.used for window in new.windows()}
+    assert used == {"rps": 1, "rpm": 1, "tpm": 100, "rp10s": 1}, "the other request's own charge stays"
+
+
 def test_a_charge_of_a_pod_that_nobody_knows_takes_nothing_from_others() -> None:
     world = Clock()
     pod = Pod(world, 0.0, {"tpm": 1000})
     assert pod.counters.take(pod.limits, 600)
 
-    pod.counters.settle(pod.limits, pod.counters.translate(Reservation("unknown", (0, 0), 600)), 0)
+    pod.counters.settle(
+        pod.limits, pod.counters.translate(Reservation("unknown", tuple([0 for _ in pod.counters.tickers]), 600)), 0
+    )
 
     assert pod.used("tpm") == 600
 
