@@ -35,7 +35,6 @@ FOLDERS = {
     "gateway/http": (
         "client",
         "exchange",
-        "keepalive",
         "pool",
         "routing",
         "server",
@@ -62,6 +61,8 @@ FOLDERS = {
         "handler",
         "response",
         "retry_policy",
+        "token_bound",
+        "upstream_response",
     ),
     "gateway/shipping": ("shipper_client",),
     "gateway/upstreams": (

@@ -37,7 +37,7 @@ import procs
 import spanrig
 from cluster.errors import ClusterError
 from llmproxy import shipping_protocol
-from llmproxy.gateway.shipping.shipper_client import Handover
+from llmproxy.gateway.shipping.shipper_client import ShipperClient
 from llmproxy.shipper.spans.agent_lightning import AgentLightningEncoder
 from llmproxy.shipper.spool.records import SpoolRecord
 
@@ -241,13 +241,13 @@ async def hand_over(folder: Path, total: int) -> dict[str, Any]:
     values = [getattr(like, name) for name in like.__struct_fields__[1:]]
     with spanrig.shipper(folder, store) as shipper:
         assert shipper.process is not None
-        handover = Handover(folder / "shipper.sock")
+        handover = ShipperClient(folder / "shipper.sock")
         await spanrig.until(lambda: handover.connected)
         used, began = time.process_time(), time.perf_counter()
         for start in range(0, total, 50):
             for call_id in range(start, start + 50):
-                handover.arrived(shipping_protocol.Arrival(call_id, "ro-1", "at-1", 1))
-                handover.ended(shipping_protocol.CallRecord(call_id, *values))
+                handover.send_arrival(shipping_protocol.Arrival(call_id, "ro-1", "at-1", 1))
+                handover.send_record(shipping_protocol.CallRecord(call_id, *values))
             await asyncio.sleep(0)
             while handover.backlog > 2000:  # noqa: ASYNC110 - the gateway waits for nobody, this rig must
                 await asyncio.sleep(0.01)

@@ -35,6 +35,6 @@ def test_a_program_that_starts_ends_when_it_is_told_to(program: str) -> None:
             after = process.stderr.read()
 
             assert process.wait(timeout=60) == 0, after  # not -15: no handler; not 2: it went on to its document
-            assert "document_refused" not in after
+            assert "config_invalid" not in after
         finally:
             process.kill()

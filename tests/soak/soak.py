@@ -264,8 +264,8 @@ async def _settled(result: Result, admin_port: int, store: spanrig.StoreDouble) 
     deadline_s = time.monotonic() + SETTLE_S
     while time.monotonic() < deadline_s:
         await asyncio.sleep(1)
-        in_flight = await asyncio.to_thread(metric, admin_port, "llmproxy_in_flight")
-        backlog = await asyncio.to_thread(metric, admin_port, "llmproxy_handover_backlog")
+        in_flight = await asyncio.to_thread(metric, admin_port, "llmproxy_requests_in_flight")
+        backlog = await asyncio.to_thread(metric, admin_port, "llmproxy_records_pending")
         result.stored = len({call[0] for call in (await asyncio.to_thread(store.ledger))["calls"]})
         if not in_flight and not backlog and result.stored >= result.rollout_calls:
             return

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import procs
 from llmproxy import shipping_protocol
 from llmproxy.contract import Deployment, Document, Model, Proxy, Spans
-from llmproxy.gateway.shipping.shipper_client import Handover
+from llmproxy.gateway.shipping.shipper_client import ShipperClient
 
 STORE = str(procs.ROOT / "tests/fakes/store.py")
 Json = dict[str, Any]
@@ -238,7 +238,7 @@ class Gateway:
     """The gateway's end: says what began and what ended, and remembers."""
 
     def __init__(self, run_dir: Path) -> None:
-        self.handover = Handover(run_dir / "shipper.sock")
+        self.handover = ShipperClient(run_dir / "shipper.sock")
         self.sent: dict[int, shipping_protocol.CallRecord] = {}
 
     async def connected(self) -> None:
@@ -249,12 +249,12 @@ class Gateway:
         handover = self.handover
         call_id = handover.new_id()
         attempt = more.pop("attempt", "at-1")
-        handover.arrived(shipping_protocol.Arrival(call_id, rollout, attempt, time.time_ns()))
+        handover.send_arrival(shipping_protocol.Arrival(call_id, rollout, attempt, time.time_ns()))
         if pause_s:
             await asyncio.sleep(pause_s)
         call = a_call(call_id, rollout, attempt, **more)
         self.sent[call_id] = call
-        handover.ended(call)
+        handover.send_record(call)
         if not wait_s:
             return False
         before = handover.released_unstored

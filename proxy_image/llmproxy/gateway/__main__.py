@@ -1,6 +1,6 @@
-"""`python -m llmproxy.gateway --config FILE --run-dir DIR`: reads the contract document and serves until SIGTERM.
+"""`python -m llmproxy.gateway --config FILE --run-dir DIR`: serve a contract document until SIGTERM.
 
-Keys of upstreams, PEER_TOKEN (what the pods of a proxy trust each other by) and POD_UID come in the environment.
+Keys of upstreams, PEER_TOKEN (the shared secret of the proxy's pods) and POD_UID are environment variables.
 """
 
 import llmproxy.sigterm  # noqa: F401 - takes SIGTERM from here on
@@ -19,7 +19,7 @@ import uvloop
 
 from llmproxy import contract, logs
 from llmproxy.gateway.admin.uvicorn_server import listen
-from llmproxy.gateway.process import Gateway, Setting
+from llmproxy.gateway.process import Gateway, Settings
 
 log = logging.getLogger("llmproxy.gateway")
 
@@ -33,10 +33,10 @@ def main(argv: list[str] | None = None) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(flags, document))
     except contract.ContractError as exc:
-        log.critical("document_refused", extra={"reason": str(exc)})
+        log.critical("config_invalid", extra={"reason": str(exc)})
         return contract.EXIT_CODE
     except OSError as exc:
-        log.critical("cannot_listen", extra={"reason": exc.strerror or str(exc)})
+        log.critical("listen_failed", extra={"reason": exc.strerror or str(exc)})
         return 1
     return 0
 
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 async def _serve(flags: argparse.Namespace, document: contract.Document) -> None:
     token_file: Path | None = flags.control_token_file
     gateway = Gateway(
-        Setting(
+        Settings(
             document=document,
             run_dir=flags.run_dir,
             listener=socket.socket(fileno=flags.fd) if flags.fd is not None else listen(flags.host, flags.port),
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--control-host", default="")
     parser.add_argument("--control-port", type=int, default=9091, help="pause and resume; needs --control-token-file")
     parser.add_argument("--control-token-file", type=Path, help="file with the token of the control port")
-    parser.add_argument("--keys-dir", type=Path, help="folder with the keys of callers, a file a key")
+    parser.add_argument("--keys-dir", type=Path, help="folder with the API keys of clients, a file each")
     parser.add_argument("--peer-host", default=os.environ.get("POD_IP", ""), help="default: POD_IP, else all")
     parser.add_argument("--peer-port", type=int, default=9092, help="other pods of this proxy; needs PEER_TOKEN")
     parser.add_argument("--peers", default="", help="host[:port] of other pods, several by commas")

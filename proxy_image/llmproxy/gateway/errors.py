@@ -1,17 +1,17 @@
-"""Every error that a caller may see, in OpenAI's shape, and what it is called in metrics and spans.
+"""Errors of the gateway, in OpenAI's shape, with their codes in metrics and spans.
 
-CallerError                 the caller must change something
+the client must change something
   BadRequestError    400    the body or the path
   UnauthorizedError  401    the API key
   UnknownModelError  404    the name of the model
   UnknownRouteError  404    the path
   MethodError        405    the method
-  SlowRequestError   408    the request did not come
+  SlowRequestError   408    the time of the request
   TooLargeError      413    the size
   HeadTooLargeError  431    the size of the head
-  OverLimitError     429    the caller must wait
-  PausedError        429    the caller must wait: this pod takes no calls for a while
-ServingError                the caller may try again
+  RejectedError      429    a limit: the client must wait
+  PausedError        429    a pause of this pod: the client must wait
+the client may try again
   UpstreamError      502    the model server failed or could not be reached
   UpstreamTimeoutError 504  the model server did not answer in time
   BusyError          503    this pod has no room for a connection
@@ -26,7 +26,7 @@ Header = tuple[bytes, bytes]
 
 
 class CallError(Exception):
-    """An answer other than the model's. The message names the thing, what is wrong and the way out."""
+    """A response other than the model's. The message names the thing, what is wrong and the way out."""
 
     status = 500
     type = "internal_server_error"
@@ -41,8 +41,8 @@ class CallError(Exception):
 
 def error_body(error: CallError) -> bytes:
     """Return `{"error": {message, type, param, code}}` (platform.openai.com/docs/guides/error-codes)."""
-    told = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
-    return msgspec.json.encode({"error": told})
+    fields = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    return msgspec.json.encode({"error": fields})
 
 
 class BadRequestError(CallError):
@@ -86,7 +86,7 @@ class MethodError(CallError):
 
 
 class SlowRequestError(CallError):
-    """408: the request did not come in time."""
+    """408: the request did not arrive in time."""
 
     status = 408
     type = "invalid_request_error"
@@ -109,8 +109,8 @@ class HeadTooLargeError(CallError):
     code = "headers_too_large"
 
 
-class OverLimitError(CallError):
-    """429: a limit of this proxy, not of the model server; never tried again by the gateway."""
+class RejectedError(CallError):
+    """429: a limit of this proxy, not of the model server; never retried by the gateway."""
 
     status = 429
     type = "requests"
@@ -118,7 +118,7 @@ class OverLimitError(CallError):
 
 
 class PausedError(CallError):
-    """429: somebody has paused this pod; no limit was asked."""
+    """429: this pod is paused; no limit was charged."""
 
     status = 429
     type = "requests"

@@ -1,8 +1,8 @@
-"""What a pod counts. The request path adds to plain numbers; Prometheus reads them when it asks."""
+"""Statistics of a pod's requests. The request path adds to plain numbers; a scrape turns them into metrics."""
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -26,95 +26,90 @@ class Histogram:
         self.total += seconds
 
     def cumulative(self) -> list[tuple[str, float]]:
-        """Return the buckets as Prometheus wants them."""
+        """Return the cumulative buckets of Prometheus."""
         total = 0
-        found: list[tuple[str, float]] = []
+        buckets: list[tuple[str, float]] = []
         for bound, count in zip((*map(str, BUCKETS_S), "+Inf"), self.counts, strict=True):
             total += count
-            found.append((bound, total))
-        return found
+            buckets.append((bound, total))
+        return buckets
 
 
-class Counts:
+class RequestStats:
     """All numbers of the request path."""
 
     def __init__(self) -> None:
         self.requests: defaultdict[tuple[str, str, int], int] = defaultdict(int)
-        """By model, endpoint and status of the answer."""
+        """By model, endpoint and status of the response."""
         self.duration: defaultdict[str, Histogram] = defaultdict(Histogram)
-        self.first_byte: defaultdict[str, Histogram] = defaultdict(Histogram)
+        self.time_to_first_byte: defaultdict[str, Histogram] = defaultdict(Histogram)
         self.tokens: defaultdict[str, int] = defaultdict(int)
-        self.rejected: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+        self.rejections: defaultdict[tuple[str, str, str], int] = defaultdict(int)
         """By model, kind of limit and scope."""
-        self.tries: defaultdict[tuple[str, str | int], int] = defaultdict(int)
+        self.upstream_requests: defaultdict[tuple[str, str | int], int] = defaultdict(int)
         """By deployment and outcome: a status, or a failure's code."""
         self.fallbacks: defaultdict[tuple[str, str], int] = defaultdict(int)
-        """By the model that was asked for and the one that was tried in its place."""
+        """By the model of the request and the one in its place."""
         self.in_flight = 0
-        self.streams_broken = 0
-        self.client_gone = 0
+        self.stream_errors = 0
+        self.client_disconnects = 0
         self.without_rollout = 0
-        self.rollouts_unusable = 0
+        self.invalid_rollouts = 0
 
 
-class Exporter(Collector):
-    """Turns the numbers into Prometheus families."""
+class RequestCollector(Collector):
+    """Metrics of the requests."""
 
-    def __init__(self, counts: Counts, extra: Iterable[Collector] = ()) -> None:
-        self._counts = counts
-        self._extra = tuple(extra)
+    def __init__(self, stats: RequestStats) -> None:
+        self._stats = stats
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family."""
-        c = self._counts
+        stats = self._stats
         requests = CounterMetricFamily(
-            "llmproxy_requests", "Calls that were answered, also with an error", labels=["model", "endpoint", "status"]
+            "llmproxy_requests", "Requests that got a response, errors included", labels=["model", "endpoint", "status"]
         )
-        for (model, endpoint, status), value in c.requests.items():
+        for (model, endpoint, status), value in stats.requests.items():
             requests.add_metric([model, endpoint, str(status)], value)
         yield requests
-        yield from self._histograms()
-        tokens = CounterMetricFamily("llmproxy_tokens", "Tokens that upstreams said they used", labels=["model"])
-        for model, value in c.tokens.items():
+        yield _histogram("llmproxy_request_duration_seconds", "Arrival to last byte", stats.duration)
+        yield _histogram("llmproxy_time_to_first_byte_seconds", "Arrival to first byte", stats.time_to_first_byte)
+        tokens = CounterMetricFamily("llmproxy_tokens", "Tokens used, as upstreams count them", labels=["model"])
+        for model, value in stats.tokens.items():
             tokens.add_metric([model], value)
         yield tokens
-        rejected = CounterMetricFamily(
-            "llmproxy_rejected", "Calls over a limit of this proxy", labels=["model", "kind", "scope"]
+        rejections = CounterMetricFamily(
+            "llmproxy_rejections", "Requests over a limit of this proxy", labels=["model", "kind", "scope"]
         )
-        for labels, value in c.rejected.items():
-            rejected.add_metric(list(labels), value)
-        yield rejected
-        tries = CounterMetricFamily(
-            "llmproxy_upstream_tries", "Requests to upstreams", labels=["deployment", "outcome"]
+        for labels, value in stats.rejections.items():
+            rejections.add_metric(list(labels), value)
+        yield rejections
+        upstream_requests = CounterMetricFamily(
+            "llmproxy_upstream_requests", "Requests to upstreams, retries included", labels=["deployment", "outcome"]
         )
-        for (deployment, outcome), value in c.tries.items():
-            tries.add_metric([deployment, str(outcome)], value)
-        yield tries
+        for (deployment, outcome), value in stats.upstream_requests.items():
+            upstream_requests.add_metric([deployment, str(outcome)], value)
+        yield upstream_requests
         fallbacks = CounterMetricFamily(
-            "llmproxy_fallbacks", "Calls that another model was tried for", labels=["model", "to"]
+            "llmproxy_fallbacks", "Requests that fell back to another model", labels=["model", "fallback"]
         )
-        for pair, value in c.fallbacks.items():
+        for pair, value in stats.fallbacks.items():
             fallbacks.add_metric(list(pair), value)
         yield fallbacks
         yield GaugeMetricFamily(
-            "llmproxy_in_flight", "Calls that are not finished, those that wait for a limit too", value=c.in_flight
+            "llmproxy_requests_in_flight", "Unfinished requests, queued ones included", value=stats.in_flight
         )
         for name, text, value in (
-            ("llmproxy_streams_broken", "Streams whose upstream ended in the middle", c.streams_broken),
-            ("llmproxy_client_gone", "Calls whose caller left before the end", c.client_gone),
-            ("llmproxy_calls_without_rollout", "Calls that belong to no rollout and make no spans", c.without_rollout),
-            ("llmproxy_rollouts_unusable", "Those of them whose rollout is named in vain", c.rollouts_unusable),
+            ("llmproxy_stream_errors", "Streams cut by the upstream or ended with an error", stats.stream_errors),
+            ("llmproxy_client_disconnects", "Requests whose client disconnected early", stats.client_disconnects),
+            ("llmproxy_requests_without_rollout", "Requests of no rollout: no spans", stats.without_rollout),
+            ("llmproxy_invalid_rollouts", "Requests whose rollout or attempt id is invalid", stats.invalid_rollouts),
         ):
             yield CounterMetricFamily(name, text, value=value)
-        for collector in self._extra:
-            yield from collector.collect()
 
-    def _histograms(self) -> Iterator[Metric]:
-        for name, text, values in (
-            ("llmproxy_request_duration_seconds", "From a call's arrival to its last byte", self._counts.duration),
-            ("llmproxy_first_byte_seconds", "From a call's arrival to its first byte", self._counts.first_byte),
-        ):
-            family = HistogramMetricFamily(name, text, labels=["model"])
-            for model, histogram in values.items():
-                family.add_metric([model], buckets=histogram.cumulative(), sum_value=histogram.total)
-            yield family
+
+def _histogram(name: str, text: str, histograms: Mapping[str, Histogram]) -> Metric:
+    family = HistogramMetricFamily(name, text, labels=["model"])
+    for model, histogram in histograms.items():
+        family.add_metric([model], buckets=histogram.cumulative(), sum_value=histogram.total)
+    return family

@@ -1,10 +1,9 @@
-"""One gateway from its document to its end: what is built, in which order it starts, and how it drains.
+"""Process of one gateway: builds its parts, starts them in order, drains them.
 
 Start: admin port, the translator if a model needs it, counters, then the data port; ready only after that. Counters
-come from the file and from the pod before; or, where several pods share limits, from their store (`sharing`), which
-need not be there.
-End (SIGTERM, which Kubernetes sends after preStop): not ready, no new connections, answers say `connection: close`;
-calls in flight go on up to drainTimeout; counters and calls are handed on; then the process ends by itself.
+come from the snapshot and the leading pod, or from the store of shared limits, which may be absent.
+End (SIGTERM, which Kubernetes sends after preStop): not ready, no new connections, `connection: close` in responses.
+Calls in flight go on up to drainTimeout. Counters and records are handed over, then the process exits.
 """
 
 import asyncio
@@ -25,45 +24,44 @@ from prometheus_client.registry import Collector
 
 from llmproxy.contract import ContractError, Document, Model
 from llmproxy.gateway.adapters.registry import serving
-from llmproxy.gateway.admin.api import Readiness, make_admin
-from llmproxy.gateway.admin.collectors import HandoverCollector, LimitsCollector, PauseCollector, UpstreamCollector
-from llmproxy.gateway.admin.control_api import make_control
-from llmproxy.gateway.admin.uvicorn_server import BACKLOG, AdminServer
-from llmproxy.gateway.api_keys import Keys
-from llmproxy.gateway.http import server as http1
+from llmproxy.gateway.admin.api import Readiness, admin_app
+from llmproxy.gateway.admin.collectors import LimitsCollector, PauseCollector, ShipperCollector, UpstreamCollector
+from llmproxy.gateway.admin.control_api import control_app
+from llmproxy.gateway.admin.uvicorn_server import BACKLOG, UvicornServer
+from llmproxy.gateway.api_keys import ApiKeys
+from llmproxy.gateway.http import server as http_server
 from llmproxy.gateway.http.routing import ENDPOINTS
 from llmproxy.gateway.limits import Limiter
 from llmproxy.gateway.limits.peers import election
 from llmproxy.gateway.limits.snapshot import Snapshot
 from llmproxy.gateway.limits.store.lease_limiter import LeaseLimiter
 from llmproxy.gateway.limits.store.redis_client import channel_from_environment
-from llmproxy.gateway.metrics import Counts, Exporter
+from llmproxy.gateway.metrics import RequestCollector, RequestStats
 from llmproxy.gateway.requests.app import App
-from llmproxy.gateway.requests.context import Parts
+from llmproxy.gateway.requests.context import Dependencies
 from llmproxy.gateway.requests.pause import Pause
-from llmproxy.gateway.shipping.shipper_client import Handover
+from llmproxy.gateway.requests.token_bound import output_bound
+from llmproxy.gateway.shipping.shipper_client import ShipperClient
 from llmproxy.gateway.shipping.sidecars import shipper_metrics, wait_for_translator
 from llmproxy.gateway.upstreams.balancer import Balancer
-from llmproxy.gateway.upstreams.deployments import TRANSLATOR, TRANSLATOR_SOCKET, Pools, make_target
+from llmproxy.gateway.upstreams.deployments import TRANSLATOR, TRANSLATOR_SOCKET, Pools, make_upstream
 
 SHIPPER_SOCKET = "shipper.sock"
 SNAPSHOT = "limits.snapshot"
 LINGER_S = 1.0
-"""After the end began, kept connections stay open so long: a request that is on its way on one is answered."""
+"""Idle connections stay open so long while draining: a request in transit on one is answered."""
 HANDOVER_S = 5.0
-"""How long the end waits for the shipper to have the last calls on disk."""
+"""Longest wait at the end for the shipper to have the last records on disk."""
 MAX_CONNECTIONS = 20_000
-"""Of callers; a stream that waits costs about 20 KB."""
+"""Of clients; a waiting stream costs about 20 KB."""
 GC_OBJECTS = 20_000
-"""New objects between two looks for cycles, in place of 700: an ordinary call leaves none."""
-DEFAULT_OUTPUT_TOKENS = 4096
-"""Charged against tpm per choice when neither the request nor the deployment's params bound the answer."""
+"""New objects between two collections, in place of 700: an ordinary call leaves no cycles."""
 log = logging.getLogger("llmproxy.gateway")
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Where one gateway is and whom it meets."""
+class Settings:
+    """Sockets, folders and peers of one gateway."""
 
     document: Document
     run_dir: Path
@@ -72,55 +70,55 @@ class Setting:
     peer_host: str
     peer_port: int
     peer_token: str
-    """Without one no other pod is met."""
+    """Without one there are no peers."""
     peers: tuple[str, ...]
     pod: str
     control_listener: socket.socket | None = None
     control_token_file: Path | None = None
-    """Without one nobody may pause, and the port is not opened."""
+    """Without one the control port is not opened."""
     keys_dir: Path | None = None
-    """Where the keys of callers are, if the document asks for one."""
+    """API keys of clients, if the document requires one."""
 
 
 class Gateway:
     """One process."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, settings: Settings) -> None:
         """Raise ContractError when the document cannot be served."""
-        document = setting.document
-        self._setting = setting
+        document = settings.document
+        self._settings = settings
         self._pools = Pools()
         self._limiter = Limiter(document)
         self._balancers = {m.name: self._balancer(m) for m in document.models}
         spans = document.spans is not None
-        self._handover = Handover(setting.run_dir / SHIPPER_SOCKET) if spans else None
-        self._counts = Counts()
+        self._shipper = ShipperClient(settings.run_dir / SHIPPER_SOCKET) if spans else None
+        self._stats = RequestStats()
         self._pause = Pause()
-        self._keys = _keys(setting)
+        self._api_keys = _api_keys(settings)
         app = App(
-            Parts(
+            Dependencies(
                 document=document,
                 balancers=self._balancers,
                 serving={
-                    (name, endpoint): serving(endpoint, balancer.targets)
+                    (name, endpoint): serving(endpoint, balancer.upstreams)
                     for name, balancer in self._balancers.items()
                     for endpoint in ENDPOINTS.values()
                 },
                 output_tokens={m.name: output_bound(m) for m in document.models},
                 fallbacks={m.name: m.fallbacks for m in document.models if m.fallbacks},
                 limiter=self._limiter,
-                handover=self._handover,
-                counts=self._counts,
+                shipper=self._shipper,
+                stats=self._stats,
                 pause=self._pause,
-                keys=self._keys,
+                api_keys=self._api_keys,
             )
         )
-        self._server = http1.Server(app.handle, app.refused, max_connections=max_connections())
-        beside = partial(shipper_metrics, setting.run_dir) if spans else None
-        self._admin = AdminServer(make_admin(self._readiness, self._collectors(), beside, self._limits))
-        self._control = self._make_control()
-        self._shared = _shared(setting, self._limiter)
-        self._snapshot = None if self._shared else Snapshot(self._limiter, setting.run_dir / SNAPSHOT)
+        self._server = http_server.HttpServer(app.handle, app.error_body, max_connections=max_connections())
+        sidecar_metrics = partial(shipper_metrics, settings.run_dir) if spans else None
+        self._admin = UvicornServer(admin_app(self._readiness, self._collectors(), sidecar_metrics, self._limits))
+        self._control = self._control_server()
+        self._shared = _shared(settings, self._limiter)
+        self._snapshot = None if self._shared else Snapshot(self._limiter, settings.run_dir / SNAPSHOT)
         self._peers: election.Peers | None = None
         self._serving = False
         self._draining = False
@@ -128,107 +126,107 @@ class Gateway:
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
-        began_s = time.monotonic()
+        started_s = time.monotonic()
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        admin = asyncio.create_task(self._admin.serve(sockets=[self._setting.admin_listener]))
-        beside = self._serve_beside()
+        admin = asyncio.create_task(self._admin.serve(sockets=[self._settings.admin_listener]))
+        tasks = self._background_tasks()
         if self._translates:
-            await wait_for_translator(self._setting.run_dir / TRANSLATOR_SOCKET, stop)
+            await wait_for_translator(self._settings.run_dir / TRANSLATOR_SOCKET, stop)
         await self._take_counters()
-        await self._server.start(self._setting.listener, BACKLOG)
+        await self._server.start(self._settings.listener, BACKLOG)
         ended = asyncio.create_task(stop.wait())
         self._serving = True
         gc.collect()
-        gc.freeze()  # what is here now stays: no collection has to walk it again
+        gc.freeze()  # these objects stay: no collection has to walk them again
         gc.set_threshold(GC_OBJECTS, 10, 10)
-        log.info("gateway_ready", extra=self._ready_fields(time.monotonic() - began_s))
+        log.info("gateway_ready", extra=self._ready_fields(time.monotonic() - started_s))
         await asyncio.wait({ended, admin}, return_when=asyncio.FIRST_COMPLETED)
         await self._drain()
         self._admin.should_exit = True
         if self._control is not None:
             self._control.should_exit = True
         self._ended.set()
-        await asyncio.gather(admin, *beside)
+        await asyncio.gather(admin, *tasks)
         ended.cancel()
 
     @property
     def _translates(self) -> bool:
-        targets = (target for balancer in self._balancers.values() for target in balancer.targets)
-        return any(target.host == TRANSLATOR for target in targets)
+        upstreams = (upstream for balancer in self._balancers.values() for upstream in balancer.upstreams)
+        return any(upstream.host == TRANSLATOR for upstream in upstreams)
 
-    def _make_control(self) -> AdminServer | None:
-        setting = self._setting
-        if setting.control_token_file is None or setting.control_listener is None:
+    def _control_server(self) -> UvicornServer | None:
+        settings = self._settings
+        if settings.control_token_file is None or settings.control_listener is None:
             return None
-        return AdminServer(make_control(self._pause, lambda: self._counts.in_flight, setting.control_token_file))
+        return UvicornServer(control_app(self._pause, lambda: self._stats.in_flight, settings.control_token_file))
 
-    def _serve_beside(self) -> list[asyncio.Task[None]]:
-        """Start what goes on until the end: a pod that drains can still be paused, and says what is in flight."""
+    def _background_tasks(self) -> list[asyncio.Task[None]]:
+        """Start the tasks that go on until the end: a draining pod can still be paused, and reports calls in flight."""
         tasks = []
-        if self._control is not None and self._setting.control_listener is not None:
-            tasks.append(asyncio.create_task(self._control.serve(sockets=[self._setting.control_listener])))
-        if self._keys is not None:
-            tasks.append(asyncio.create_task(self._keys.run(self._ended)))
+        if self._control is not None and self._settings.control_listener is not None:
+            tasks.append(asyncio.create_task(self._control.serve(sockets=[self._settings.control_listener])))
+        if self._api_keys is not None:
+            tasks.append(asyncio.create_task(self._api_keys.run(self._ended)))
         return tasks
 
     async def _take_counters(self) -> None:
-        setting = self._setting
+        settings = self._settings
         if self._shared is not None:
             await self._shared.start()
         if self._snapshot is None:  # the store knows
             return
         self._snapshot.restore()
-        if setting.peer_token:
+        if settings.peer_token:
             self._peers = await election.serve(
-                self._limiter, setting.peer_host, setting.peer_port, setting.peer_token, setting.pod
+                self._limiter, settings.peer_host, settings.peer_port, settings.peer_token, settings.pod
             )
-            await self._peers.take_over(setting.peers)
+            await self._peers.take_over(settings.peers)
         self._snapshot.start()
 
     async def _drain(self) -> None:
-        began_s = time.monotonic()
+        started_s = time.monotonic()
         self._serving = False
         self._draining = True
-        log.info("drain_began", extra={"in_flight": self._counts.in_flight})
-        await self._server.drain(LINGER_S, self._setting.document.drain_timeout_s)
+        log.info("drain_started", extra={"in_flight": self._stats.in_flight})
+        await self._server.drain(LINGER_S, self._settings.document.drain_timeout_s)
         if self._shared is not None:
             await self._shared.close()
         if self._snapshot is not None:
             await self._snapshot.stop()
         if self._peers is not None:
             await self._peers.close()
-        if self._handover is not None:
-            await self._handover.close(HANDOVER_S)
+        if self._shipper is not None:
+            await self._shipper.close(HANDOVER_S)
         self._pools.close()
-        log.info("drained", extra={"seconds": round(time.monotonic() - began_s, 3)})
+        log.info("drain_finished", extra={"seconds": round(time.monotonic() - started_s, 3)})
 
     def _balancer(self, model: Model) -> Balancer:
-        targets = [make_target(d, self._pools, self._setting.run_dir) for d in model.deployments]
-        return Balancer(targets, time.monotonic, random.Random())  # noqa: S311 - spreads load, guards nothing
+        upstreams = [make_upstream(d, self._pools, self._settings.run_dir) for d in model.deployments]
+        return Balancer(upstreams, time.monotonic, random.Random())  # noqa: S311 - spreads load, guards nothing
 
     def _collectors(self) -> Iterator[Collector]:
-        yield Exporter(self._counts)
+        yield RequestCollector(self._stats)
         yield LimitsCollector(self._limiter)
         yield UpstreamCollector(self._balancers)
         yield PauseCollector(self._pause)
-        if self._handover is not None:
-            yield HandoverCollector(self._handover)
+        if self._shipper is not None:
+            yield ShipperCollector(self._shipper)
 
     def _readiness(self) -> Readiness:
         detail: dict[str, object] = {
             "limiter": self._limiter.mode,
             "draining": self._draining,
-            "paused": self._pause.holds,
-            "in_flight": self._counts.in_flight,
+            "paused": self._pause.active,
+            "in_flight": self._stats.in_flight,
         }
         if self._peers is not None:
             detail |= {"leader": self._peers.leader, "peers": self._peers.peers}
         if self._shared is not None:
             detail["limits_store"] = self._shared.state()
-        if self._handover is not None:
-            detail["shipper"] = self._handover.connected
+        if self._shipper is not None:
+            detail["shipper"] = self._shipper.connected
         return self._serving, detail
 
     def _limits(self) -> dict[str, object]:
@@ -237,55 +235,40 @@ class Gateway:
 
     def _ready_fields(self, seconds: float) -> dict[str, object]:
         return {
-            "port": _port(self._setting.listener),
-            "admin_port": _port(self._setting.admin_listener),
-            "control_port": 0 if self._setting.control_listener is None else _port(self._setting.control_listener),
+            "port": _port(self._settings.listener),
+            "admin_port": _port(self._settings.admin_listener),
+            "control_port": 0 if self._settings.control_listener is None else _port(self._settings.control_listener),
             "models": sorted(self._balancers),
             "limiter": self._limiter.mode,
-            "compiled": not http1.__file__.endswith(".py"),
+            "compiled": not http_server.__file__.endswith(".py"),
             "seconds": round(seconds, 3),
         }
 
 
-def _shared(setting: Setting, limiter: Limiter) -> LeaseLimiter | None:
-    shared = setting.document.shared_limits
+def _shared(settings: Settings, limiter: Limiter) -> LeaseLimiter | None:
+    shared = settings.document.shared_limits
     if shared is None:
         return None
     channel = channel_from_environment(shared)
-    return LeaseLimiter(limiter, channel, uid=shared.scope, pod=setting.pod, max_pods=shared.max_pods)
+    return LeaseLimiter(limiter, channel, uid=shared.scope, pod=settings.pod, max_pods=shared.max_pods)
 
 
-def _keys(setting: Setting) -> Keys | None:
-    """Return the keys of callers, if one is asked for; raise ContractError rather than let everybody in."""
-    if not setting.document.require_api_key:
+def _api_keys(settings: Settings) -> ApiKeys | None:
+    """Return the API keys, if one is required; raise ContractError rather than let everybody in."""
+    if not settings.document.require_api_key:
         return None
-    if setting.keys_dir is None:
+    if settings.keys_dir is None:
         raise ContractError("require_api_key: this gateway was given no folder with keys: say --keys-dir")
-    return Keys(setting.keys_dir)
+    return ApiKeys(settings.keys_dir)
 
 
 def max_connections() -> int:
-    """Return how many callers this process has files for: each may need another to an upstream."""
+    """Return the number of clients that the process has files for: each may need a second one for its upstream."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         soft = min(hard, 1 << 20)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return max(16, min(MAX_CONNECTIONS, (soft - 64) // 2))
-
-
-def output_bound(model: Model) -> int:
-    """Return how many tokens a choice of *model* may have when the request does not say: what its params say."""
-    bounds = [output_tokens(d.params) for d in model.deployments]
-    return max(DEFAULT_OUTPUT_TOKENS if b is None else b for b in bounds)
-
-
-def output_tokens(params: dict[str, object]) -> int | None:
-    """Return the bound of an answer in *params*, None without one."""
-    for name in ("max_completion_tokens", "max_tokens"):
-        value = params.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    return None
 
 
 def _port(listener: socket.socket) -> int:

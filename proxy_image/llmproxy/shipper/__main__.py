@@ -40,15 +40,15 @@ def main(argv: list[str] | None = None) -> int:
     try:
         document = contract.load(flags.config)
     except contract.ContractError as exc:
-        log.critical("document_refused", extra={"reason": str(exc)})
+        log.critical("config_invalid", extra={"reason": str(exc)})
         return contract.EXIT_CODE
     if document.spans is None:
-        log.critical("document_refused", extra={"reason": f"{flags.config}: spans: no store is named"})
+        log.critical("config_invalid", extra={"reason": f"{flags.config}: spans: no store is named"})
         return contract.EXIT_CODE
     try:
         headers = read_headers(document.spans, os.environ)
     except contract.ContractError as exc:
-        log.critical("document_refused", extra={"reason": f"{flags.config}: {exc}"})
+        log.critical("config_invalid", extra={"reason": f"{flags.config}: {exc}"})
         return contract.EXIT_CODE
     gc.freeze()
     gc.set_threshold(GC_AFTER)

@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         document = contract.load(flags.config)
         keys = read_keys(translated(document), os.environ)
     except contract.ContractError as exc:
-        logging.getLogger("llmproxy.translator").critical("document_refused", extra={"reason": str(exc)})
+        logging.getLogger("llmproxy.translator").critical("config_invalid", extra={"reason": str(exc)})
         return contract.EXIT_CODE
     return _serve(document, keys, flags.run_dir / SOCKET)
 
@@ -82,7 +82,7 @@ def _serve(document: contract.Document, keys: dict[str, str], path: Path) -> int
         listener = _listen(path)
     except OSError as exc:
         reason = f"{path}: {exc.strerror or exc}"
-        logging.getLogger("llmproxy.translator").critical("cannot_listen", extra={"reason": reason})
+        logging.getLogger("llmproxy.translator").critical("listen_failed", extra={"reason": reason})
         return 1
     config = uvicorn.Config(
         Translator(backends),

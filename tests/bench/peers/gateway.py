@@ -105,9 +105,9 @@ def _handed_over(admin: int) -> dict[str, float]:
     with closing(http.client.HTTPConnection("127.0.0.1", admin, timeout=5)) as connection:
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
-    rows = re.findall(r"^llmproxy_handover_(\w+?)(?:_total)? ([0-9.e+]+)$", text, re.MULTILINE)
+    rows = re.findall(r"^llmproxy_records_(\w+?)(?:_total)? ([0-9.e+]+)$", text, re.MULTILINE)
     return {name: float(value) for name, value in rows}
 
 
 def _unrecorded(handed_over: dict[str, float]) -> int:
-    return int(handed_over["dropped"] + handed_over["refused"])
+    return int(handed_over["dropped"] + handed_over["rejected"])

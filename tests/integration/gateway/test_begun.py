@@ -52,7 +52,7 @@ def in_turn(*serves: Serve) -> Serve:
 
 
 def tries(here: Gateway, outcome: str) -> float:
-    return here.metric("llmproxy_upstream_tries_total", outcome=outcome)
+    return here.metric("llmproxy_upstream_requests_total", outcome=outcome)
 
 
 def patient(port: int, retries: int, **more: Any) -> dict[str, Any]:
@@ -63,13 +63,13 @@ def patient(port: int, retries: int, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("head", HEADS)
 def test_a_head_alone_is_no_answer(stage: Stage, head: str, *, stream: bool) -> None:
     stage.play(in_turn(sends(HEADS[head]), sends(WHOLE if stream else OK)))
-    before = stage.metric("llmproxy_upstream_tries_total"), tries(stage, "200")
+    before = stage.metric("llmproxy_upstream_requests_total"), tries(stage, "200")
 
     answer = stage.chat(stream=stream)
 
     assert answer.status_code == 200
     assert answer.content in WHOLE + OK
-    assert (stage.metric("llmproxy_upstream_tries_total"), tries(stage, "200")) == (before[0] + 2, before[1] + 1)
+    assert (stage.metric("llmproxy_upstream_requests_total"), tries(stage, "200")) == (before[0] + 2, before[1] + 1)
 
 
 def test_a_time_that_is_over_after_a_head_is_tried_again(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_without_retries_a_head_alone_is_an_error_at_once(tmp_path: Path) -> Non
         answer = here.chat(stream=True)
         assert answer.status_code == 502
         assert "after 1 try" in answer.json()["error"]["message"]
-        assert here.metric("llmproxy_upstream_tries_total") == 1
+        assert here.metric("llmproxy_upstream_requests_total") == 1
 
 
 def test_an_errors_head_is_enough(tmp_path: Path) -> None:
@@ -114,8 +114,8 @@ def test_another_model_answers_for_one_that_sends_heads_only(tmp_path: Path, ech
         with gateway(tmp_path, told) as here:
             answer = here.chat(stream=True)
             assert (answer.status_code, '"model":"other"' in answer.text) == (200, True)
-            assert here.metric("llmproxy_upstream_tries_total", deployment="echo/0", outcome="closed") == 2
-            assert here.metric("llmproxy_fallbacks_total", model="echo", to="other") == 1
+            assert here.metric("llmproxy_upstream_requests_total", deployment="echo/0", outcome="closed") == 2
+            assert here.metric("llmproxy_fallbacks_total", model="echo", fallback="other") == 1
 
 
 BREAKS: dict[str, tuple[bytes, bool, str]] = {
@@ -142,8 +142,8 @@ def test_a_deployment_that_breaks_off_again_and_again_is_set_aside(
             for _ in range(7):
                 here.chat(stream=stream, path=path, max_tokens=9)
             assert here.metric("llmproxy_upstream_healthy", deployment="breaks/0") == 0
-            assert here.metric("llmproxy_upstream_tries_total", deployment="breaks/0") == 5
-            assert here.metric("llmproxy_upstream_tries_total", deployment="breaks/0", outcome=outcome) == 5
+            assert here.metric("llmproxy_upstream_requests_total", deployment="breaks/0") == 5
+            assert here.metric("llmproxy_upstream_requests_total", deployment="breaks/0", outcome=outcome) == 5
             assert here.metric("llmproxy_upstream_healthy", deployment="echo/0") == 1
 
 
@@ -158,9 +158,9 @@ def test_a_caller_who_leaves_says_nothing_of_a_deployment(tmp_path: Path) -> Non
             next(iter(stream))
             stream.close()
         until = time.monotonic() + 30
-        while here.metric("llmproxy_client_gone_total") < 6 and time.monotonic() < until:
+        while here.metric("llmproxy_client_disconnects_total") < 6 and time.monotonic() < until:
             time.sleep(0.05)
-        assert tries(here, "200") == here.metric("llmproxy_upstream_tries_total") == 6
+        assert tries(here, "200") == here.metric("llmproxy_upstream_requests_total") == 6
         assert here.metric("llmproxy_upstream_healthy", deployment="echo/0") == 1
 
 
@@ -187,4 +187,4 @@ def test_a_request_that_was_worked_on_is_not_sent_again_unseen(tmp_path: Path, r
         assert here.chat().status_code == (200 if retries else 502)
         assert len(seen) == 2 + retries
         assert tries(here, "closed") == 1
-        assert here.metric("llmproxy_upstream_tries_total") == 2 + retries
+        assert here.metric("llmproxy_upstream_requests_total") == 2 + retries

@@ -196,7 +196,7 @@ def test_who_waits_for_a_limit_is_sent_away_by_a_pause(echo: Echo, tmp_path: Pat
     )
     with gateway(tmp_path, told, *with_control(tmp_path)) as here:
         first = Calling(here, delay_ms=2000)
-        while here.metric("llmproxy_in_flight") < 1:
+        while here.metric("llmproxy_requests_in_flight") < 1:
             time.sleep(0.01)
         second = Calling(here, delay_ms=1)
         while here.metric("llmproxy_limit_waiting") < 1:

@@ -116,7 +116,7 @@ def stream(stage: Stage, pair: Pair, data: bytes) -> str:
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_stream_that_ends_too_early_ends_with_an_error(natives: Stage, name: str, framing: str) -> None:
     pair = PAIRS[name]
-    before = natives.metric("llmproxy_streams_broken_total")
+    before = natives.metric("llmproxy_stream_errors_total")
     text = stream(natives, pair, FRAMINGS[framing](pair.begun + pair.end[:9]))
 
     assert text.startswith(pair.begun.decode())
@@ -125,7 +125,7 @@ def test_a_stream_that_ends_too_early_ends_with_an_error(natives: Stage, name: s
     error = json.loads(events[0].split("data: ")[-1])["error"]
     assert (error["type"], error.get("code")) == pair.error
     assert "ended before the answer's end, after 1 try" in error["message"]
-    assert natives.metric("llmproxy_streams_broken_total") == before + 1
+    assert natives.metric("llmproxy_stream_errors_total") == before + 1
 
 
 @pytest.mark.parametrize("framing", FRAMINGS)

@@ -32,9 +32,9 @@ def test_another_model_answers_after_the_retries(tmp_path: Path, echo: Echo, *, 
 
         assert answer.status_code == 200
         assert '"model":"first"' in answer.text
-        assert here.metric("llmproxy_upstream_tries_total", deployment="echo/0", outcome="connect") == 2
-        assert here.metric("llmproxy_upstream_tries_total", deployment="first/0") == 1
-        assert here.metric("llmproxy_fallbacks_total", model="echo", to="first") == 1
+        assert here.metric("llmproxy_upstream_requests_total", deployment="echo/0", outcome="connect") == 2
+        assert here.metric("llmproxy_upstream_requests_total", deployment="first/0") == 1
+        assert here.metric("llmproxy_fallbacks_total", model="echo", fallback="first") == 1
         assert here.metric("llmproxy_requests_total", model="echo", status="200") == 1
 
 
@@ -43,12 +43,14 @@ def test_an_upstream_that_stays_overloaded_is_replaced_and_one_that_refuses_is_n
     made["models"][0]["deployments"] = [deployment(echo.port, "echo/0", model="openai_like/asked")]
     with gateway(tmp_path, made) as here:
         overloaded = here.echo(status=503)  # every model gets the same directive
-        tried = [here.metric("llmproxy_upstream_tries_total", deployment=f"{n}/0") for n in ("echo", "first", "second")]
+        tried = [
+            here.metric("llmproxy_upstream_requests_total", deployment=f"{n}/0") for n in ("echo", "first", "second")
+        ]
         refused = here.echo(status=400)
 
         assert (overloaded.status_code, tried) == (503, [2, 2, 2])
         assert refused.status_code == 400
-        assert here.metric("llmproxy_upstream_tries_total", deployment="first/0") == 2, "a 400 is the caller's"
+        assert here.metric("llmproxy_upstream_requests_total", deployment="first/0") == 2, "a 400 is the caller's"
 
 
 def test_a_retry_after_that_is_too_long_leads_to_the_next_model_at_once_and_in_the_end_to_the_caller(
@@ -68,7 +70,7 @@ def test_a_model_without_room_is_skipped(tmp_path: Path, echo: Echo) -> None:
     made["models"][1]["rate_limits"] = {"rpm": 1}
     with gateway(tmp_path, made) as here:
         assert [served_by(here.chat()) for _ in range(3)] == ["first", "second", "second"]
-        assert here.metric("llmproxy_rejected_total", model="first", kind="rpm") == 2
+        assert here.metric("llmproxy_rejections_total", model="first", kind="rpm") == 2
 
 
 def test_the_call_is_a_request_of_both_models_and_holds_one_slot(tmp_path: Path, echo: Echo) -> None:
@@ -86,7 +88,7 @@ def test_the_call_is_one_request_of_the_proxy(tmp_path: Path, echo: Echo) -> Non
     with gateway(tmp_path, made) as here:
         assert [here.chat().status_code for _ in range(3)] == [200, 200, 429]
         assert used(here, "rpm") == 2
-        assert here.metric("llmproxy_fallbacks_total", to="second") == 2
+        assert here.metric("llmproxy_fallbacks_total", fallback="second") == 2
 
 
 def used(here: Gateway, kind: str) -> float:
@@ -111,7 +113,7 @@ def test_a_model_that_lacks_the_endpoint_is_skipped(tmp_path: Path, echo: Echo) 
         answer = here.post({"model": "echo", "input": "hi"}, "/v1/embeddings")
 
         assert answer.status_code == 200
-        assert here.metric("llmproxy_fallbacks_total", to="first") == 0
+        assert here.metric("llmproxy_fallbacks_total", fallback="first") == 0
 
 
 def test_a_fallback_that_is_not_there_is_refused(tmp_path: Path, echo: Echo) -> None:

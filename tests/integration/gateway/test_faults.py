@@ -79,7 +79,7 @@ def test_a_failure_that_heals_is_not_noticed(stage: Stage) -> None:
 
     def tries() -> list[float]:
         outcomes = ("closed", "http_503", "200")
-        return [stage.metric("llmproxy_upstream_tries_total", outcome=outcome) for outcome in outcomes]
+        return [stage.metric("llmproxy_upstream_requests_total", outcome=outcome) for outcome in outcomes]
 
     stage.play(serve)
     before = tries()
@@ -127,7 +127,7 @@ def test_another_deployment_is_tried_first_and_without_a_wait(echo: Echo, tmp_pa
         for _ in range(8):
             assert here.chat().status_code == 200
         aside = here.metric("llmproxy_upstream_healthy", deployment="dead/0")
-        failed = here.metric("llmproxy_upstream_tries_total", deployment="dead/0", outcome="connect")
+        failed = here.metric("llmproxy_upstream_requests_total", deployment="dead/0", outcome="connect")
     assert aside == 0
     assert failed == 5  # then it is set aside
 
@@ -144,9 +144,9 @@ def test_a_kept_connection_that_the_upstream_closed_is_no_failure(stage: Stage) 
         connection.sendall(OK)  # and closes, though it has not said so
 
     stage.play(serve)
-    before = stage.metric("llmproxy_upstream_tries_total")
+    before = stage.metric("llmproxy_upstream_requests_total")
     assert [stage.chat().status_code for _ in range(20)] == [200] * 20
-    assert stage.metric("llmproxy_upstream_tries_total") == before + 20
+    assert stage.metric("llmproxy_upstream_requests_total") == before + 20
 
 
 @pytest.mark.parametrize("pieces", [0, 3])
@@ -164,7 +164,7 @@ def test_a_stream_whose_upstream_dies_ends_with_an_error_event(plain: Gateway) -
         seen.extend(stream)
     assert len(seen) >= 3
     assert caught.value.code == "upstream_unavailable"
-    assert plain.metric("llmproxy_streams_broken_total") >= 1
+    assert plain.metric("llmproxy_stream_errors_total") >= 1
 
 
 def test_half_an_event_is_not_passed_on_before_the_error(stage: Stage) -> None:
@@ -227,7 +227,7 @@ def test_a_caller_who_leaves_ends_the_upstreams_work_within_a_second(stage: Stag
             ends.put(time.monotonic())
 
     stage.play(serve)
-    before = stage.metric("llmproxy_client_gone_total")
+    before = stage.metric("llmproxy_client_disconnects_total")
     took_s: list[float] = []
     for _ in range(3):
         left = hang_up(stage, {"model": "echo", "stream": stream, "messages": MESSAGES}, 10 if stream else 0)
@@ -236,11 +236,11 @@ def test_a_caller_who_leaves_ends_the_upstreams_work_within_a_second(stage: Stag
     assert sorted(took_s)[1] < 1
     assert max(took_s) < 5
     for _ in range(50):
-        if stage.metric("llmproxy_client_gone_total") >= before + 3:
+        if stage.metric("llmproxy_client_disconnects_total") >= before + 3:
             break
         time.sleep(0.1)
-    assert stage.metric("llmproxy_client_gone_total") == before + 3
-    assert stage.metric("llmproxy_in_flight") == 0
+    assert stage.metric("llmproxy_client_disconnects_total") == before + 3
+    assert stage.metric("llmproxy_requests_in_flight") == 0
 
 
 def test_a_caller_who_leaves_between_tries_ends_them(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_an_edit_of_the_folder_counts_without_a_new_process(echo: Echo, tmp_path
             after = [ask(here, {"x-api-key": key}).status_code for key in (ALICE, BOB)]
         output = here.process.output
     assert (before, after) == ([200, 401], [401, 200])
-    assert '"api_keys_read", "keys": 1' in output
+    assert '"api_keys_loaded", "keys": 1' in output
     assert ALICE not in output + here.process.output
     assert BOB not in output + here.process.output
 
@@ -138,7 +138,7 @@ def test_a_folder_without_a_key_lets_nobody_in_and_says_so_once(echo: Echo, tmp_
         assert ask(here, {"x-api-key": ""}).status_code == 401
         assert ask(here, {"x-api-key": ALICE}).status_code == 401
         time.sleep(4.5)  # it has looked again
-        assert here.process.output.count('"api_keys_problem"') == 1
+        assert here.process.output.count('"api_keys_error"') == 1
 
 
 def test_a_document_that_asks_for_keys_and_no_folder_is_refused(tmp_path: Path) -> None:

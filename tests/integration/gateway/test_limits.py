@@ -22,7 +22,7 @@ def test_of_twenty_requests_at_five_a_minute_five_are_served(echo: Echo, tmp_pat
     with gateway(tmp_path, told) as here:
         with ThreadPoolExecutor(20) as pool:
             answers = list(pool.map(lambda _: here.chat(), range(20)))
-        rejected = here.metric("llmproxy_rejected_total", kind="rpm", scope="proxy")
+        rejected = here.metric("llmproxy_rejections_total", kind="rpm", scope="proxy")
         requests = here.metric("llmproxy_requests_total", status="429")
 
     refused = [a for a in answers if a.status_code == 429]
@@ -53,7 +53,7 @@ def test_the_sdk_backs_off_by_itself(echo: Echo, tmp_path: Path) -> None:
         sdk = here.sdk(max_retries=3)
         for _ in range(3):
             sdk.chat.completions.create(model="echo", messages=[{"role": "user", "content": "hi"}])
-        assert here.metric("llmproxy_rejected_total", kind="rps") >= 1
+        assert here.metric("llmproxy_rejections_total", kind="rps") >= 1
 
 
 def test_a_limit_of_one_model_leaves_others_alone(echo: Echo, tmp_path: Path) -> None:
@@ -174,6 +174,6 @@ def test_who_leaves_a_stream_frees_the_slot(echo: Echo, tmp_path: Path) -> None:
             held = here.metric("llmproxy_limit_used", kind="maxParallel")
         assert held == 1
         until(lambda: here.metric("llmproxy_limit_used", kind="maxParallel") == 0)
-        until(lambda: here.metric("llmproxy_in_flight") == 0)
+        until(lambda: here.metric("llmproxy_requests_in_flight") == 0)
         assert here.chat().status_code == 200
-        assert here.metric("llmproxy_client_gone_total") == 1
+        assert here.metric("llmproxy_client_disconnects_total") == 1

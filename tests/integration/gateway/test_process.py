@@ -58,7 +58,7 @@ def test_a_document_that_cannot_be_used_is_named_and_ends_with_2(tmp_path: Path,
     assert process.wait() == 2
     process.end()
     line = json.loads(process.output.strip().splitlines()[-1])
-    assert (line["level"], line["event"]) == ("critical", "document_refused")
+    assert (line["level"], line["event"]) == ("critical", "config_invalid")
     assert says in line["reason"]
 
 
@@ -74,7 +74,7 @@ def test_a_port_that_is_taken_ends_with_1(tmp_path: Path) -> None:
         process = started(*command(tmp_path, document(HERE), port=taken.getsockname()[1]))
         assert process.wait() == 1
         process.end()
-    assert '"cannot_listen"' in process.output
+    assert '"listen_failed"' in process.output
 
 
 def test_nothing_that_is_heavy_is_loaded() -> None:
@@ -91,20 +91,20 @@ def test_health_readiness_and_metrics(plain: Gateway) -> None:
     assert (ready.status_code, ready.json()["ready"], ready.json()["limiter"]) == (200, True, "local")
     assert plain.metric("llmproxy_requests_total", model="echo", endpoint="chat.completions", status="200") >= 1
     assert plain.metric("llmproxy_request_duration_seconds_count", model="echo") >= 1
-    assert plain.metric("llmproxy_first_byte_seconds_count", model="echo") >= 1
-    assert plain.metric("llmproxy_upstream_tries_total", deployment="echo/0", outcome="200") >= 1
-    assert plain.metric("llmproxy_calls_without_rollout_total") >= 1
+    assert plain.metric("llmproxy_time_to_first_byte_seconds_count", model="echo") >= 1
+    assert plain.metric("llmproxy_upstream_requests_total", deployment="echo/0", outcome="200") >= 1
+    assert plain.metric("llmproxy_requests_without_rollout_total") >= 1
     assert plain.metric("process_resident_memory_bytes") > 0
 
 
 def test_a_rollout_that_is_named_in_vain_is_counted_and_logged_once(echo: Echo, tmp_path: Path) -> None:
     with gateway(tmp_path, document(deployment(echo.port))) as here:
         here.chat()
-        assert here.metric("llmproxy_rollouts_unusable_total") == 0
+        assert here.metric("llmproxy_invalid_rollouts_total") == 0
         for path in ("/rollout/ro%2F1/attempt/at-1" + PATH, f"/rollout/{'r' * 257}/attempt/at-1" + PATH):
             assert here.chat(path=path).status_code == 200
-        assert here.metric("llmproxy_rollouts_unusable_total") == 2
-        lines = [json.loads(line) for line in here.process.output.splitlines() if "rollout_unusable" in line]
+        assert here.metric("llmproxy_invalid_rollouts_total") == 2
+        lines = [json.loads(line) for line in here.process.output.splitlines() if "invalid_rollout" in line]
     assert [line["path"] for line in lines] == ["/rollout/ro/1/attempt/at-1" + PATH]
     assert "without a slash" in lines[0]["way_out"]
 
@@ -124,7 +124,7 @@ def test_without_a_shipper_callers_notice_nothing(echo: Echo, tmp_path: Path) ->
         assert here.chat(path=path, stream=True).text.endswith("data: [DONE]\n\n")
         took = time.monotonic() - began
         ready = here.admin("/readyz").json()
-        backlog = here.metric("llmproxy_handover_backlog")
+        backlog = here.metric("llmproxy_records_pending")
     assert took < 5
     assert (ready["ready"], ready["shipper"]) == (True, False)
     assert backlog == 2
@@ -168,7 +168,7 @@ def test_sigterm_lets_a_stream_in_flight_end(echo: Echo, tmp_path: Path) -> None
     with gateway(tmp_path, document(deployment(echo.port))) as here:
         stream = Streaming(here, chunks=15, chunk_ms=200)
         here.process.signal(signal.SIGTERM)
-        here.process.wait_for("drain_began")
+        here.process.wait_for("drain_started")
         ready = here.admin("/readyz")
         until(lambda: not accepts(here.port))
         with pytest.raises(httpx2.ConnectError):
@@ -178,7 +178,7 @@ def test_sigterm_lets_a_stream_in_flight_end(echo: Echo, tmp_path: Path) -> None
     assert (ready.status_code, ready.json()["draining"]) == (503, True)
     assert stream.error == ""
     assert stream.text.endswith("data: [DONE]\n\n")
-    assert '"drained"' in here.process.output
+    assert '"drain_finished"' in here.process.output
 
 
 def test_at_the_end_a_kept_connection_is_answered_and_asked_to_go(echo: Echo, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_at_the_end_a_kept_connection_is_answered_and_asked_to_go(echo: Echo, tm
     with gateway(tmp_path, document(deployment(echo.port))) as here, httpx2.Client() as client:
         first = client.post(here.url + PATH, json=body)
         here.process.signal(signal.SIGTERM)
-        here.process.wait_for("drain_began")
+        here.process.wait_for("drain_started")
         last = client.post(here.url + PATH, json=body)
         assert here.process.wait(10) == 0
     assert "connection" not in first.headers

@@ -34,7 +34,7 @@ class Halting:
         return self._threads.submit(self.here.post, body, "/rollout/ro-1/attempt/at-1" + PATH)
 
     def handed(self, name: str) -> float:
-        return self.here.metric(f"llmproxy_handover_{name}")
+        return self.here.metric(f"llmproxy_records_{name}")
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -68,7 +68,7 @@ def test_answers_wait_for_room_and_no_record_is_lost(halting: Halting) -> None:
         halting.signal(signal.SIGCONT)
         time.sleep(0.02)
     assert {call.result().status_code for call in sent} == {200}
-    assert halting.handed("waited_total") > 0
+    assert halting.handed("delayed_total") > 0
     until(lambda: halting.handed("durable_total") == 41)
     assert halting.handed("dropped_total") == 0
 
@@ -78,9 +78,9 @@ def test_nobody_waits_for_a_shipper_that_takes_nothing(halting: Halting) -> None
     for call in [halting.call() for _ in range(20)]:
         call.result()
     time.sleep(1)
-    waited = halting.handed("waited_total")
+    waited = halting.handed("delayed_total")
     assert [halting.call("hi").result().status_code for _ in range(5)] == [200] * 5
-    assert halting.handed("waited_total") == waited
+    assert halting.handed("delayed_total") == waited
     halting.signal(signal.SIGCONT)
     until(lambda: halting.handed("durable_total") == 25)
     assert halting.handed("dropped_total") == 0

@@ -39,7 +39,7 @@ def one_model(port: int, **times: Any) -> dict[str, Any]:
 
 
 def tries(here: Gateway, outcome: str) -> float:
-    return here.metric("llmproxy_upstream_tries_total", outcome=outcome)
+    return here.metric("llmproxy_upstream_requests_total", outcome=outcome)
 
 
 def test_connect(tmp_path: Path, silent_backlog: int) -> None:

@@ -59,7 +59,10 @@ FIRES: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "LLMProxyMostCallsOverLimit": (
         "namespace llmproxy",
-        {f"llmproxy_rejected_total{{{POD}}}": "0+160x60", f'llmproxy_requests_total{{{POD},status="429"}}': "0+100x60"},
+        {
+            f"llmproxy_rejections_total{{{POD}}}": "0+160x60",
+            f'llmproxy_requests_total{{{POD},status="429"}}': "0+100x60",
+        },
     ),
     "LLMProxyStoreDown": ("namespace llmproxy pod", {f"llmproxy_shipper_store_up{{{POD}}}": "0x60"}),
     "LLMProxySpansBehind": (
@@ -72,7 +75,7 @@ FIRES: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "LLMProxyRecordsLost": (
         "namespace llmproxy",
-        {f"llmproxy_handover_refused_total{{{POD}}}": "0+1x60", f"llmproxy_handover_dropped_total{{{POD}}}": "0x60"},
+        {f"llmproxy_records_rejected_total{{{POD}}}": "0+1x60", f"llmproxy_records_dropped_total{{{POD}}}": "0x60"},
     ),
     "LLMProxyDeadLetters": ("namespace llmproxy pod", {f"llmproxy_shipper_dead_letter_bytes{{{POD}}}": "1x60"}),
     "LLMProxyShipperAway": ("namespace llmproxy pod", {f"llmproxy_shipper_connected{{{POD}}}": "0x60"}),
@@ -91,13 +94,13 @@ WELL = {
     f'llmproxy_requests_total{{{POD},status="200"}}': "0+91x60",
     f'llmproxy_requests_total{{{POD},status="502"}}': "0+9x60",
     f'llmproxy_upstream_healthy{{{POD},model="m",deployment="d"}}': "1x60",
-    f"llmproxy_rejected_total{{{POD}}}": "0+49x60",
+    f"llmproxy_rejections_total{{{POD}}}": "0+49x60",
     f"llmproxy_shipper_store_up{{{POD}}}": "1x60",
     f"llmproxy_shipper_oldest_undelivered_seconds{{{POD}}}": "599x60",
     f"llmproxy_shipper_spool_bytes{{{POD}}}": "79x60",
     f"llmproxy_shipper_spool_limit_bytes{{{POD}}}": "100x60",
-    f"llmproxy_handover_refused_total{{{POD}}}": "0x60",
-    f"llmproxy_handover_dropped_total{{{POD}}}": "0x60",
+    f"llmproxy_records_rejected_total{{{POD}}}": "0x60",
+    f"llmproxy_records_dropped_total{{{POD}}}": "0x60",
     f"llmproxy_shipper_dead_letter_bytes{{{POD}}}": "0x60",
     f"llmproxy_shipper_connected{{{POD}}}": "1x60",
     f"llmproxy_operator_leader{{{OPERATOR}}}": "1x60",
@@ -152,8 +155,10 @@ def test_every_query_about_proxies_is_answered(echo: Process, store: str, tmp_pa
         with promd.prometheus(job, rules=rules) as prometheus:
             for _ in range(44):
                 here.chat("x")
-            prometheus.wait_for('sum(rate(llmproxy_rejected_total{llmproxy="here"}[20s]))')
-            prometheus.wait_for("histogram_quantile(0.5, sum by (le) (rate(llmproxy_first_byte_seconds_bucket[20s])))")
+            prometheus.wait_for('sum(rate(llmproxy_rejections_total{llmproxy="here"}[20s]))')
+            prometheus.wait_for(
+                "histogram_quantile(0.5, sum by (le) (rate(llmproxy_time_to_first_byte_seconds_bucket[20s])))"
+            )
             silent = [name for name, query in promd.panels("proxy.json").items() if not prometheus.series(query)]
             unset = [asked for asked in promd.variables("proxy.json") if not _values(prometheus, *asked)]
             asked = [*promd.panels("proxy.json").values(), *promd.alerts("llmproxy").values()]

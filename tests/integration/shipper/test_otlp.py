@@ -89,7 +89,7 @@ async def test_a_collectors_full_spool_refuses_for_it_alone(tmp_path: Path) -> N
                 for i in range(60):
                     answer = spanrig.chat_response(f"c-{i}", size=50_000)
                     assert await gateway.call(f"ro-{i}", response=answer, wait_s=20.0)
-                assert (gateway.handover.durable, gateway.handover.refused) == (60, 0)
+                assert (gateway.handover.durable, gateway.handover.rejected) == (60, 0)
             numbers = process.metrics()
             kept = numbers["otlp_durable_total"]
             assert 10 < kept < 21

@@ -268,7 +268,7 @@ async def test_a_full_spool_refuses_and_counts_and_keeps_what_it_has(folder: Pat
         async with spanrig.gateway(folder) as gateway:
             for i in range(40):
                 await gateway.call(f"ro-{i}", response=spanrig.chat_response(f"c-{i}", size=50_000))
-            await until(lambda: gateway.handover.durable + gateway.handover.refused == 40)
+            await until(lambda: gateway.handover.durable + gateway.handover.rejected == 40)
             kept = gateway.handover.durable
             assert 10 < kept < 21
             assert spanrig.disk_bytes(folder / "spool") <= 1 << 20
@@ -293,9 +293,9 @@ async def test_a_disk_without_room_is_survived(folder: Path) -> None:
                 for i in range(12):
                     await gateway.call(f"ro-{i}", response=spanrig.chat_response(f"c-{i}", size=30_000))
                     await gateway.all_durable()
-                assert gateway.handover.durable + gateway.handover.refused == 12
+                assert gateway.handover.durable + gateway.handover.rejected == 12
                 assert gateway.handover.durable >= 5
-                assert gateway.handover.refused >= 1
+                assert gateway.handover.rejected >= 1
                 store.faults(unavailable=0.0)
                 await delivered(store, gateway.handover.durable)
                 assert await gateway.call("ro-small", wait_s=10.0)
@@ -317,9 +317,9 @@ async def test_a_disk_that_is_really_full_is_survived(folder: Path) -> None:
                     await gateway.call(f"ro-{i}", response=spanrig.chat_response(f"c-{i}", size=30_000))
                     await gateway.all_durable()
                 handover = gateway.handover
-                assert handover.durable + handover.refused == 40
+                assert handover.durable + handover.rejected == 40
                 assert 10 <= handover.durable <= 20
-                assert spanrig.metrics(folder / "shipper-admin.sock")[NO_SPACE] == handover.refused
+                assert spanrig.metrics(folder / "shipper-admin.sock")[NO_SPACE] == handover.rejected
                 store.faults(unavailable=0.0)
                 ledger = await delivered(store, handover.durable)
                 assert len(ledger["calls"]) == handover.durable
@@ -394,7 +394,7 @@ async def test_what_arrives_while_the_shipper_is_away_has_its_id_before_it_ends(
 async def test_a_clients_own_sequence_id_is_used_and_the_store_asked_for_none(folder: Path) -> None:
     with spanrig.store_double() as store, spanrig.shipper(folder, store):
         async with spanrig.gateway(folder) as gateway:
-            gateway.handover.ended(spanrig.a_call(9, "ro", sequence_id=77))  # no arrival: see the gateway's pipeline
+            gateway.handover.send_record(spanrig.a_call(9, "ro", sequence_id=77))  # no arrival
             ledger = await delivered(store, 1)
         assert ledger["calls"][0][2] == 77
         assert store.spans("ro")[0]["sequence_id"] == 77
@@ -404,7 +404,7 @@ async def test_a_clients_own_sequence_id_is_used_and_the_store_asked_for_none(fo
 async def test_a_call_whose_gateway_died_is_an_error_without_an_end(folder: Path) -> None:
     with spanrig.store_double() as store, spanrig.shipper(folder, store) as process:
         async with spanrig.gateway(folder) as gateway:
-            gateway.handover.arrived(shipping_protocol.Arrival(9, "ro", "at-1", time.time_ns()))
+            gateway.handover.send_arrival(shipping_protocol.Arrival(9, "ro", "at-1", time.time_ns()))
             await until(lambda: process.metrics()["in_flight_calls"] == 1)
             await asyncio.sleep(0.2)
         await end(process)

@@ -28,7 +28,7 @@ def a_pod(
     more: str = "",
 ) -> PodMetrics:
     text = f"""\
-llmproxy_in_flight 2
+llmproxy_requests_in_flight 2
 llmproxy_limit_waiting 1
 llmproxy_limiter_mode{{mode="local"}} {float(mode == "local")}
 llmproxy_limiter_mode{{mode="{mode}"}} 1.0
@@ -124,7 +124,7 @@ def test_the_mode_of_a_roll_is_that_of_the_pod_that_decides() -> None:
 
 def test_the_backlog_is_what_is_not_in_the_store() -> None:
     more = """\
-llmproxy_handover_backlog 3
+llmproxy_records_pending 3
 llmproxy_shipper_in_delivery 4
 llmproxy_shipper_retry_calls 5
 llmproxy_shipper_waiting_bytes 2048
@@ -137,7 +137,9 @@ llmproxy_shipper_oldest_undelivered_seconds 7.5
     assert row_of([a_pod()]).backlog is None
 
 
-@pytest.mark.parametrize("text", ["<html>not found</html>", "", "go_goroutines 7\n", 'llmproxy_in_flight{a="b} 1\n'])
+@pytest.mark.parametrize(
+    "text", ["<html>not found</html>", "", "go_goroutines 7\n", 'llmproxy_requests_in_flight{a="b} 1\n']
+)
 def test_what_is_no_metrics_of_a_gateway_is_said(text: str) -> None:
     with pytest.raises(metrics.MetricsError):
         metrics.parse(text)

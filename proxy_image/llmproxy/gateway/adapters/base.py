@@ -1,37 +1,39 @@
-"""Between the client's protocol and the upstream's: what is asked of the upstream, what the client is told.
+"""Adapters between the client's protocol and the upstream's.
 
-A Dialect is one kind of client: how its body is read and how an error of ours looks to it. An Exchange is one pair of
-client and upstream: its request, its answer, its stream. The one pair that is here speaks OpenAI's protocol on both
-ends, so its bytes are forwarded; those with Anthropic's are in `anthropic`. Which there are is said in `pairs`;
-pipeline and tries need not know.
+A Dialect is a protocol as clients speak it: how a body is parsed, and how an error of ours looks in it. An Adapter is a
+pair of client and upstream protocols: request, response, stream. `ForwardAdapter` has OpenAI's on both sides and passes
+bytes on. `registry` lists all of them; the request path knows only these types.
 """
 
 from typing import Final, Protocol
 
 import msgspec
 
-from llmproxy.gateway.adapters.request_body import Asked, read_body, upstream_body
+from llmproxy.gateway.adapters.request_body import ModelRequest, parse_request, upstream_body
 from llmproxy.gateway.errors import CallError, Header, error_body
 from llmproxy.gateway.limits import Limiter
-from llmproxy.gateway.upstreams.deployments import Target
+from llmproxy.gateway.upstreams.deployments import Upstream
 from llmproxy.protocols.passthrough import MAX_EVENT, EventTooLargeError, Relay
 from llmproxy.protocols.usage import answer_tokens
 
+ERRORS: Final = 300
+"""Statuses from here on are no responses of a model."""
+
 
 class Dialect(Protocol):
-    """What one kind of client sends and expects."""
+    """Protocol of one kind of client."""
 
-    def read(self, body: bytes, path_model: str) -> Asked:
-        """Return what a body asks for; raise BadRequestError."""
+    def parse(self, body: bytes, path_model: str) -> ModelRequest:
+        """Return the request in a body; raise BadRequestError."""
 
     def error(self, error: CallError) -> bytes:
-        """Return the body of an answer that is an error of ours."""
+        """Return the body of an error response."""
 
     def error_event(self, error: CallError) -> bytes:
-        """Return the event that ends a stream which broke off."""
+        """Return the event that ends a broken stream."""
 
     def limits(self, limiter: Limiter, model: str) -> list[Header]:
-        """Return what an answer says of the limits."""
+        """Return the rate limit headers of a response."""
 
     def models(self, names: list[str]) -> bytes:
         """Return the list of models."""
@@ -40,67 +42,71 @@ class Dialect(Protocol):
         """Return the description of one model."""
 
 
-class Answer:
-    """A plain answer as the client gets it."""
+class ClientResponse:
+    """A whole response for the client."""
 
     __slots__ = ("body", "mapped", "tokens")
 
     def __init__(self, body: bytes, tokens: int | None, *, mapped: bool = False) -> None:
         self.body = body
         self.tokens = tokens
-        """What the upstream says was used, None if it does not say."""
+        """Tokens used by the upstream's count, None without one."""
         self.mapped = mapped
         """The body is ours, and JSON; else it is the upstream's, of its type."""
 
 
 class Stream(Protocol):
-    """One stream on its way from the upstream to the client."""
+    """One stream from the upstream to the client."""
 
     @property
     def done(self) -> bool:
-        """Whether the upstream has said that this was all."""
+        """Return True after the upstream's own end of the stream."""
 
     @property
     def failed(self) -> bool:
-        """Whether the upstream has ended with an error, which the client has been told."""
+        """Return True after an error event of the upstream, which was passed on."""
 
     @property
     def tokens(self) -> int | None:
-        """What the upstream says was used, None if it has not said."""
+        """Return the tokens used by the upstream's count, None without one."""
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """Return what to forward now, and what to hold until the call has been told: the end of the stream."""
+        """Return the bytes to send now, and those to hold until the call is recorded: the end of the stream."""
 
     def rest(self) -> bytes:
-        """Return what is left when the upstream has ended in order; not `done` even now, it has broken off."""
+        """Return the last bytes after the upstream closed in order; a stream that is not `done` then is cut."""
 
 
-class Exchange(Protocol):
-    """One pair of protocols."""
+class Adapter:
+    """One pair of a client's protocol and an upstream's."""
 
-    @property
-    def endpoint(self) -> str:
-        """At the upstream: which of a target's heads is used, and how the record of a call is read."""
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        """Endpoint at the upstream: selects the head of the request, and how the record of the call is read."""
 
-    def head_lines(self, asked: Asked, target: Target) -> bytes:
-        """Return what the head needs besides."""
+    def request_headers(self, request: ModelRequest, upstream: Upstream) -> bytes:  # noqa: ARG002 - for those with any
+        """Return the header lines that depend on the request."""
+        return b""
 
-    def request(self, asked: Asked, target: Target, *, want_usage: bool) -> bytes:
+    def request_body(self, request: ModelRequest, upstream: Upstream, *, want_usage: bool) -> bytes:
         """Return the body for the upstream."""
+        raise NotImplementedError
 
-    def answer(self, asked: Asked, status: int, body: bytes) -> Answer:
-        """Return a plain answer of the upstream for the client, an error of it too."""
+    def response(self, request: ModelRequest, status: int, body: bytes) -> ClientResponse:
+        """Return a whole response of the upstream for the client, also an error."""
+        raise NotImplementedError
 
-    def stream(self, asked: Asked) -> Stream:
-        """Return the way of one stream."""
+    def stream(self, request: ModelRequest) -> Stream:
+        """Return the stream for the client."""
+        raise NotImplementedError
 
 
-class OpenAIClient:
-    """Clients that speak OpenAI's protocol."""
+class OpenAIDialect:
+    """OpenAI's protocol."""
 
-    def read(self, body: bytes, path_model: str) -> Asked:
-        """Return what a body asks for; raise BadRequestError."""
-        return read_body(body, path_model)
+    def parse(self, body: bytes, path_model: str) -> ModelRequest:
+        """Return the request in a body; raise BadRequestError."""
+        return parse_request(body, path_model)
 
     def error(self, error: CallError) -> bytes:
         """Return `{"error": {message, type, param, code}}`."""
@@ -111,48 +117,41 @@ class OpenAIClient:
         return b"data: " + error_body(error) + b"\n\n"
 
     def limits(self, limiter: Limiter, model: str) -> list[Header]:
-        """Return what an answer says of the limits."""
+        """Return `x-ratelimit-*`."""
         return limiter.headers(model)
 
     def models(self, names: list[str]) -> bytes:
         """Return the list of models."""
-        return msgspec.json.encode({"object": "list", "data": [_described(name) for name in names]})
+        return msgspec.json.encode({"object": "list", "data": [_description(name) for name in names]})
 
     def model(self, name: str) -> bytes:
         """Return the description of one model."""
-        return msgspec.json.encode(_described(name))
+        return msgspec.json.encode(_description(name))
 
 
-def _described(name: str) -> dict[str, object]:
-    """Return a model as OpenAI's API describes one; nobody knows when it was made."""
+def _description(name: str) -> dict[str, object]:
+    """Return a model as OpenAI's API describes one; its time of creation is unknown."""
     return {"id": name, "object": "model", "created": 0, "owned_by": "llmproxy"}
 
 
-class Forward:
-    """OpenAI's protocol on both ends."""
+class ForwardAdapter(Adapter):
+    """OpenAI's protocol on both sides."""
 
-    def __init__(self, endpoint: str) -> None:
-        self.endpoint = endpoint
-
-    def request(self, asked: Asked, target: Target, *, want_usage: bool) -> bytes:
+    def request_body(self, request: ModelRequest, upstream: Upstream, *, want_usage: bool) -> bytes:
         """Return the client's body with the upstream's name of the model."""
-        return upstream_body(asked, target, self.endpoint, want_usage=want_usage)
+        return upstream_body(request, upstream, self.endpoint, want_usage=want_usage)
 
-    def head_lines(self, asked: Asked, target: Target) -> bytes:  # noqa: ARG002 - a head of OpenAI's is always the same
-        """Return what the head needs besides."""
-        return b""
-
-    def answer(self, asked: Asked, status: int, body: bytes) -> Answer:  # noqa: ARG002 - the body says it all
+    def response(self, request: ModelRequest, status: int, body: bytes) -> ClientResponse:  # noqa: ARG002
         """Return *body* as it is."""
-        return Answer(body, answer_tokens(body) if status < 300 else None)  # noqa: PLR2004 - an answer, no error
+        return ClientResponse(body, answer_tokens(body) if status < ERRORS else None)
 
-    def stream(self, asked: Asked) -> Stream:
-        """Return a relay of bytes."""
-        return Relay(hide_usage=not asked.usage_asked, choices=asked.choices)
+    def stream(self, request: ModelRequest) -> Stream:
+        """Return a stream that passes bytes on."""
+        return Relay(hide_usage=not request.include_usage, choices=request.choices)
 
 
-class _Mapper(Protocol):
-    """What the streams of `llmproxy.anthropic` and `llmproxy.responses` have in common."""
+class _MappedStream(Protocol):
+    """Common interface of the streams in `llmproxy.protocols` that map events."""
 
     done: bool
     failed: bool
@@ -168,39 +167,39 @@ class _Mapper(Protocol):
     def end(self) -> tuple[bytes, bytes]: ...
 
 
-class Guarded:
-    """One stream, no event of which may be endless."""
+class BoundedStream:
+    """A mapped stream with a bound on the size of an event."""
 
     __slots__ = ("_inner",)
 
-    def __init__(self, inner: _Mapper) -> None:
+    def __init__(self, inner: _MappedStream) -> None:
         self._inner = inner
 
     @property
     def done(self) -> bool:
-        """Whether the upstream has said that this was all."""
+        """Return True after the upstream's own end of the stream."""
         return self._inner.done
 
     @property
     def failed(self) -> bool:
-        """Whether it has ended with an error, which the client has been told."""
+        """Return True after an error event of the upstream, which was passed on."""
         return self._inner.failed
 
     @property
     def tokens(self) -> int | None:
-        """Tokens that were used, None if nobody has said."""
+        """Return the tokens used by the upstream's count, None without one."""
         return self._inner.tokens
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """Return what to forward now, and what to hold until the call has been told."""
-        made = self._inner.feed(data)
+        """Return the bytes to send now, and those to hold until the call is recorded."""
+        parts = self._inner.feed(data)
         if self._inner.pending > MAX_EVENT:
             raise EventTooLargeError
-        return made
+        return parts
 
     def rest(self) -> bytes:
-        """Return what is left when the upstream has closed in order."""
+        """Return the last bytes after the upstream closed in order."""
         return b"".join(self._inner.end())
 
 
-OPENAI: Final = OpenAIClient()
+OPENAI: Final = OpenAIDialect()

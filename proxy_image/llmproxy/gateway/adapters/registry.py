@@ -1,59 +1,66 @@
-"""Which clients and which pairs of client and upstream there are."""
+"""Registry of the dialects, and of the adapters for each pair of client and upstream."""
 
 from collections.abc import Iterable
 from typing import Final
 
-from llmproxy.gateway.adapters import anthropic
-from llmproxy.gateway.adapters.base import OPENAI, Dialect, Exchange, Forward
-from llmproxy.gateway.adapters.responses import RESPONSES_CLIENT, ResponsesForward, ResponsesToChat, ResponsesToMessages
+from llmproxy.gateway.adapters import anthropic, responses
+from llmproxy.gateway.adapters.base import OPENAI, Adapter, Dialect, ForwardAdapter
 from llmproxy.gateway.errors import Header, UnknownRouteError
 from llmproxy.gateway.http.routing import COUNT_TOKENS, MESSAGES, RESPONSES
-from llmproxy.gateway.upstreams.deployments import Target
+from llmproxy.gateway.upstreams.deployments import Upstream
 
-_ANTHROPICS: Final = frozenset({MESSAGES, COUNT_TOKENS})
-_OPENAIS: Final = ("chat.completions", "completions", "embeddings")
-EXCHANGES: Final[dict[tuple[str, str], Exchange]] = {
-    **{(endpoint, "openai"): Forward(endpoint) for endpoint in _OPENAIS},
-    (RESPONSES, "openai"): ResponsesForward(),
-    (RESPONSES, "anthropic"): ResponsesToMessages(),
-    (MESSAGES, "openai"): anthropic.MessagesToChat(),
-    (MESSAGES, "anthropic"): anthropic.MessagesForward(),
-    (COUNT_TOKENS, "anthropic"): anthropic.CountTokens(),
-    ("chat.completions", "anthropic"): anthropic.ChatToMessages(),
+_ANTHROPIC: Final = frozenset({MESSAGES, COUNT_TOKENS})
+_OPENAI: Final = ("chat.completions", "completions", "embeddings")
+ADAPTERS: Final[dict[tuple[str, str], Adapter]] = {
+    **{(endpoint, "openai"): ForwardAdapter(endpoint) for endpoint in _OPENAI},
+    (RESPONSES, "openai"): responses.ResponsesForward(RESPONSES),
+    (RESPONSES, "anthropic"): responses.ResponsesToMessages(MESSAGES),
+    (MESSAGES, "openai"): anthropic.MessagesToChat(anthropic.CHAT),
+    (MESSAGES, "anthropic"): anthropic.MessagesForward(MESSAGES),
+    (COUNT_TOKENS, "anthropic"): anthropic.CountTokens(COUNT_TOKENS),
+    ("chat.completions", "anthropic"): anthropic.ChatToMessages(MESSAGES),
 }
 """By the client's endpoint and the upstream's protocol."""
-_WITHOUT: Final[dict[tuple[str, str], Exchange]] = {(RESPONSES, "openai"): ResponsesToChat()}
+_SUBSTITUTES: Final[dict[tuple[str, str], Adapter]] = {(RESPONSES, "openai"): responses.ResponsesToChat(anthropic.CHAT)}
 """The same for an upstream that lacks the endpoint itself."""
 
 
 def dialect_of(endpoint: str, headers: Iterable[Header]) -> Dialect:
-    """Return how a client speaks: as its endpoint says, and where both protocols have one, as its head does."""
-    if endpoint in _OPENAIS:
+    """Return the dialect of a client: of its endpoint, and where both protocols have that, of its headers."""
+    if endpoint in _OPENAI:
         return OPENAI
     if endpoint == RESPONSES:
-        return RESPONSES_CLIENT
-    passed = anthropic.passed_on(headers)
-    return anthropic.AnthropicClient(passed) if endpoint in _ANTHROPICS or passed else OPENAI
+        return responses.RESPONSES_DIALECT
+    lines = anthropic.header_lines(headers)
+    return anthropic.AnthropicDialect(lines) if endpoint in _ANTHROPIC or lines else OPENAI
 
 
-def serving(endpoint: str, targets: Iterable[Target]) -> tuple[Target, ...]:
-    """Return those of *targets* that a call of *endpoint* can reach."""
-    return tuple(target for target in targets if find_exchange(endpoint, target) is not None)
+def serving(endpoint: str, upstreams: Iterable[Upstream]) -> tuple[Upstream, ...]:
+    """Return those of *upstreams* that a call of *endpoint* can reach."""
+    return tuple(upstream for upstream in upstreams if find_adapter(endpoint, upstream) is not None)
 
 
-def not_served(endpoint: str, model: str, targets: Iterable[Target], others: Iterable[str]) -> UnknownRouteError:
-    """Return what to tell of a *model* none of whose *targets* has *endpoint*, while the models *others* have it."""
-    providers = " and ".join(sorted({target.provider for target in targets}))
-    known = ", ".join(sorted(others))
-    way_out = f"ask for one of {known}" if known else "no model here has it"
+def not_served(endpoint: str, model: str, upstreams: Iterable[Upstream], others: Iterable[str]) -> UnknownRouteError:
+    """Return the error for a *model* none of whose *upstreams* has *endpoint*, while the models *others* have it."""
+    providers = " and ".join(sorted({upstream.provider for upstream in upstreams}))
+    names = ", ".join(sorted(others))
+    way_out = f"ask for one of {names}" if names else "no model here has it"
     return UnknownRouteError(f"model {model!r} is served by {providers}, which has no {endpoint} here; {way_out}")
 
 
-def find_exchange(endpoint: str, target: Target) -> Exchange | None:
-    """Return how a call of *endpoint* reaches *target*, None when it cannot."""
-    pair = (endpoint, target.protocol)
-    exchange = EXCHANGES.get(pair)
-    if exchange is not None and exchange.endpoint in target.heads:
-        return exchange
-    exchange = _WITHOUT.get(pair)
-    return exchange if exchange is not None and exchange.endpoint in target.heads else None
+def find_adapter(endpoint: str, upstream: Upstream) -> Adapter | None:
+    """Return the adapter from *endpoint* to *upstream*, None without one."""
+    pair = (endpoint, upstream.protocol)
+    adapter = ADAPTERS.get(pair)
+    if adapter is not None and adapter.endpoint in upstream.heads:
+        return adapter
+    adapter = _SUBSTITUTES.get(pair)
+    return adapter if adapter is not None and adapter.endpoint in upstream.heads else None
+
+
+def adapter_for(endpoint: str, upstream: Upstream) -> Adapter:
+    """Return the adapter from *endpoint* to *upstream*, which is one of those that are `serving` it."""
+    adapter = find_adapter(endpoint, upstream)
+    if adapter is None:
+        raise LookupError(f"{upstream.id} has no {endpoint}")
+    return adapter

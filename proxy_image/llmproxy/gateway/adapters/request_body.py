@@ -1,4 +1,4 @@
-"""The request's body: read only what the gateway must know, change only what it must change. Pure.
+"""Body of a request: parse only what the gateway must know, change only what it must change. Pure.
 
 Top-level values stay the bytes that came (msgspec.Raw): a conversation of 64 KB is scanned once and never rebuilt.
 """
@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from llmproxy.gateway.errors import BadRequestError
-from llmproxy.gateway.upstreams.deployments import Target
+from llmproxy.gateway.upstreams.deployments import Upstream
 
 T = TypeVar("T")
 Fields = dict[str, msgspec.Raw]
@@ -34,7 +34,7 @@ OVERRIDES: Final = frozenset(
         *("mock_testing_context_fallbacks", "mock_testing_content_policy_fallbacks", "mock_testing_rate_limit_error"),
     )
 )
-"""LiteLLM reads these from a body; retries, times, addresses, keys and fallbacks are the proxy's: they stay here."""
+"""LiteLLM reads these from a body. Retries, times, addresses, keys and fallbacks are the proxy's: they are removed."""
 
 
 _BOUNDS: Final = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
@@ -42,28 +42,28 @@ _WITHOUT_TOKEN_IDS: Final = frozenset({"embeddings", "responses"})
 """Endpoints where no server knows `return_token_ids`."""
 
 
-class Asked(msgspec.Struct):
-    """What a body asks for, and its fields."""
+class ModelRequest(msgspec.Struct):
+    """Request to a model: the parsed parts of a body, and its fields."""
 
     model: str
     stream: bool
     choices: int
-    """Answers that may be made: `n`, or `best_of`, for each prompt."""
+    """Most answers: `n`, or `best_of`, for each prompt."""
     max_tokens: int | None
     fields: Fields
-    usage_asked: bool
-    """Whether the client wants the stream's last chunk with the usage."""
-    passed: bytes = b""
-    """Lines of the client's head that are for an upstream of its protocol."""
+    include_usage: bool
+    """The client wants the stream's last chunk with the usage."""
+    header_lines: bytes = b""
+    """Headers of the client for an upstream of the same protocol."""
 
 
-def read_body(
+def parse_request(
     body: bytes, path_model: str = "", *, limits: tuple[str, ...] = ("max_completion_tokens", "max_tokens")
-) -> Asked:
-    """Return what *body* asks for; *path_model* is the model if the path names one. Raise BadRequestError.
+) -> ModelRequest:
+    """Return the request in *body*; *path_model* is the model if the path names one. Raise BadRequestError.
 
-    The largest of *limits* that are there bounds the answer's tokens: a server may read any one of them. What would
-    override the proxy's own settings is left out.
+    The largest of the fields *limits* bounds the tokens of an answer: a server may read any one of them. Fields that
+    would override the proxy's own settings are removed.
     """
     fields = read_fields(body)
     if not OVERRIDES.isdisjoint(fields):
@@ -75,31 +75,31 @@ def read_body(
     choices = _count(fields, "n") or 1
     limit = None
     for name in limits:
-        said = _count(fields, name)
-        if said is not None and (limit is None or said > limit):
-            limit = said
+        count = _count(fields, name)
+        if count is not None and (limit is None or count > limit):
+            limit = count
     if "prompt" in fields:
         choices = max(choices, _count(fields, "best_of") or 1) * _prompts(fields["prompt"])
-    usage = stream and "stream_options" in fields and _usage_asked(fields["stream_options"])
-    return Asked(model, stream, choices, limit, fields, usage)
+    usage = stream and "stream_options" in fields and _include_usage(fields["stream_options"])
+    return ModelRequest(model, stream, choices, limit, fields, usage)
 
 
 def read_fields(body: bytes) -> Fields:
-    """Return the fields of the JSON object *body*; raise BadRequestError, also for a name that is there twice."""
+    """Return the fields of the JSON object *body*; raise BadRequestError, also for a duplicate name."""
     try:
         fields = _decode_fields(body)
         if not body.isascii():
             body.decode()
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise BadRequestError(f"the body must be a JSON object in UTF-8: {exc}") from exc
-    spare = len(body) - _least(fields)
+    spare = len(body) - _min_size(fields)
     if spare and not (spare == 2 * len(fields) - 1 and _is_spaced(body, fields)):
-        _refuse_doubled(body)
+        _reject_duplicates(body)
     return fields
 
 
-def _least(fields: Fields) -> int:
-    """Return how many bytes an object of *fields* has without a blank, or fewer: a body that has no more is plain."""
+def _min_size(fields: Fields) -> int:
+    """Return the size of an object of *fields* without a blank, or less: a body that has no more has no duplicates."""
     size = 1
     for name, value in fields.items():
         size += len(name) + len(value) + 4
@@ -107,19 +107,19 @@ def _least(fields: Fields) -> int:
 
 
 def upstream_body(
-    asked: Asked, target: Target, endpoint: str, *, want_usage: bool, params: Fields | None = None
+    request: ModelRequest, upstream: Upstream, endpoint: str, *, want_usage: bool, params: Fields | None = None
 ) -> bytes:
-    """Return the body for *target*: its own name of the model, *params* (its own) where the client said nothing."""
-    fields = dict(asked.fields)
-    for name, value in (target.params if params is None else params).items():
-        if asked.max_tokens is None or name not in _BOUNDS:  # one that the client did not say would be another bound
+    """Return the body for *upstream*: its name of the model, *params* (default: its own) for absent fields."""
+    fields = dict(request.fields)
+    for name, value in (upstream.params if params is None else params).items():
+        if request.max_tokens is None or name not in _BOUNDS:  # a second bound beside the client's
             fields.setdefault(name, value)
-    fields["model"] = target.model_json
-    if target.token_ids and endpoint not in _WITHOUT_TOKEN_IDS:
+    fields["model"] = upstream.model_json
+    if upstream.token_ids and endpoint not in _WITHOUT_TOKEN_IDS:
         fields.setdefault("return_token_ids", TRUE)
         # A number in the older completions API, true or false in chat.
         fields.setdefault("logprobs", TRUE if endpoint == "chat.completions" else ONE)
-    if asked.stream and want_usage and target.stream_options and not asked.usage_asked:
+    if request.stream and want_usage and upstream.stream_options and not request.include_usage:
         options = _options(fields.get("stream_options"))
         options["include_usage"] = True
         fields["stream_options"] = msgspec.Raw(_encode(options))
@@ -139,14 +139,14 @@ def _field(fields: Fields, name: str, decode: Callable[[msgspec.Raw], T], what: 
 def _count(fields: Fields, name: str) -> int | None:
     if name not in fields:
         return None
-    found = _field(fields, name, _decode_count, "a whole number")
-    if found is not None and found < 0:
+    count = _field(fields, name, _decode_count, "a whole number")
+    if count is not None and count < 0:
         raise BadRequestError(f"{name} must not be negative", param=name)
-    return found
+    return count
 
 
 def _prompts(raw: msgspec.Raw) -> int:
-    """Return how many prompts a completion has: a text or a list of token ids is one, a list of these is several."""
+    """Return the number of prompts: a text or a list of token ids is one, a list of these is several."""
     if bytes(memoryview(raw)[:1]) != b"[":
         return 1
     items = msgspec.json.decode(raw, type=list[msgspec.Raw])
@@ -163,12 +163,12 @@ def _options(raw: msgspec.Raw | None) -> dict[str, Any]:
     return options if isinstance(options, dict) else {}
 
 
-def _usage_asked(raw: msgspec.Raw) -> bool:
+def _include_usage(raw: msgspec.Raw) -> bool:
     return _options(raw).get("include_usage") is True
 
 
 def _is_spaced(body: bytes, fields: Fields) -> bool:
-    """Whether the object is written as Python's json does: a blank after each colon and comma, none elsewhere."""
+    """Return True for an object as Python's json writes it: a blank after each colon and comma, none elsewhere."""
     at = 1
     for name, value in fields.items():
         key = b'"%b": ' % name.encode()
@@ -178,14 +178,14 @@ def _is_spaced(body: bytes, fields: Fields) -> bool:
     return True
 
 
-def _refuse_doubled(body: bytes) -> None:
-    """Two fields of a name mean one thing to us and perhaps another to the upstream: limits could be walked around."""
+def _reject_duplicates(body: bytes) -> None:
+    """Raise BadRequestError for a duplicate name: gateway and upstream could read different ones, past the limits."""
     try:
         pairs = json.loads(body, object_pairs_hook=list)
     except (ValueError, RecursionError) as exc:
         raise BadRequestError(f"the body must be a JSON object: {exc}") from exc
-    seen: set[str] = set()
+    names: set[str] = set()
     for name, _ in pairs:
-        if name in seen:
+        if name in names:
             raise BadRequestError(f"{name} is there twice in the body: send it once", param=name)
-        seen.add(name)
+        names.add(name)

@@ -1,4 +1,4 @@
-"""The admin port: health, readiness, metrics and limits. It only tells, so it asks for no token."""
+"""The admin port: health, readiness, metrics and limits. It is read-only, so it needs no token."""
 
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -11,16 +11,16 @@ from prometheus_client.registry import Collector
 Readiness = tuple[bool, dict[str, object]]
 
 
-def make_admin(
+def admin_app(
     readiness: Callable[[], Readiness],
     collectors: Iterable[Collector],
-    beside: Callable[[], Awaitable[bytes]] | None = None,
+    sidecar_metrics: Callable[[], Awaitable[bytes]] | None = None,
     limits: Callable[[], dict[str, object]] = dict,
 ) -> FastAPI:
     """Return the app.
 
-    *readiness* says whether this pod should get calls, and in what state it is; *beside*, what another process of the
-    pod tells Prometheus; *limits*, each limit and its use.
+    *readiness* returns readiness and state of this pod; *sidecar_metrics*, the metrics of another process of the pod;
+    *limits*, each limit and its usage.
     """
     app = FastAPI(title="llmproxy gateway", openapi_url=None)
     registry = CollectorRegistry()
@@ -30,24 +30,24 @@ def make_admin(
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
-        """Say that the process runs: its event loop answered this."""
+        """Report that the process runs: its event loop sent this."""
         return {"status": "ok"}
 
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
-        """Say whether this pod should get calls."""
+        """Report whether this pod should get requests."""
         ready, detail = readiness()
         return JSONResponse({"ready": ready, **detail}, status_code=200 if ready else 503)
 
     @app.get("/limits")
-    async def limits_and_use() -> dict[str, object]:
-        """Say each limit and how much of it is taken now, as the metrics do."""
+    async def limits_and_usage() -> dict[str, object]:
+        """Return each limit and its usage, as the metrics do."""
         return limits()
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        """Return everything that is counted, for Prometheus."""
-        more = await beside() if beside is not None else b""
+        """Return all metrics in Prometheus' text format."""
+        more = await sidecar_metrics() if sidecar_metrics is not None else b""
         return Response(generate_latest(registry) + more, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     return app

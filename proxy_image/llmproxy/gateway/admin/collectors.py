@@ -1,4 +1,4 @@
-"""Metrics of what has its own numbers: limits, the hand-over to the shipper, the health of deployments."""
+"""Metrics of the limits, the pause, the shipper client and the deployments."""
 
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 from llmproxy.gateway.limits import Limiter
 from llmproxy.gateway.limits.limiter import LATENCY_S, Mode, StoreStats
 from llmproxy.gateway.requests.pause import Pause
-from llmproxy.gateway.shipping.shipper_client import Handover
+from llmproxy.gateway.shipping.shipper_client import ShipperClient
 from llmproxy.gateway.upstreams.balancer import Balancer
 
 
@@ -76,7 +76,7 @@ def _store(stats: StoreStats) -> Iterator[Metric]:
 
 
 class PauseCollector(Collector):
-    """Whether calls are begun."""
+    """Metric of the pause."""
 
     def __init__(self, pause: Pause) -> None:
         self._pause = pause
@@ -84,34 +84,36 @@ class PauseCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the one family."""
         yield GaugeMetricFamily(
-            "llmproxy_paused", "1 while no call is begun, because of /pause", value=self._pause.holds
+            "llmproxy_paused", "1 while no call starts, because of /pause", value=self._pause.active
         )
 
 
-class HandoverCollector(Collector):
-    """What the shipper was told and what it has on disk."""
+class ShipperCollector(Collector):
+    """Metrics of the records sent to the shipper."""
 
-    def __init__(self, handover: Handover) -> None:
-        self._handover = handover
+    def __init__(self, client: ShipperClient) -> None:
+        self._client = client
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family."""
-        h = self._handover
-        yield GaugeMetricFamily("llmproxy_shipper_connected", "1 while the shipper is there", value=h.connected)
-        yield GaugeMetricFamily("llmproxy_handover_backlog", "Calls that the shipper has not on disk", value=h.backlog)
+        client = self._client
+        yield GaugeMetricFamily("llmproxy_shipper_connected", "1 while it is connected", value=client.connected)
+        yield GaugeMetricFamily(
+            "llmproxy_records_pending", "Records that the shipper has not on disk", value=client.backlog
+        )
         for name, text, value in (
-            ("llmproxy_handover_told", "Calls that were handed over", h.told),
-            ("llmproxy_handover_durable", "Calls that the shipper has on disk", h.durable),
-            ("llmproxy_handover_dropped", "Calls that found no room while the shipper was away", h.dropped),
-            ("llmproxy_handover_refused", "Calls that the shipper had no room for", h.refused),
-            ("llmproxy_handover_waited", "Answers that waited for room at the shipper", h.waited),
-            ("llmproxy_handover_unstored", "Answers that did not wait for the store to the end", h.released_unstored),
+            ("llmproxy_records_sent", "Records sent to the shipper", client.sent),
+            ("llmproxy_records_durable", "Records that the shipper has on disk", client.durable),
+            ("llmproxy_records_dropped", "Records dropped while the shipper was unreachable", client.dropped),
+            ("llmproxy_records_rejected", "Records that the shipper had no room for", client.rejected),
+            ("llmproxy_records_delayed", "Responses that waited for room at the shipper", client.waited),
+            ("llmproxy_records_unstored", "Responses sent before their spans were stored", client.released_unstored),
         ):
             yield CounterMetricFamily(name, text, value=value)
 
 
 class UpstreamCollector(Collector):
-    """Which deployments are set aside, and what they have to do."""
+    """Health and load of the deployments."""
 
     def __init__(self, balancers: Mapping[str, Balancer]) -> None:
         self._balancers = balancers
@@ -119,15 +121,15 @@ class UpstreamCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield every family."""
         healthy = GaugeMetricFamily(
-            "llmproxy_upstream_healthy", "0 while a deployment is set aside", labels=["model", "deployment"]
+            "llmproxy_upstream_healthy", "0 while a deployment is ejected", labels=["model", "deployment"]
         )
         in_flight = GaugeMetricFamily(
-            "llmproxy_upstream_in_flight", "Calls that a deployment is answering", labels=["model", "deployment"]
+            "llmproxy_upstream_requests_in_flight", "Unfinished requests by deployment", labels=["model", "deployment"]
         )
         for model, balancer in self._balancers.items():
-            for target in balancer.targets:
-                ident = target.id
-                healthy.add_metric([model, ident], not balancer.is_aside(ident))
+            for upstream in balancer.upstreams:
+                ident = upstream.id
+                healthy.add_metric([model, ident], not balancer.is_ejected(ident))
                 in_flight.add_metric([model, ident], balancer.health[ident].in_flight)
         yield healthy
         yield in_flight

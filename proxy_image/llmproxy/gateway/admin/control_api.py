@@ -1,7 +1,7 @@
-"""The control port: pause, resume, and what there is to wait for. Whoever shows the token may; nobody else.
+"""The control port: pause, resume, and the calls in flight. Every request needs the token.
 
-The token is in a file that is read for each request: a new one needs no new process. Whoever has it can keep a pod from
-taking calls, and can do no more: no prompt, key or setting is seen or changed here.
+The token is in a file that is read for each request: a new one needs no restart. The holder can keep a pod from taking
+calls and no more: no prompt, key or setting is read or changed here.
 """
 
 import hmac
@@ -22,51 +22,51 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
-class Wanted(BaseModel):
-    """What a pause is to be like."""
+class PauseOptions(BaseModel):
+    """Body of POST /pause."""
 
     model_config = ConfigDict(extra="forbid")
 
     retry_after_s: Annotated[float, Field(gt=0, le=MAX_RETRY_AFTER_S, allow_inf_nan=False)] = RETRY_AFTER_S
-    """What callers are told to wait before they ask again."""
+    """Retry-After of paused calls."""
     ttl_s: Annotated[float, Field(gt=0, le=MAX_TTL_S, allow_inf_nan=False)] = TTL_S
-    """After that it ends by itself."""
+    """Time to live of the pause."""
 
 
-def make_control(pause: Pause, in_flight: Callable[[], int], token_file: Path) -> "Guard":
+def control_app(pause: Pause, in_flight: Callable[[], int], token_file: Path) -> "TokenAuth":
     """Return the app."""
     app = FastAPI(title="llmproxy control", openapi_url=None)
 
     async def state(wait_s: float) -> dict[str, object]:
         count = await until_quiet(in_flight, wait_s)
-        told: dict[str, object] = {"paused": pause.holds, "in_flight": count}
-        if pause.holds:
-            told |= {"ends_in_s": round(pause.ends_in_s, 3), "retry_after_s": pause.retry_after_s}
-        return told
+        body: dict[str, object] = {"paused": pause.active, "in_flight": count}
+        if pause.active:
+            body |= {"ends_in_s": round(pause.ends_in_s, 3), "retry_after_s": pause.retry_after_s}
+        return body
 
     @app.post("/pause")
-    async def begin(wanted: Wanted | None = None, wait_s: Wait = 0.0) -> dict[str, object]:
-        """Begin no more calls; answer when none is in flight, after *wait_s* at the latest."""
-        asked = wanted or Wanted()
-        pause.begin(retry_after_s=asked.retry_after_s, ttl_s=asked.ttl_s)
+    async def begin(options: PauseOptions | None = None, wait_s: Wait = 0.0) -> dict[str, object]:
+        """Start no more calls; respond when none is in flight, after *wait_s* at the latest."""
+        options = options or PauseOptions()
+        pause.begin(retry_after_s=options.retry_after_s, ttl_s=options.ttl_s)
         return await state(wait_s)
 
     @app.post("/resume")
     async def resume() -> dict[str, object]:
-        """Take calls again."""
+        """Start calls again."""
         pause.end()
         return await state(0.0)
 
     @app.get("/inflight")
     async def inflight(wait_s: Wait = 0.0) -> dict[str, object]:
-        """Say how many calls are in flight; answer when it is none, after *wait_s* at the latest."""
+        """Return the number of calls in flight; respond when it is 0, after *wait_s* at the latest."""
         return await state(wait_s)
 
-    return Guard(app, token_file)
+    return TokenAuth(app, token_file)
 
 
-class Guard:
-    """Lets nothing through to *app* that does not show the token, and reads nothing of it."""
+class TokenAuth:
+    """ASGI middleware: requests without the token are answered with 401 and their body is not read."""
 
     def __init__(self, app: FastAPI, token_file: Path) -> None:
         self._app = app
@@ -74,16 +74,16 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] == "http" and not self._may(scope["headers"]):
-            told = {"detail": "this port needs its token: send it as `Authorization: Bearer TOKEN`"}
-            await JSONResponse(told, 401, {"www-authenticate": "Bearer"})(scope, receive, send)
+        if scope["type"] == "http" and not self._is_authorized(scope["headers"]):
+            body = {"detail": "this port needs its token: send it as `Authorization: Bearer TOKEN`"}
+            await JSONResponse(body, 401, {"www-authenticate": "Bearer"})(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    def _may(self, headers: list[tuple[bytes, bytes]]) -> bool:
+    def _is_authorized(self, headers: list[tuple[bytes, bytes]]) -> bool:
         try:
             token = self._token_file.read_bytes().strip()
         except OSError:
             return False
-        shown = next((value for name, value in headers if name == b"authorization"), b"")
-        return bool(token) and hmac.compare_digest(shown, b"Bearer " + token)
+        credentials = next((value for name, value in headers if name == b"authorization"), b"")
+        return bool(token) and hmac.compare_digest(credentials, b"Bearer " + token)

@@ -1,4 +1,4 @@
-"""Sockets to listen on, and uvicorn for the admin port as a part of a process that has other parts."""
+"""Listening sockets, and uvicorn for an app that is one part of the process."""
 
 import contextlib
 import socket
@@ -10,8 +10,8 @@ import uvicorn
 BACKLOG = 2048
 
 
-class AdminServer(uvicorn.Server):
-    """A uvicorn server on sockets that it is given; signals are the process's."""
+class UvicornServer(uvicorn.Server):
+    """uvicorn on open sockets; the process handles signals."""
 
     def __init__(self, app: Callable[..., Coroutine[Any, Any, None]]) -> None:
         super().__init__(

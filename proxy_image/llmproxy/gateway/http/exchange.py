@@ -1,19 +1,18 @@
-"""The caller's end of one call: what it has sent, and the answer on its way to it.
+"""One HTTP request of a client and the response to it.
 
-Whoever leaves before the answer's end cancels the call's task, wherever that waits.
+A client that disconnects before the end of the response cancels the task that makes it, wherever that waits.
 """
 
 import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import Final, Protocol
 
-from llmproxy.gateway.adapters.base import OPENAI, Dialect
-from llmproxy.gateway.errors import CallError, Header
+from llmproxy.gateway.errors import Header
 
 JSON: Final[Header] = (b"content-type", b"application/json")
 
 
-class Request:
+class HttpRequest:
     """One whole request."""
 
     __slots__ = ("body", "headers", "method", "path")
@@ -26,87 +25,81 @@ class Request:
         self.body = body
 
 
-class Line(Protocol):
-    """The connection that an answer goes to."""
+class ResponseWriter(Protocol):
+    """The connection that a response is written to."""
 
-    def answer(self, status: int, headers: Sequence[Header], body: bytes) -> None:
-        """Write a whole answer."""
+    def respond(self, status: int, headers: Sequence[Header], body: bytes) -> None:
+        """Write a whole response."""
 
     def begin(self, status: int, headers: Sequence[Header]) -> None:
-        """Write the head of an answer that comes in parts."""
+        """Write the head of a response that comes in parts."""
 
     def part(self, data: bytes) -> Awaitable[None] | None:
-        """Write a part; return what to wait for before the next one, if the caller is slow."""
+        """Write a part; return what to wait for before the next one, if the client is slow."""
 
     def end(self, data: bytes) -> None:
         """Write the last part."""
 
     def abort(self) -> None:
-        """Hang up, so that what was written does not look whole."""
+        """Close the connection, so that what was written does not look whole."""
 
 
-class Caller:
-    """One request and its answer. Nothing is written for a caller that has left."""
+class HttpExchange:
+    """One request and its response. Nothing is written for a client that has disconnected."""
 
-    __slots__ = ("_line", "_watched", "dialect", "gone", "request", "started", "task")
+    __slots__ = ("_cancels", "_writer", "disconnected", "request", "started", "task")
 
-    def __init__(self, request: Request, line: Line) -> None:
+    def __init__(self, request: HttpRequest, writer: ResponseWriter) -> None:
         self.request = request
-        self._line = line
-        self._watched = False
+        self._writer = writer
+        self._cancels = False
         self.task: asyncio.Task[None] | None = None
-        """The one that makes the answer; the line sets it."""
-        self.dialect: Dialect = OPENAI
-        """In which errors are told."""
-        self.gone = False
+        """The one that makes the response; the connection sets it."""
+        self.disconnected = False
         self.started = False
-        """Whether the answer's head has been sent: after it there is no other answer."""
+        """The head of the response has been sent: after it there is no other response."""
 
-    def watch(self) -> None:
-        """Cancel its task from now on when the caller leaves; `gone` says that this is why."""
-        self._watched = True
-        if self.gone and self.task is not None:
+    def cancel_on_disconnect(self) -> None:
+        """Cancel the task from now on when the client disconnects; `disconnected` is the reason then."""
+        self._cancels = True
+        if self.disconnected and self.task is not None:
             self.task.cancel()
 
-    def unwatch(self) -> None:
-        """Stop that."""
-        self._watched = False
+    def ignore_disconnect(self) -> None:
+        """Let the task run from now on when the client disconnects."""
+        self._cancels = False
 
-    def left(self) -> None:
-        """The caller has closed its connection; for the line."""
-        self.gone = True
-        if self._watched and self.task is not None:
+    def on_disconnect(self) -> None:
+        """Take note that the client has closed its connection; for the connection."""
+        self.disconnected = True
+        if self._cancels and self.task is not None:
             self.task.cancel()
 
     def start(self, status: int, headers: Sequence[Header]) -> None:
         """Send status and headers."""
         self.started = True
-        if not self.gone:
-            self._line.begin(status, headers)
+        if not self.disconnected:
+            self._writer.begin(status, headers)
 
     def part(self, data: bytes) -> Awaitable[None] | None:
-        """Send a part of the body; return what to wait for before the next one, if the caller is slow."""
-        return None if self.gone else self._line.part(data)
+        """Send a part of the body; return what to wait for before the next one, if the client is slow."""
+        return None if self.disconnected else self._writer.part(data)
 
     def end(self, data: bytes = b"") -> None:
         """Send the last part."""
-        self._watched = False  # from here on the connection may end as it likes
-        if not self.gone:
-            self._line.end(data)
+        self._cancels = False  # from here on the connection may end as it likes
+        if not self.disconnected:
+            self._writer.end(data)
 
-    def answer(self, status: int, body: bytes, headers: Sequence[Header]) -> None:
-        """Send a whole answer."""
+    def respond(self, status: int, body: bytes, headers: Sequence[Header]) -> None:
+        """Send a whole response."""
         self.started = True
-        self._watched = False
-        if not self.gone:
-            self._line.answer(status, headers, body)
-
-    def refuse(self, error: CallError, headers: Sequence[Header] = ()) -> None:
-        """Send an error."""
-        self.answer(error.status, self.dialect.error(error), (JSON, *error.headers, *headers))
+        self._cancels = False
+        if not self.disconnected:
+            self._writer.respond(status, headers, body)
 
     def abort(self) -> None:
-        """Hang up in the middle of an answer."""
-        self._watched = False
-        if not self.gone:
-            self._line.abort()
+        """Close the connection in the middle of a response."""
+        self._cancels = False
+        if not self.disconnected:
+            self._writer.abort()

@@ -1,6 +1,6 @@
-"""Connections to one model server: opened when none is kept, kept when an answer has come to a clean end.
+"""Pool of connections to one model server: idle ones are reused, new ones opened when there is none.
 
-An address is TCP, TLS or a unix socket. Deadlines of calls are looked after here, for all with one timer.
+An address is TCP, TLS or a unix socket. One timer enforces the deadlines of all calls.
 """
 
 import asyncio
@@ -9,17 +9,17 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-from llmproxy.gateway.http.client import MAX_FAR_S, Connection, UpstreamFailure
+from llmproxy.gateway.http.client import MAX_CONNECT_RTT_S, ClientConnection, UpstreamFailure
 
 SWEEP_S: Final = 0.05
 """How late a call may expire."""
 MAX_IDLE_S: Final = 45.0
-"""A kept connection that is older is not used again: servers close theirs after 60 s or more, seldom less."""
+"""Age after which an idle connection is not reused: servers close theirs after 60 s or more, seldom less."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a pool connects to."""
+    """Address of a model server."""
 
     host: str
     port: int
@@ -28,37 +28,40 @@ class Address:
 
 
 class Pool:
-    """Connections to one address; newest used first, so that spare ones grow old and go."""
+    """Connections to one address; the youngest idle one is reused first, so that spare ones expire."""
 
     def __init__(self, address: Address, *, max_connections: int = 4096) -> None:
         self.address = address
         self.loop = asyncio.get_running_loop()
-        self._idle: deque[Connection] = deque()
-        self._all: set[Connection] = set()
+        self._idle: deque[ClientConnection] = deque()
+        self._all: set[ClientConnection] = set()
         self._max = max_connections
         self._sweep: asyncio.TimerHandle | None = None
 
-    async def connect(self, timeout_s: float) -> Connection:
+    async def connect(self, timeout_s: float) -> ClientConnection:
         """Return a new connection; raise UpstreamFailure if there is none within *timeout_s*."""
         if len(self._all) >= self._max:
             raise UpstreamFailure("connect", f"{self._max} calls are on their way to it already")
-        return await self._connect(timeout_s)
+        connection = await self._connect(timeout_s)
+        self._start_sweep()
+        return connection
 
-    def idle(self) -> Connection | None:
-        """Return a kept connection, the youngest, if there is one."""
+    def idle(self) -> ClientConnection | None:
+        """Return the youngest idle connection, None without one."""
         now = self.loop.time()
         while self._idle:
             connection = self._idle.pop()
             if now - connection.idle_since > MAX_IDLE_S:
                 connection.close()
             elif connection in self._all:
+                self._start_sweep()
                 return connection
         return None
 
-    async def _connect(self, timeout_s: float) -> Connection:
+    async def _connect(self, timeout_s: float) -> ClientConnection:
         address = self.address
-        connection = Connection(self)
-        began_s = self.loop.time()
+        connection = ClientConnection(self.loop, self._on_release)
+        started_s = self.loop.time()
         try:
             async with asyncio.timeout(timeout_s):
                 if address.unix_path is not None:
@@ -74,13 +77,13 @@ class Pool:
         except TimeoutError as exc:
             raise UpstreamFailure("connect_timeout", f"no connection within {timeout_s:g} s") from exc
         except (OSError, ssl.SSLError) as exc:
-            raise UpstreamFailure("connect", _plain(exc)) from exc
-        connection.far_s = min(MAX_FAR_S, self.loop.time() - began_s)
+            raise UpstreamFailure("connect", _reason(exc)) from exc
+        connection.connect_rtt_s = min(MAX_CONNECT_RTT_S, self.loop.time() - started_s)
         self._all.add(connection)
         return connection
 
-    def look_after(self) -> None:
-        """Let every busy connection expire at its deadline or within SWEEP_S after it.
+    def _start_sweep(self) -> None:
+        """Let every busy connection expire within SWEEP_S after its deadline.
 
         One timer for all is a third of what one for each request costs.
         """
@@ -89,20 +92,18 @@ class Pool:
 
     def _expire(self) -> None:
         now = self.loop.time()
-        busy = [connection for connection in self._all if connection.busy]
-        self._sweep = self.loop.call_later(SWEEP_S, self._expire) if busy else None
-        for connection in busy:
+        in_use = len(self._all) > len(self._idle)
+        self._sweep = self.loop.call_later(SWEEP_S, self._expire) if in_use else None
+        for connection in [c for c in self._all if c.busy]:
             if connection.deadline <= now:
                 connection.expire()
 
-    def keep(self, connection: Connection) -> None:
-        """Put a connection by for the next call."""
-        connection.idle_since = self.loop.time()
-        self._idle.append(connection)
-
-    def forget(self, connection: Connection) -> None:
-        """Drop a connection that is closed."""
-        if connection in self._all:
+    def _on_release(self, connection: ClientConnection, reusable: bool) -> None:  # noqa: FBT001 - a callback
+        """Keep a *reusable* connection for the next call; drop another."""
+        if reusable:
+            connection.idle_since = self.loop.time()
+            self._idle.append(connection)
+        elif connection in self._all:
             self._all.discard(connection)
             if not connection.busy and connection in self._idle:
                 self._idle.remove(connection)
@@ -115,5 +116,5 @@ class Pool:
             connection.close()
 
 
-def _plain(exc: Exception) -> str:
+def _reason(exc: Exception) -> str:
     return getattr(exc, "strerror", None) or str(exc) or type(exc).__name__

@@ -1,4 +1,4 @@
-"""From a path and headers to what is asked for, and for which rollout. Pure.
+"""Routing: endpoint, model and rollout of a request, from its path and headers. Pure.
 
     [/any/base]/rollout/{rid}/attempt/{aid}[/v1]/chat/completions      the URL wins over the headers
     [/any/base][/v1]/chat/completions  + x-rollout-id, x-attempt-id, x-sequence-id
@@ -26,12 +26,12 @@ ENDPOINTS: Final = {
     "messages": MESSAGES,
     "messages/count_tokens": COUNT_TOKENS,
 }
-"""Calls: the end of their path, and their name."""
+"""Endpoints by the end of their path."""
 MODELS: Final = "models"
 HEALTH: Final = frozenset({"/health", "/healthz", "/health/liveness", "/health/liveliness", "/health/readiness"})
-"""Paths that people probe on other proxies; here they never cost a completion."""
+"""Paths of health checks on other proxies; here they never cost a completion."""
 _CALL: Final = re.compile(rf"(?:^|/)({'|'.join(ENDPOINTS)})/?$")
-_NAMED: Final = re.compile(r"(?:^|/)(?:openai/deployments|engines)/(.+)$", re.DOTALL)
+_MODEL: Final = re.compile(r"(?:^|/)(?:openai/deployments|engines)/(.+)$", re.DOTALL)
 """The model, before the end of a path. Two patterns, for one with both takes seconds for a long path."""
 _MODELS: Final = re.compile(r"(?:^|/)models(?:/(.+?))?/?$", re.DOTALL)
 _ROLLOUT: Final = re.compile(r"/rollout/([^/]+)/attempt/([^/]+)(?=/|$)")
@@ -42,39 +42,39 @@ _MAX_PLAIN: Final = 256
 
 
 class Route(msgspec.Struct, frozen=True, gc=False):
-    """What a request asks for."""
+    """Endpoint, model and rollout of a request."""
 
     endpoint: str
-    """A value of ENDPOINTS, MODELS, or empty for a path that is not ours."""
+    """A value of ENDPOINTS, MODELS, or empty for an unknown path."""
     model: str = ""
-    """The model that the path names, if it does."""
+    """Model in the path, if there is one."""
     rollout_id: str = ""
     attempt_id: str = ""
     sequence_id: int = 0
-    """From the client; 0 lets the store give one."""
-    unusable: bool = False
-    """A rollout is named, and cannot be told: half of its ids, or one that is too long or has a slash."""
+    """From the client; 0 lets the store assign one."""
+    invalid: bool = False
+    """A rollout is named with half of its ids, or with one that is too long or has a slash."""
 
 
 _plain: Final[dict[str, Route]] = {}
-"""Paths that have been seen, without their rollout; bounded, since a client chooses them."""
+"""Routes of paths without a rollout; bounded, since a client chooses them."""
 _rollouts: Final[dict[str, Route]] = {}
-"""Paths with the rollouts of late."""
+"""Routes of paths with a rollout."""
 _MAX_ROLLOUTS: Final = 4096
-_LONGEST_KEPT: Final = 512
-"""Characters."""
+_MAX_CACHED: Final = 512
+"""Characters of a path."""
 
 
 def read_route(path: str, headers: Iterable[tuple[bytes, bytes]]) -> Route:
-    """Return what *path* and *headers* ask for. Ids that are too long to be true are left out."""
-    found = _rollouts.get(path)
-    if found is not None:
-        return found
-    named = "/rollout/" in path
-    if named:
+    """Return the route of *path* and *headers*. Invalid ids are left out."""
+    cached = _rollouts.get(path)
+    if cached is not None:
+        return cached
+    in_path = "/rollout/" in path
+    if in_path:
         rollout = _ROLLOUT.search(path)
         if rollout is not None:
-            return _remembered(path, rollout)
+            return _cache(path, rollout)
     route = _without_ids(path)
     rollout_id = attempt_id = sequence = b""
     for name, value in headers:
@@ -85,7 +85,7 @@ def read_route(path: str, headers: Iterable[tuple[bytes, bytes]]) -> Route:
         elif name == b"x-sequence-id":
             sequence = value
     if not (rollout_id and attempt_id):
-        return Route(route.endpoint, route.model, unusable=True) if named or rollout_id else route
+        return Route(route.endpoint, route.model, invalid=True) if in_path or rollout_id else route
     number = int(sequence) if sequence.isdigit() and len(sequence) <= _MAX_DIGITS else 0
     return _with_ids(route, _text(rollout_id), _text(attempt_id), number)
 
@@ -99,10 +99,10 @@ def _without_ids(path: str) -> Route:
     return route
 
 
-def _remembered(path: str, rollout: re.Match[str]) -> Route:
-    """Return the route of a path that names a *rollout*, for which many calls come, one soon after the other."""
+def _cache(path: str, rollout: re.Match[str]) -> Route:
+    """Return the route of a path with a *rollout*, which many requests have, one soon after the other."""
     route = _with_ids(_without_ids(path[rollout.end() :]), rollout.group(1), rollout.group(2), 0)
-    if len(path) <= _LONGEST_KEPT:
+    if len(path) <= _MAX_CACHED:
         if len(_rollouts) >= _MAX_ROLLOUTS:
             _rollouts.clear()
         _rollouts[path] = route
@@ -112,7 +112,7 @@ def _remembered(path: str, rollout: re.Match[str]) -> Route:
 def _with_ids(route: Route, rollout_id: str, attempt_id: str, number: int) -> Route:
     if len(rollout_id) <= MAX_ID and len(attempt_id) <= MAX_ID:
         return Route(route.endpoint, route.model, rollout_id, attempt_id, number)
-    return Route(route.endpoint, route.model, unusable=True)
+    return Route(route.endpoint, route.model, invalid=True)
 
 
 def _text(value: bytes) -> str:
@@ -120,12 +120,12 @@ def _text(value: bytes) -> str:
 
 
 def _endpoint(path: str) -> tuple[str, str]:
-    """Return the endpoint of *path* and the model that it names."""
-    found = _CALL.search(path)
-    if found is not None:
-        named = _NAMED.search(path[: found.start()])
-        return ENDPOINTS[found.group(1)], named.group(1) if named is not None else ""
-    listed = _MODELS.search(path)
-    if listed is not None:
-        return MODELS, listed.group(1) or ""
+    """Return endpoint and model of *path*."""
+    call = _CALL.search(path)
+    if call is not None:
+        model = _MODEL.search(path[: call.start()])
+        return ENDPOINTS[call.group(1)], model.group(1) if model is not None else ""
+    models = _MODELS.search(path)
+    if models is not None:
+        return MODELS, models.group(1) or ""
     return "", ""

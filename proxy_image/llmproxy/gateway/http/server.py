@@ -1,8 +1,8 @@
-"""HTTP/1.1 for callers: connections on asyncio.Protocol and httptools, whole requests in, answers out.
+"""HTTP/1.1 server: connections on asyncio.Protocol and httptools, whole requests in, responses out.
 
-A third of a request's cost with an ASGI server was that server's; and here the bounds are ours: of heads, bodies,
-connections, and of the time that a slow client may take. A request is handed on when its body is whole; the next one on
-a connection waits until the answer before it has been written.
+An ASGI server takes a third of a request's time. Heads, bodies, connections and the time of a slow client are bounded
+here. A request goes to the handler when its body is whole; the next one on a connection waits until the response before
+it has been written.
 """
 
 import asyncio
@@ -28,257 +28,258 @@ from llmproxy.gateway.errors import (
     SlowRequestError,
     TooLargeError,
 )
-from llmproxy.gateway.http.exchange import JSON, Caller, Request
+from llmproxy.gateway.http.exchange import JSON, HttpExchange, HttpRequest
 
 MAX_HEAD = 64 << 10
-"""Bytes of a request's head, and of what comes without a part of its body: trailers, which nobody reads."""
+"""Bytes of a request's head, and of trailers, which nobody reads."""
 MAX_BODY = 32 << 20
 """Bytes of a request's body: images in base64 are large, gigabytes are an attack."""
 HEAD_S = 30.0
 BODY_S = 120.0
 IDLE_S = 75.0
-"""Longer than clients keep theirs (5 to 60 s): they close theirs, and no request meets a closed one."""
+"""Longer than clients keep idle connections (5 to 60 s): the client closes first, so no request meets a closed one."""
 WRITE_S = 120.0
-"""How long a client may leave an answer unread, once more of it waits than the kernel and the transport hold."""
-GOODBYE_S = 5.0
-"""A connection whose request was refused stays open so long: a client that still sends reads its answer first."""
-LOOK_S = 1.0
-CUT_S = 1.0
-"""How long calls that were cut may take to say so to their callers."""
+"""Time of a client to read on, once more of a response waits than the kernel and the transport buffer."""
+LINGER_S = 5.0
+"""A connection stays open so long after an error: a client that still sends reads the response first."""
+TICK_S = 1.0
+CANCEL_S = 1.0
+"""Time of cancelled calls to tell their clients."""
 _STATUS: Final = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
 log = logging.getLogger("llmproxy.gateway")
 
-Handle = Callable[[Caller], Coroutine[Any, Any, None]]
-Refused = Callable[[CallError, str, list[Header]], bytes]
-"""Gets what is known of path and head of a request that cannot be read; returns the body of its answer."""
+Handler = Callable[[HttpExchange], Coroutine[Any, Any, None]]
+ErrorHandler = Callable[[CallError, str, list[Header]], bytes]
+"""Gets an error, and path and head of the request as far as they are here; returns the body of the response."""
 
 
-class Connection(asyncio.Protocol):
+class ServerConnection(asyncio.Protocol):
     """One connection of a client."""
 
     __slots__ = (
-        "_body", "_caller", "_chunked", "_expects", "_head", "_headers", "_is_11", "_keep", "_lines",
-        "_parser", "_refused", "_server", "_size", "_task", "_transport", "_url", "_waiting", "_writable", "until",
+        "_body", "_chunked", "_closing", "_exchange", "_expects_continue", "_head_bytes", "_headers",
+        "_is_11", "_keep", "_lines", "_parser", "_pipelined", "_server", "_size", "_task", "_transport", "_url",
+        "_writable", "deadline",
     )  # fmt: skip
 
-    def __init__(self, server: "Server") -> None:
+    def __init__(self, server: "HttpServer") -> None:
         self._server = server
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
-        self._waiting: deque[tuple[Request, bool, bool]] = deque()
-        self._caller: Caller | None = None
+        self._pipelined: deque[tuple[HttpRequest, bool, bool]] = deque()
+        self._exchange: HttpExchange | None = None
         self._task: asyncio.Task[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._keep = True
         self._is_11 = True
-        self._refused = False
+        self._closing = False
         self._chunked = False
-        self._head = 0
-        """Bytes of a head that is not whole, or since the last part of its body; 0 between requests."""
-        self._expects = False
-        """Whether the client waits to be told to send the body."""
+        self._head_bytes = 0
+        """Bytes of an unfinished head, or since the last part of its body; 0 between requests."""
+        self._expects_continue = False
+        """The client waits for `100 Continue`."""
         self._url = b""
         self._headers: list[Header] = []
         self._lines = self._headers
-        """Where lines go: of a head, then of trailers."""
+        """Receives header lines: of the head, then of trailers."""
         self._body: list[bytes] = []
         self._size = 0
-        self.until = 0.0
-        """When the client must have done what it is to do next, by the loop's clock; 0 while it waits for an answer."""
+        self.deadline = 0.0
+        """Time by which the client must act, by the loop's clock; 0 while it waits for a response."""
 
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Be one of the server's connections, unless it has too many."""
+        """Register with the server, unless it has too many connections."""
         self._transport = cast("asyncio.Transport", transport)
         server = self._server
-        self.until = server.loop.time() + HEAD_S
+        self.deadline = server.loop.time() + HEAD_S
         server.connections.add(self)
         if len(server.connections) > server.max_connections:
-            server.say_full()
-            self._refuse(BusyError(f"there are {server.max_connections} connections already: try again later"))
+            server.log_full()
+            self._fail(BusyError(f"there are {server.max_connections} connections already: try again later"))
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has come."""
-        if self._refused:
+        """Parse the bytes."""
+        if self._closing:
             return
-        self._head += len(data)
+        self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._keep = False  # it was answered as if it had not asked for another protocol
+            self._keep = False  # the request is answered as HTTP/1.1
         except httptools.HttpParserError as exc:
-            self._refuse(BadRequestError(f"this is not HTTP/1.1: {exc}"))
-        if self._head > MAX_HEAD:
-            self._refuse(HeadTooLargeError(f"a request's head, or its trailers, have more than {MAX_HEAD} bytes"))
+            self._fail(BadRequestError(f"this is not HTTP/1.1: {exc}"))
+        if self._head_bytes > MAX_HEAD:
+            self._fail(HeadTooLargeError(f"a request's head, or its trailers, have more than {MAX_HEAD} bytes"))
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - why makes no difference
-        """End the call whose caller has left."""
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the reason makes no difference
+        """Cancel the request whose client has disconnected."""
         self._server.connections.discard(self)
-        self._waiting.clear()
-        if self._caller is not None:
-            self._caller.left()
-            self._caller = None
+        self._pipelined.clear()
+        if self._exchange is not None:
+            self._exchange.on_disconnect()
+            self._exchange = None
         if self._task is not None and not self._task.done():
             self._server.keep_until_done(self._task)
         self.resume_writing()
 
     def pause_writing(self) -> None:
-        """Have the answer wait: the client reads slower than it comes."""
+        """Make the response wait: the client reads slower than it comes."""
         if self._writable is None:
             loop = self._server.loop
             self._writable = loop.create_future()
-            self.until = loop.time() + WRITE_S
+            self.deadline = loop.time() + WRITE_S
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Let the response go on."""
         if self._writable is not None:
             if not self._writable.done():
                 self._writable.set_result(None)
             self._writable = None
-            self.until = 0.0 if self._caller is not None else self._server.loop.time() + IDLE_S
+            self.deadline = 0.0 if self._exchange is not None else self._server.loop.time() + IDLE_S
 
     # -- httptools
 
     def on_message_begin(self) -> None:
-        """Begin a request."""
+        """Start a request."""
         self._url = b""
         self._headers = self._lines = []
         self._body = []
         self._size = 0
-        if self._caller is None:
-            self.until = self._server.loop.time() + HEAD_S
+        if self._exchange is None:
+            self.deadline = self._server.loop.time() + HEAD_S
 
     def on_url(self, url: bytes) -> None:
-        """Keep a part of the address."""
+        """Store a part of the address."""
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a line of the head."""
+        """Store a line of the head."""
         self._lines.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """The head is there."""
-        self._head = 1
+        """Read the head."""
+        self._head_bytes = 1
         self._lines = []
-        self._expects = _expects(self._headers) and self._parser.get_http_version() == "1.1"
-        if self._caller is None:
-            self._invite()
+        self._expects_continue = _expects_continue(self._headers) and self._parser.get_http_version() == "1.1"
+        if self._exchange is None:
+            self._expect_body()
 
-    def _invite(self) -> None:
-        """Give the client time for the body, and tell it to send it if it waits for that."""
-        self.until = self._server.loop.time() + BODY_S
-        if self._expects:
-            self._expects = False
+    def _expect_body(self) -> None:
+        """Start the time of the body; send `100 Continue` to a client that waits for it."""
+        self.deadline = self._server.loop.time() + BODY_S
+        if self._expects_continue:
+            self._expects_continue = False
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, data: bytes) -> None:
-        """Keep a part of the body."""
-        self._head = 1
+        """Store a part of the body."""
+        self._head_bytes = 1
         self._size += len(data)
         if self._size <= MAX_BODY:
             self._body.append(data)
         else:
-            self._refuse(TooLargeError(f"the body has more than {MAX_BODY} bytes, the most this gateway reads"))
+            self._fail(TooLargeError(f"the body has more than {MAX_BODY} bytes, the most this gateway reads"))
 
     def on_message_complete(self) -> None:
-        """The request is whole: answer it, or let it wait for its turn."""
-        self._head = 0
-        self._expects = False
-        if self._refused:
+        """Pass the whole request to the handler, or queue it behind the one before."""
+        self._head_bytes = 0
+        self._expects_continue = False
+        if self._closing:
             return
         parser = self._parser
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body = []
-        request = Request(parser.get_method().decode(), read_path(self._url), self._headers, body)
+        request = HttpRequest(parser.get_method().decode(), read_path(self._url), self._headers, body)
         is_11 = parser.get_http_version() == "1.1"
-        turn = (request, is_11, is_11 and parser.should_keep_alive())  # the parser knows that only in here
-        if self._caller is None:
-            self._take(*turn)
+        pipelined = (request, is_11, is_11 and parser.should_keep_alive())  # the parser knows that only in here
+        if self._exchange is None:
+            self._start(*pipelined)
         else:
-            self._waiting.append(turn)
+            self._pipelined.append(pipelined)
             self._transport.pause_reading()
 
     # -- requests, one after the other
 
-    def _take(self, request: Request, is_11: bool, keep: bool) -> None:  # noqa: FBT001 - a turn
-        self.until = 0.0
+    def _start(self, request: HttpRequest, is_11: bool, keep: bool) -> None:  # noqa: FBT001 - a tuple of the queue
+        self.deadline = 0.0
         self._is_11 = is_11
         self._keep = self._keep and keep
-        caller = self._caller = Caller(request, self)
-        self._task = caller.task = self._server.loop.create_task(self._server.handle(caller))
+        exchange = self._exchange = HttpExchange(request, self)
+        self._task = exchange.task = self._server.loop.create_task(self._server.handler(exchange))
 
     def _done(self) -> None:
-        """The answer is written: close, or take the next request."""
-        self._caller = None
+        """Close after a response, or start the next request."""
+        self._exchange = None
         if not self._keep or self._server.draining:
-            self.until = self._server.loop.time() + WRITE_S
+            self.deadline = self._server.loop.time() + WRITE_S
             self._transport.close()
-        elif self._waiting:
-            turn = self._waiting.popleft()
-            if not self._waiting:
+        elif self._pipelined:
+            pipelined = self._pipelined.popleft()
+            if not self._pipelined:
                 self._transport.resume_reading()
-            self._take(*turn)
-        elif self._expects:
-            self._invite()
+            self._start(*pipelined)
+        elif self._expects_continue:
+            self._expect_body()
         else:
-            self.until = self._server.loop.time() + IDLE_S
+            self.deadline = self._server.loop.time() + IDLE_S
 
-    def _refuse(self, error: CallError) -> None:
-        """Answer what cannot be read, and read no more of it."""
-        if self._refused:
+    def _fail(self, error: CallError) -> None:
+        """Answer a request that cannot be read with *error*, and read no more."""
+        if self._closing:
             return
-        self._refused = True
+        self._closing = True
         self._keep = False
         self._body = []
-        self._waiting.clear()
-        if self._caller is not None:
-            return  # what came before it is answered, then the connection is closed
-        body = self._server.refused(error, read_path(self._url), self._headers)
+        self._pipelined.clear()
+        if self._exchange is not None:
+            return  # the request before it is answered, then the connection closes
+        body = self._server.error_handler(error, read_path(self._url), self._headers)
         self._write_whole(error.status, (JSON, *error.headers), body)
         if self._transport.can_write_eof():
             self._transport.write_eof()
-        self.until = self._server.loop.time() + GOODBYE_S
+        self.deadline = self._server.loop.time() + LINGER_S
 
-    # -- what the server asks
+    # -- for the server
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing of a request is here."""
-        return self._caller is None and not self._head
+        """True between requests."""
+        return self._exchange is None and not self._head_bytes
 
     def expire(self) -> None:
-        """Close: the client has taken too long."""
-        if self._refused or self._writable is not None or self._transport.is_closing():
+        """Close: the client took too long."""
+        if self._closing or self._writable is not None or self._transport.is_closing():
             self._transport.abort()
         elif self.is_idle:
             self._transport.close()
         else:
-            self._refuse(SlowRequestError("the request did not come in time"))
+            self._fail(SlowRequestError("the request did not come in time"))
 
-    def cut(self) -> None:
-        """Cancel the call that is on its way."""
+    def cancel(self) -> None:
+        """Cancel the request in flight."""
         if self._task is not None:
             self._task.cancel()
 
-    # -- the answer
+    # -- the response
 
-    def answer(self, status: int, headers: Sequence[Header], body: bytes) -> None:
-        """Write a whole answer."""
+    def respond(self, status: int, headers: Sequence[Header], body: bytes) -> None:
+        """Write a whole response."""
         self._write_whole(status, headers, body)
         self._done()
 
     def _write_whole(self, status: int, headers: Sequence[Header], body: bytes) -> None:
-        caller = self._caller
+        exchange = self._exchange
         parts = [self._status_line(status)]
         parts.extend([b"%b: %b\r\n" % header for header in headers])
         parts.append(b"content-length: %d\r\n\r\n" % len(body))
-        if caller is None or caller.request.method != "HEAD":
+        if exchange is None or exchange.request.method != "HEAD":
             parts.append(body)
         self._transport.write(b"".join(parts))
 
     def begin(self, status: int, headers: Sequence[Header]) -> None:
-        """Write the head of an answer that comes in parts."""
+        """Write the head of a response that comes in parts."""
         self._chunked = self._is_11
         parts = [self._status_line(status)]
         parts.extend([b"%b: %b\r\n" % header for header in headers])
@@ -301,7 +302,7 @@ class Connection(asyncio.Protocol):
         self._done()
 
     def abort(self) -> None:
-        """Hang up."""
+        """Close the connection at once."""
         self._transport.abort()
 
     def _status_line(self, status: int) -> bytes:
@@ -310,75 +311,75 @@ class Connection(asyncio.Protocol):
         return line + (self._server.date if keep else self._server.date + b"connection: close\r\n")
 
 
-class Server:
-    """All connections of the data port. `start`, then `drain`."""
+class HttpServer:
+    """All connections of a port. `start`, then `drain`."""
 
-    def __init__(self, handle: Handle, refused: Refused, *, max_connections: int) -> None:
+    def __init__(self, handler: Handler, error_handler: ErrorHandler, *, max_connections: int) -> None:
         self.loop = asyncio.get_running_loop()
-        self.handle = handle
-        self.refused = refused
+        self.handler = handler
+        self.error_handler = error_handler
         self.max_connections = max_connections
-        self.connections: set[Connection] = set()
+        self.connections: set[ServerConnection] = set()
         self.draining = False
         self.date = b""
         self._is_full = False
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._detached: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._look()
+        self._tick()
 
     async def start(self, listener: socket.socket, backlog: int) -> None:
-        """Take connections."""
-        self._server = await self.loop.create_server(lambda: Connection(self), sock=listener, backlog=backlog)
+        """Accept connections."""
+        self._server = await self.loop.create_server(lambda: ServerConnection(self), sock=listener, backlog=backlog)
 
     async def drain(self, linger_s: float, grace_s: float) -> None:
-        """End: no new connections; kept ones are good for one more request, calls in flight go on for *grace_s*."""
+        """End: no new connections; open ones take one more request, calls in flight go on for *grace_s*."""
         self.draining = True
         if self._server is not None:
             self._server.close()
-        await self._emptied(linger_s)
+        await self._wait_until_empty(linger_s)
         for connection in [c for c in self.connections if c.is_idle]:
             connection.expire()
-        await self._emptied(grace_s)
+        await self._wait_until_empty(grace_s)
         if self.connections:
-            log.error("calls_cut", extra={"calls": len(self.connections)})
+            log.error("calls_cancelled", extra={"calls": len(self.connections)})
         for connection in list(self.connections):
-            connection.cut()
-        await self._emptied(CUT_S)
+            connection.cancel()
+        await self._wait_until_empty(CANCEL_S)
         for connection in list(self.connections):
             connection.abort()
         if self._timer is not None:
             self._timer.cancel()
 
     def keep_until_done(self, task: asyncio.Task[None]) -> None:
-        """Hold a task whose connection is gone: nobody else does."""
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
+        """Hold a task whose connection is closed: nothing else does."""
+        self._detached.add(task)
+        task.add_done_callback(self._detached.discard)
 
-    def say_full(self) -> None:
-        """Log that there is no room for a connection: once, until there is room for a tenth."""
+    def log_full(self) -> None:
+        """Log that there are too many connections: once, until a tenth of them has closed."""
         if not self._is_full:
             self._is_full = True
-            log.warning("connections_full", extra={"connections": self.max_connections})
+            log.warning("connection_limit_reached", extra={"connections": self.max_connections})
 
-    async def _emptied(self, timeout_s: float) -> None:
+    async def _wait_until_empty(self, timeout_s: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while self.connections or self._leaving:  # noqa: ASYNC110 - at the end only
+                while self.connections or self._detached:  # noqa: ASYNC110 - at the end only
                     await asyncio.sleep(0.02)
 
-    def _look(self) -> None:
-        """Each second: the date for answers, and clients that take too long."""
-        self._timer = self.loop.call_later(LOOK_S, self._look)
+    def _tick(self) -> None:
+        """Each second: update the date of responses, expire slow clients."""
+        self._timer = self.loop.call_later(TICK_S, self._tick)
         self.date = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode()
         now = self.loop.time()
         self._is_full = self._is_full and len(self.connections) > self.max_connections * 0.9
-        for connection in [c for c in self.connections if 0 < c.until < now]:
+        for connection in [c for c in self.connections if 0 < c.deadline < now]:
             connection.expire()
 
 
-def _expects(headers: list[Header]) -> bool:
-    """Whether the client waits for `100 Continue`."""
+def _expects_continue(headers: list[Header]) -> bool:
+    """Return True when the client waits for `100 Continue`."""
     for name, value in headers:  # noqa: SIM110 - `any` costs a generator for each request
         if name == b"expect" and value.lower() == b"100-continue":
             return True

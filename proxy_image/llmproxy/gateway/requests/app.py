@@ -1,7 +1,7 @@
-"""The data port: which request is a call, and what else a caller may ask. Nothing here waits for anything.
+"""The data port: requests to models go to `handler`, the rest is answered here.
 
-A call goes to `pipeline`. The rest is answered at once: the list of models, and health for those who look at this
-port (`/health` never costs a completion). A path or method that is not ours gets an error that says what is.
+The rest is the list of models, and health for probes of this port (`/health` never costs a completion). Another path or
+method gets an error that lists what there is.
 """
 
 import logging
@@ -9,70 +9,74 @@ import logging
 from llmproxy.gateway.adapters.base import Dialect
 from llmproxy.gateway.adapters.registry import dialect_of
 from llmproxy.gateway.errors import CallError, Header, MethodError, UnknownRouteError
-from llmproxy.gateway.http.exchange import JSON, Caller, Request
+from llmproxy.gateway.http.exchange import JSON, HttpExchange, HttpRequest
 from llmproxy.gateway.http.routing import ENDPOINTS, HEALTH, MODELS, Route, read_route
-from llmproxy.gateway.requests.context import Parts
-from llmproxy.gateway.requests.handler import find, serve
+from llmproxy.gateway.requests.context import Dependencies, RequestContext
+from llmproxy.gateway.requests.handler import find_model, serve
 
 log = logging.getLogger("llmproxy.gateway")
 
 
 class App:
-    """What the data port serves."""
+    """Handler of the data port."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._names = list(parts.balancers)
+    def __init__(self, deps: Dependencies) -> None:
+        self._deps = deps
+        self._models = list(deps.balancers)
 
-    async def handle(self, caller: Caller) -> None:
+    async def handle(self, exchange: HttpExchange) -> None:
         """Answer one request."""
-        request = caller.request
+        request = exchange.request
         route = read_route(request.path, request.headers)
-        caller.dialect = dialect_of(route.endpoint, request.headers)
+        dialect = dialect_of(route.endpoint, request.headers)
         try:
-            if self._parts.keys is not None and request.path not in HEALTH:
-                self._parts.keys.check(request.headers)
+            if self._deps.api_keys is not None and request.path not in HEALTH:
+                self._deps.api_keys.check(request.headers)
             if request.method == "POST" and route.endpoint and route.endpoint != MODELS:
-                await serve(self._parts, route, caller)
+                await serve(self._deps, RequestContext(route, dialect, exchange))
             else:
-                self._answer_other(request, route, caller)
-        except CallError as error:  # no key: it is no call, and nothing else of it is looked at
-            self._parts.counts.requests["", route.endpoint, error.status] += 1
-            caller.refuse(error)
+                self._answer(request, route, dialect, exchange)
+        except CallError as error:  # no key: nothing else of the request is read
+            self._deps.stats.requests["", route.endpoint, error.status] += 1
+            _send_error(exchange, dialect, error)
         except Exception:
-            log.exception("call_failed", extra={"path": request.path})
-            if caller.started:
-                caller.abort()
+            log.exception("request_failed", extra={"path": request.path})
+            if exchange.started:
+                exchange.abort()
             else:
-                caller.refuse(CallError("the gateway failed; its log says why"))
+                _send_error(exchange, dialect, CallError("the gateway failed; its log says why"))
 
-    def refused(self, error: CallError, path: str, headers: list[Header]) -> bytes:
-        """Count a request that cannot be read, and return the body of its answer, in the form that its client reads."""
+    def error_body(self, error: CallError, path: str, headers: list[Header]) -> bytes:
+        """Count a request that cannot be read; return the body of its error in the client's protocol."""
         endpoint = read_route(path, headers).endpoint
-        self._parts.counts.requests["", endpoint, error.status] += 1
+        self._deps.stats.requests["", endpoint, error.status] += 1
         return dialect_of(endpoint, headers).error(error)
 
-    def _answer_other(self, request: Request, route: Route, caller: Caller) -> None:
+    def _answer(self, request: HttpRequest, route: Route, dialect: Dialect, exchange: HttpExchange) -> None:
         try:
-            body = self._other(request.method, request.path, route, caller.dialect)
+            body = self._body(request.method, request.path, route, dialect)
         except CallError as error:
-            caller.refuse(error)
+            _send_error(exchange, dialect, error)
         else:
-            caller.answer(200, body, (JSON,))
+            exchange.respond(200, body, (JSON,))
 
-    def _other(self, method: str, path: str, route: Route, dialect: Dialect) -> bytes:
-        """Return the answer to what is no call; raise CallError."""
+    def _body(self, method: str, path: str, route: Route, dialect: Dialect) -> bytes:
+        """Return the response to a request that calls no model; raise CallError."""
         is_health = path in HEALTH
         if not route.endpoint and not is_health:
-            there = ", ".join(f"POST /v1/{end}" for end in ENDPOINTS)
-            raise UnknownRouteError(f"{method} {path} is not served here; there is {there}, GET /v1/models")
-        wanted = ("GET", "HEAD") if is_health or route.endpoint == MODELS else ("POST",)
-        if method not in wanted:
-            allow = (b"allow", ", ".join(wanted).encode())
-            raise MethodError(f"{path} takes {' or '.join(wanted)}, not {method}", headers=(allow,))
+            endpoints = ", ".join(f"POST /v1/{end}" for end in ENDPOINTS)
+            raise UnknownRouteError(f"{method} {path} is not served here; there is {endpoints}, GET /v1/models")
+        methods = ("GET", "HEAD") if is_health or route.endpoint == MODELS else ("POST",)
+        if method not in methods:
+            allow = (b"allow", ", ".join(methods).encode())
+            raise MethodError(f"{path} takes {' or '.join(methods)}, not {method}", headers=(allow,))
         if is_health:
             return b'{"status":"ok"}'
         if not route.model:
-            return dialect.models(self._names)
-        find(self._parts, route.model)
+            return dialect.models(self._models)
+        find_model(self._deps, route.model)
         return dialect.model(route.model)
+
+
+def _send_error(exchange: HttpExchange, dialect: Dialect, error: CallError) -> None:
+    exchange.respond(error.status, dialect.error(error), (JSON, *error.headers))

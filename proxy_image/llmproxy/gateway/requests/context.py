@@ -1,4 +1,4 @@
-"""What a call is made of: the parts that all calls share, and the state of one."""
+"""State of a request by its stages: what is known on arrival, and what after admission."""
 
 import random
 import time
@@ -8,112 +8,119 @@ from typing import Final
 
 from llmproxy import shipping_protocol
 from llmproxy.contract import Document
-from llmproxy.gateway.adapters.request_body import Asked
-from llmproxy.gateway.api_keys import Keys
-from llmproxy.gateway.http.exchange import Caller
+from llmproxy.gateway.adapters.base import Dialect
+from llmproxy.gateway.adapters.request_body import ModelRequest
+from llmproxy.gateway.api_keys import ApiKeys
+from llmproxy.gateway.http.exchange import HttpExchange
 from llmproxy.gateway.http.routing import Route
 from llmproxy.gateway.limits import Grant, Limiter
-from llmproxy.gateway.metrics import Counts
-from llmproxy.gateway.requests.attempts import Opened, Trying
+from llmproxy.gateway.metrics import RequestStats
 from llmproxy.gateway.requests.pause import Pause
-from llmproxy.gateway.shipping.shipper_client import Handover
+from llmproxy.gateway.requests.upstream_response import UpstreamResponse
+from llmproxy.gateway.shipping.shipper_client import ShipperClient
 from llmproxy.gateway.upstreams.balancer import Balancer
-from llmproxy.gateway.upstreams.deployments import Target
+from llmproxy.gateway.upstreams.deployments import Upstream
 
 MAX_RECORDED: Final = 24 << 20
-"""Bytes of an answer that are kept for the span; a longer one is cut there. With the largest body it fits a frame."""
+"""Bytes of a response in its record; a longer one is cut there. With the largest body it fits a frame."""
 
 
 @dataclass
-class Parts:
-    """Everything a call passes through; built once, in `process`."""
+class Dependencies:
+    """Parts of the gateway that all requests share; built once, in `process`."""
 
     document: Document
     balancers: Mapping[str, Balancer]
-    serving: Mapping[tuple[str, str], Sequence[Target]]
+    serving: Mapping[tuple[str, str], Sequence[Upstream]]
     """The deployments that have an endpoint, by model and endpoint."""
     output_tokens: Mapping[str, int]
-    """Bound of an answer's tokens per choice, by model."""
+    """Bound of the tokens of an answer, by model."""
     fallbacks: Mapping[str, Sequence[str]]
-    """Who answers in a model's place, by model."""
+    """Models that answer in a model's place, by model."""
     limiter: Limiter
-    handover: Handover | None
-    counts: Counts
+    shipper: ShipperClient | None
+    stats: RequestStats
     pause: Pause = field(default_factory=Pause)
-    keys: Keys | None = None
-    """Without them everybody may call who reaches this."""
+    api_keys: ApiKeys | None = None
+    """Without them everybody who reaches the port may call."""
     rand: random.Random = field(default_factory=random.Random)
-    holds_s: float = field(init=False)
-    """Seconds that the last byte of a rollout's call waits for its spans at most."""
+    ack_wait_s: float = field(init=False)
+    """Longest time in seconds that the last byte of a rollout's call waits for its spans."""
 
     def __post_init__(self) -> None:
-        """Read what every call needs."""
+        """Read the settings that every call needs."""
         spans = self.document.spans
-        self.holds_s = 0.0 if spans is None or self.handover is None else spans.holds_s
+        self.ack_wait_s = 0.0 if spans is None or self.shipper is None else spans.holds_s
 
 
-class Call:
-    """One call on its way."""
+class RequestContext:
+    """A request to a model, from its arrival on."""
 
-    __slots__ = (
-        "asked",
-        "call_id",
-        "caller",
-        "error",
-        "first_byte_ns",
-        "grant",
-        "opened",
-        "response",
-        "route",
-        "started_ns",
-        "started_s",
-        "status",
-        "tokens",
-        "told",
-        "trying",
-    )  # fmt: skip
+    __slots__ = ("dialect", "error", "exchange", "model", "route", "started_ns", "started_s", "status")
 
-    def __init__(self, route: Route, caller: Caller) -> None:
+    def __init__(self, route: Route, dialect: Dialect, exchange: HttpExchange) -> None:
         self.route = route
-        self.caller = caller
+        self.dialect = dialect
+        self.exchange = exchange
         self.started_ns = time.time_ns()
         self.started_s = time.monotonic()
+        self.model = ""
+        """Model of the request, once it is known to be served."""
+        self.status = 0
+        """Status of the response, 0 before there is one."""
+        self.error = ""
+        """Code of the error that ended the request."""
+
+
+class AdmittedCall:
+    """A request that the limits have admitted."""
+
+    __slots__ = (
+        "call_id", "context", "endpoint", "first_byte_ns", "grant", "recorded", "request", "response_parts",
+        "sent_body", "tokens", "tries", "upstream_response",
+    )  # fmt: skip
+
+    def __init__(self, context: RequestContext, request: ModelRequest, grant: Grant) -> None:
+        self.context = context
+        self.request = request
+        self.grant = grant
+        """Of the model that is being attempted."""
         self.call_id = 0
         """0 for a call that makes no span."""
-        self.grant: Grant | None = None
-        """Of the model that is being tried; None before it is admitted."""
-        self.asked: Asked | None = None
-        self.trying: Trying | None = None
-        self.opened: Opened | None = None
+        self.tries: list[shipping_protocol.Try] = []
+        self.endpoint = context.route.endpoint
+        """Endpoint at the last upstream."""
+        self.sent_body = b""
+        """Body of the last request to an upstream."""
+        self.upstream_response: UpstreamResponse | None = None
+        """The response that the client gets."""
         self.first_byte_ns = 0
-        self.status = 0
-        self.error = ""
         self.tokens: int | None = None
-        self.response: list[bytes] = []
-        """The upstream's bytes."""
-        self.told = False
+        self.response_parts: list[bytes] = []
+        """Bytes of the upstream's response."""
+        self.recorded = False
 
     def record(self) -> shipping_protocol.CallRecord:
-        """Return what the shipper is told. Only for a call that has asked for something."""
-        asked, trying, opened, route = self.asked, self.trying, self.opened, self.route
-        target = opened.target if opened is not None else None
-        response = self.response[0] if len(self.response) == 1 else b"".join(self.response)
+        """Return the record of the call for the shipper."""
+        context, response = self.context, self.upstream_response
+        route, parts = context.route, self.response_parts
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
         return shipping_protocol.CallRecord(
             call_id=self.call_id,
             rollout_id=route.rollout_id,
             attempt_id=route.attempt_id,
             sequence_id=route.sequence_id,
-            route=trying.endpoint if trying is not None else route.endpoint,
-            model=asked.model if asked is not None else "",
-            provider=target.provider if target is not None else "",
-            upstream_model=target.upstream_model if target is not None else "",
-            started_ns=self.started_ns,
+            route=self.endpoint,
+            model=self.request.model,
+            provider=response.upstream.provider if response is not None else "",
+            upstream_model=response.upstream.upstream_model if response is not None else "",
+            started_ns=context.started_ns,
             first_byte_ns=self.first_byte_ns,
             ended_ns=time.time_ns(),
-            status=self.status,
-            error=self.error,
-            streamed=asked.stream if asked is not None else False,
-            request=trying.sent if trying is not None else b"",
-            response=response if len(response) <= MAX_RECORDED else response[:MAX_RECORDED],
-            tries=trying.tries if trying is not None else [],
+            status=context.status,
+            error=context.error,
+            streamed=self.request.stream,
+            request=self.sent_body,
+            response=body if len(body) <= MAX_RECORDED else body[:MAX_RECORDED],
+            tries=self.tries,
         )

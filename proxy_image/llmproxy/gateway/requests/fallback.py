@@ -1,86 +1,58 @@
-"""Who answers a call: the model that was asked for, or after its last try another that the proxy names for it.
+"""Fallback: after the last attempt of a model, another model that the proxy names answers in its place.
 
-A call that falls back is a request of both models' limits and one of the proxy's: it gives the first one's slot and
-tokens back, since nothing runs there any more, and is admitted to the other, at once or not at all. What ends a call's
-retries ends them here too: a refusal that no other try would heal is passed on, and a model that cannot be asked, or
-has no room, is skipped.
+A call that falls back is a request of both models' limits and one of the proxy's: it gives the slot and tokens of the
+first one back, since nothing runs there any more, and is admitted to the other, at once or not at all. An error that
+ends the retries ends the fallbacks too: it is passed on. A model without the endpoint, or over a limit, is skipped.
 """
 
-from typing import Final, cast
-
-from llmproxy.gateway.adapters.request_body import Asked
 from llmproxy.gateway.errors import CallError, UpstreamError, UpstreamTimeoutError
-from llmproxy.gateway.http.routing import COUNT_TOKENS, Route
 from llmproxy.gateway.limits import Grant, Rejection
-from llmproxy.gateway.requests.attempts import Opened, Trying
-from llmproxy.gateway.requests.context import Call, Parts
+from llmproxy.gateway.requests.attempts import Attempts
+from llmproxy.gateway.requests.context import AdmittedCall, Dependencies
 from llmproxy.gateway.requests.retry_policy import is_retried
+from llmproxy.gateway.requests.token_bound import bound_tokens
+from llmproxy.gateway.requests.upstream_response import UpstreamResponse
 
-_WITHOUT_OUTPUT: Final = frozenset({"embeddings", COUNT_TOKENS})
 
-
-async def open_somewhere(parts: Parts, call: Call, asked: Asked) -> Opened:
-    """Return the answer to pass on; raise CallError when no model gave one."""
-    outcome: Opened | CallError | None = None
-    for name in (asked.model, *parts.fallbacks.get(asked.model, ())):
-        if outcome is not None:
-            if not _failed(outcome):
-                break
-            if not parts.serving[name, call.route.endpoint] or not await _admitted(parts, call, asked, name):
-                continue
-            if isinstance(outcome, Opened):
-                outcome.release()
-            parts.counts.fallbacks[asked.model, name] += 1
-        try:
-            outcome = await _trying(parts, call, asked, name).open()
-        except (UpstreamError, UpstreamTimeoutError) as error:
-            outcome = error
-    if isinstance(outcome, Opened):
+async def open_response(deps: Dependencies, call: AdmittedCall) -> UpstreamResponse:
+    """Return the response to pass on; raise CallError when no model gave one."""
+    model = call.request.model
+    fallbacks = deps.fallbacks.get(model)
+    if fallbacks is None:
+        return await Attempts(deps, call, model).open()
+    outcome = await _attempt(deps, call, model)
+    for name in fallbacks:
+        if isinstance(outcome, UpstreamResponse) and not is_retried(outcome.status):
+            return outcome
+        if not deps.serving[name, call.context.route.endpoint] or not await _admit(deps, call, name):
+            continue
+        if isinstance(outcome, UpstreamResponse):
+            outcome.release()
+        deps.stats.fallbacks[model, name] += 1
+        outcome = await _attempt(deps, call, name)
+    if isinstance(outcome, UpstreamResponse):
         return outcome
-    raise cast("CallError", outcome)
+    raise outcome
 
 
-def bound_tokens(parts: Parts, route: Route, asked: Asked, model: str, body_bytes: int) -> int:
-    """Return how many tokens a call may use at most, if *model* answers it."""
-    tokens = 0 if route.endpoint == COUNT_TOKENS else body_bytes
-    if route.endpoint not in _WITHOUT_OUTPUT:
-        per_choice = asked.max_tokens if asked.max_tokens is not None else parts.output_tokens[model]
-        tokens += asked.choices * per_choice
-    return tokens
+async def _attempt(deps: Dependencies, call: AdmittedCall, model: str) -> UpstreamResponse | CallError:
+    try:
+        return await Attempts(deps, call, model).open()
+    except (UpstreamError, UpstreamTimeoutError) as error:
+        return error
 
 
-def _trying(parts: Parts, call: Call, asked: Asked, model: str) -> Trying:
-    """Return the tries of one model, which are the call's from now on."""
-    trying = call.trying = Trying(
-        call.route,
-        asked,
-        model=model,
-        want_usage=asked.stream and (parts.handover is not None or parts.limiter.counts_tokens(model)),
-        balancer=parts.balancers[model],
-        targets=parts.serving[model, call.route.endpoint],
-        counts=parts.counts,
-        retries=parts.document.retries,
-        rand=parts.rand,
-        before=call.trying.tries if call.trying is not None else [],
-    )
-    return trying
-
-
-def _failed(outcome: Opened | CallError) -> bool:
-    return isinstance(outcome, CallError) or is_retried(outcome.status)
-
-
-async def _admitted(parts: Parts, call: Call, asked: Asked, model: str) -> bool:
-    """Whether the limits let *model* answer; the grant of the model before is given back as far as it is unused."""
-    if call.grant is not None:
-        call.grant.refund_tokens()
-        call.grant.release()
-    tokens = bound_tokens(parts, call.route, asked, model, len(call.caller.request.body))
-    decision = parts.limiter.admit(model, tokens, queue=False, is_fallback=True)
+async def _admit(deps: Dependencies, call: AdmittedCall, model: str) -> bool:
+    """Return True when the limits admit *model*; the unused part of the grant before it is given back."""
+    call.grant.refund_tokens()
+    call.grant.release()
+    body_bytes = len(call.context.exchange.request.body)
+    tokens = bound_tokens(call.request, call.context.route.endpoint, body_bytes, deps.output_tokens[model])
+    decision = deps.limiter.admit(model, tokens, queue=False, is_fallback=True)
     if not isinstance(decision, Grant | Rejection):
         decision = await decision
     if isinstance(decision, Rejection):
-        parts.counts.rejected[model, decision.kind, decision.scope] += 1
+        deps.stats.rejections[model, decision.kind, decision.scope] += 1
         return False
     call.grant = decision
     return True

@@ -1,4 +1,4 @@
-"""The whole life of one call, top to bottom: read, admit, tell, try, answer, settle, hand over."""
+"""One request to a model, top to bottom: parse, admit, attempt, respond, settle, record."""
 
 import asyncio
 import logging
@@ -7,155 +7,158 @@ from typing import Final
 
 from llmproxy import shipping_protocol
 from llmproxy.gateway.adapters.registry import not_served
-from llmproxy.gateway.adapters.request_body import Asked
-from llmproxy.gateway.errors import CallError, DrainingError, OverLimitError, UnknownModelError, retry_after
-from llmproxy.gateway.http.exchange import Caller
-from llmproxy.gateway.http.routing import COUNT_TOKENS, MAX_ID, Route
+from llmproxy.gateway.errors import CallError, DrainingError, RejectedError, UnknownModelError, retry_after
+from llmproxy.gateway.http.exchange import JSON
+from llmproxy.gateway.http.routing import COUNT_TOKENS, MAX_ID
 from llmproxy.gateway.limits import Grant, Rejection
-from llmproxy.gateway.limits.local.queue import Waiter
-from llmproxy.gateway.requests.context import Call, Parts
-from llmproxy.gateway.requests.fallback import bound_tokens, open_somewhere
-from llmproxy.gateway.requests.response import forward, hold, tell
+from llmproxy.gateway.requests.context import AdmittedCall, Dependencies, RequestContext
+from llmproxy.gateway.requests.fallback import open_response
+from llmproxy.gateway.requests.response import hold, record, send_response
+from llmproxy.gateway.requests.token_bound import bound_tokens
 from llmproxy.gateway.upstreams.balancer import Balancer
 
 log = logging.getLogger("llmproxy.gateway")
 CLIENT_CLOSED: Final = 499
-"""The status that nginx gave to a caller that left, in metrics only."""
+"""nginx's status for a client that disconnected, in metrics only."""
 
 
-async def serve(parts: Parts, route: Route, caller: Caller) -> None:
-    """Answer one call."""
-    call = Call(route, caller)
-    counts = parts.counts
-    counts.in_flight += 1
+async def serve(deps: Dependencies, context: RequestContext) -> None:
+    """Answer one request."""
+    exchange, stats = context.exchange, deps.stats
+    call: AdmittedCall | None = None
+    stats.in_flight += 1
     try:
-        parts.pause.check()
-        body = caller.request.body
-        asked = call.asked = caller.dialect.read(body, route.model)
-        _must_serve(parts, asked.model, route.endpoint)
-        caller.watch()
-        decision = _ask(parts, route, asked, len(body))
+        deps.pause.check()
+        body = exchange.request.body
+        request = context.dialect.parse(body, context.route.model)
+        model = request.model
+        balancer = find_model(deps, model)
+        context.model = model
+        _require_serving(deps, context, balancer)
+        exchange.cancel_on_disconnect()
+        decision = deps.limiter.admit(
+            model, bound_tokens(request, context.route.endpoint, len(body), deps.output_tokens[model])
+        )
         if not isinstance(decision, (Grant, Rejection)):
-            decision = await parts.pause.turn(decision)
-        call.grant = _granted(parts, asked.model, decision)
-        _arrived(parts, call)
-        opened = call.opened = await open_somewhere(parts, call, asked)
+            decision = await deps.pause.turn(decision)
+        call = AdmittedCall(context, request, _require_grant(deps, context, decision))
+        _announce(deps, call)
+        response = call.upstream_response = await open_response(deps, call)
         try:
-            await forward(parts, call, opened)
+            await send_response(deps, call, response)
         finally:
-            opened.release()
+            response.release()
     except CallError as error:
-        await _refuse(parts, call, error)
+        await _send_error(deps, context, call, error)
     except asyncio.CancelledError:
-        await _cut(parts, call)
+        await _cancel(deps, context, call)
     except Exception:
-        call.status, call.error = 500, "internal_error"
+        context.status, context.error = 500, "internal_error"
         raise
     finally:
-        caller.unwatch()
-        counts.in_flight -= 1
-        if call.grant is not None:
-            _settle(call, call.grant)
-        tell(parts, call)
-        _count(parts, call)
+        exchange.ignore_disconnect()
+        stats.in_flight -= 1
+        if call is not None:
+            _settle(call)
+            record(deps, call)
+        _count(deps, context, call)
 
 
-def find(parts: Parts, model: str) -> Balancer:
-    """Return what serves *model*; raise UnknownModelError naming what there is."""
-    balancer = parts.balancers.get(model)
+def find_model(deps: Dependencies, model: str) -> Balancer:
+    """Return the balancer of *model*; raise UnknownModelError with the names that are served."""
+    balancer = deps.balancers.get(model)
     if balancer is None:
-        known = ", ".join(sorted(parts.balancers))
-        raise UnknownModelError(f"model {model!r} is not served here; there is {known}", param="model")
+        names = ", ".join(sorted(deps.balancers))
+        raise UnknownModelError(f"model {model!r} is not served here; there is {names}", param="model")
     return balancer
 
 
-def _must_serve(parts: Parts, model: str, endpoint: str) -> None:
-    balancer = find(parts, model)
-    if not parts.serving[model, endpoint]:
-        others = [name for name in parts.balancers if parts.serving[name, endpoint]]
-        raise not_served(endpoint, model, balancer.targets, others)
+def _require_serving(deps: Dependencies, context: RequestContext, balancer: Balancer) -> None:
+    endpoint = context.route.endpoint
+    if not deps.serving[context.model, endpoint]:
+        others = [name for name in deps.balancers if deps.serving[name, endpoint]]
+        raise not_served(endpoint, context.model, balancer.upstreams, others)
 
 
-def _ask(parts: Parts, route: Route, asked: Asked, body_bytes: int) -> Grant | Rejection | Waiter[Grant | Rejection]:
-    return parts.limiter.admit(asked.model, bound_tokens(parts, route, asked, asked.model, body_bytes))
-
-
-def _granted(parts: Parts, model: str, decision: Grant | Rejection) -> Grant:
+def _require_grant(deps: Dependencies, context: RequestContext, decision: Grant | Rejection) -> Grant:
+    """Return the grant; count a rejection and raise RejectedError."""
     if isinstance(decision, Grant):
         return decision
-    parts.counts.rejected[model, decision.kind, decision.scope] += 1
-    raise OverLimitError(decision.message, headers=retry_after(decision.retry_after_s))
+    deps.stats.rejections[context.model, decision.kind, decision.scope] += 1
+    limits = context.dialect.limits(deps.limiter, context.model)
+    raise RejectedError(decision.message, headers=(*retry_after(decision.retry_after_s), *limits))
 
 
-def _arrived(parts: Parts, call: Call) -> None:
-    route, handover = call.route, parts.handover
+def _announce(deps: Dependencies, call: AdmittedCall) -> None:
+    """Give the call an id if it makes a span; announce a rollout's call to the shipper."""
+    route, shipper = call.context.route, deps.shipper
     if route.endpoint == COUNT_TOKENS:
-        return  # no model was called
+        return  # no model is called
     if not route.rollout_id:
-        parts.counts.without_rollout += 1
-        if route.unusable:
-            _say_unusable(parts, call)
-        spans = parts.document.spans
-        if handover is not None and spans is not None and spans.otlp is not None:
-            call.call_id = handover.new_id()
-    elif handover is not None:
-        call.call_id = handover.new_id()
+        deps.stats.without_rollout += 1
+        if route.invalid:
+            _log_invalid_rollout(deps, call)
+        spans = deps.document.spans
+        if shipper is not None and spans is not None and spans.otlp is not None:
+            call.call_id = shipper.new_id()
+    elif shipper is not None:
+        call.call_id = shipper.new_id()
         if not route.sequence_id:
-            handover.arrived(
-                shipping_protocol.Arrival(call.call_id, route.rollout_id, route.attempt_id, call.started_ns)
+            shipper.send_arrival(
+                shipping_protocol.Arrival(call.call_id, route.rollout_id, route.attempt_id, call.context.started_ns)
             )
 
 
-def _say_unusable(parts: Parts, call: Call) -> None:
-    """Count a call whose rollout cannot be told; log the first, since nothing else says why it has no spans."""
-    parts.counts.rollouts_unusable += 1
-    if parts.counts.rollouts_unusable == 1:
+def _log_invalid_rollout(deps: Dependencies, call: AdmittedCall) -> None:
+    """Count a call with an invalid rollout; log the first, since nothing else tells why it has no spans."""
+    deps.stats.invalid_rollouts += 1
+    if deps.stats.invalid_rollouts == 1:
         way_out = f"name a rollout and an attempt, each without a slash and with at most {MAX_ID} characters"
-        log.warning("rollout_unusable", extra={"path": call.caller.request.path[:1000], "way_out": way_out})
+        path = call.context.exchange.request.path[:1000]
+        log.warning("invalid_rollout", extra={"path": path, "way_out": way_out})
 
 
-async def _refuse(parts: Parts, call: Call, error: CallError) -> None:
-    call.status = error.status
-    call.error = call.error or error.code
-    await hold(parts, call)
-    over = isinstance(error, OverLimitError) and call.asked is not None
-    limits = call.caller.dialect.limits(parts.limiter, call.asked.model) if over and call.asked else ()
-    call.caller.refuse(error, limits)
+async def _send_error(deps: Dependencies, context: RequestContext, call: AdmittedCall | None, error: CallError) -> None:
+    context.status = error.status
+    context.error = context.error or error.code
+    if call is not None:
+        await hold(deps, call)
+    context.exchange.respond(error.status, context.dialect.error(error), (JSON, *error.headers))
 
 
-async def _cut(parts: Parts, call: Call) -> None:
-    """Give a call up: its caller has left, or this pod has ended while it was on its way."""
-    caller = call.caller
-    if caller.gone:
-        call.error = "client_closed"
+async def _cancel(deps: Dependencies, context: RequestContext, call: AdmittedCall | None) -> None:
+    """End a cancelled request: its client has disconnected, or this pod ends."""
+    exchange = context.exchange
+    if exchange.disconnected:
+        context.error = "client_closed"
         return
     error = DrainingError("this gateway is ending and the call took longer than drainTimeout: send it again")
-    call.error = error.code
-    if caller.started:
-        caller.end(caller.dialect.error_event(error))
+    context.error = error.code
+    if exchange.started:
+        exchange.end(context.dialect.error_event(error))
     else:
-        await _refuse(parts, call, error)
+        await _send_error(deps, context, call, error)
 
 
-def _settle(call: Call, grant: Grant) -> None:
+def _settle(call: AdmittedCall) -> None:
+    grant = call.grant
     grant.release()
-    if call.opened is None:
+    if call.upstream_response is None:
         grant.refund_tokens()
     elif call.tokens is not None:
         grant.settle(call.tokens)
-    elif call.status >= 400:  # noqa: PLR2004 - the upstream refused: no tokens were made
+    elif call.context.status >= 400:  # noqa: PLR2004 - an error of the upstream, which made no tokens
         grant.refund_tokens()
 
 
-def _count(parts: Parts, call: Call) -> None:
-    counts = parts.counts
-    if call.error == "client_closed":
-        counts.client_gone += 1
-    model = call.asked.model if call.asked is not None and call.asked.model in parts.balancers else ""
-    counts.requests[model, call.route.endpoint, call.status or CLIENT_CLOSED] += 1
-    if call.opened is not None:
-        counts.duration[model].add(time.monotonic() - call.started_s)
+def _count(deps: Dependencies, context: RequestContext, call: AdmittedCall | None) -> None:
+    stats, model = deps.stats, context.model
+    if context.error == "client_closed":
+        stats.client_disconnects += 1
+    stats.requests[model, context.route.endpoint, context.status or CLIENT_CLOSED] += 1
+    if call is not None and call.upstream_response is not None:
+        stats.duration[model].add(time.monotonic() - context.started_s)
         if call.first_byte_ns:
-            counts.first_byte[model].add((call.first_byte_ns - call.started_ns) / 1e9)
+            stats.time_to_first_byte[model].add((call.first_byte_ns - context.started_ns) / 1e9)
         if call.tokens:
-            counts.tokens[model] += call.tokens
+            stats.tokens[model] += call.tokens

@@ -1,4 +1,4 @@
-"""From the head of an upstream's answer to the last byte that the caller gets, plain or as a stream.
+"""Response to the client, from the head of the upstream's to the last byte, whole or as a stream.
 
 The last byte of a rollout's call is held until its spans are stored, at most ackWait: trainers read spans the moment
 a rollout succeeds.
@@ -6,153 +6,152 @@ a rollout succeeds.
 
 import time
 from collections.abc import Awaitable
-from typing import Final, cast
+from typing import Final
 
 import msgspec
 
-from llmproxy.gateway.adapters.base import Stream
-from llmproxy.gateway.adapters.request_body import Asked
+from llmproxy.gateway.adapters.base import ERRORS, Stream
 from llmproxy.gateway.errors import CallError, Header
 from llmproxy.gateway.http.client import UpstreamFailure
 from llmproxy.gateway.http.exchange import JSON
-from llmproxy.gateway.requests.attempts import Opened, Trying
-from llmproxy.gateway.requests.context import MAX_RECORDED, Call, Parts
-from llmproxy.gateway.shipping.shipper_client import Handover
+from llmproxy.gateway.requests.attempts import upstream_error
+from llmproxy.gateway.requests.context import MAX_RECORDED, AdmittedCall, Dependencies
+from llmproxy.gateway.requests.upstream_response import UpstreamResponse
 from llmproxy.protocols.passthrough import EventTooLargeError
 
-MAX_ANSWER: Final = 256 << 20
-"""Bytes of a plain answer; embeddings of many texts are large."""
+MAX_RESPONSE: Final = 256 << 20
+"""Bytes of a whole response; embeddings of many texts are large."""
 SSE: Final[Header] = (b"content-type", b"text/event-stream; charset=utf-8")
-_ERRORS: Final = 300
-"""Statuses from here on are no answers of a model; what comes with them may end as it likes."""
-_PASSED: Final = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry", b"x-request-id", b"request-id"})
+_PASSED_ON: Final = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry", b"x-request-id", b"request-id"})
 _LIMIT: Final = b"ratelimit"
-_OURS: Final = 6
-"""Lines that say our own limits of both sorts, requests and tokens."""
+_BOTH_SORTS: Final = 6
+"""Header lines of our own limits of both sorts, requests and tokens."""
 
 
-async def forward(parts: Parts, call: Call, opened: Opened) -> None:
-    """Answer the caller with what the upstream says; raise CallError if that breaks off before the first byte."""
-    call.status = opened.status
-    kind = opened.headers.get(b"content-type", b"")
-    if kind.startswith(b"text/event-stream"):
-        await _stream(parts, call, opened)
+async def send_response(deps: Dependencies, call: AdmittedCall, response: UpstreamResponse) -> None:
+    """Pass the upstream's response to the client; raise CallError if it breaks off before the first byte."""
+    context, connection = call.context, response.connection
+    context.status = response.status
+    content_type = response.headers.get(b"content-type", b"")
+    if content_type.startswith(b"text/event-stream"):
+        await _send_stream(deps, call, response)
         return
-    body = opened.connection.whole()
+    body = connection.whole()
     if body is None:
         try:
-            body = await opened.connection.read_all(MAX_ANSWER)
+            body = await connection.read_all(MAX_RESPONSE)
         except UpstreamFailure as failure:
-            raise _broken(call, opened, failure) from failure
-    if opened.status < _ERRORS and opened.connection.ends_by_closing() and _is_cut(kind, body):
-        raise _broken(call, opened, UpstreamFailure("incomplete"))
-    opened.settle()
+            raise _broken(deps, call, response, failure) from failure
+    if response.status < ERRORS and connection.ends_by_closing() and _is_cut(content_type, body):
+        raise _broken(deps, call, response, UpstreamFailure("incomplete"))
+    response.settle()
     call.first_byte_ns = time.time_ns()
-    call.response.append(body)
-    answered = opened.exchange.answer(cast("Asked", call.asked), opened.status, body)
-    call.tokens = answered.tokens
-    if opened.status >= _ERRORS:
-        call.error = f"http_{opened.status}"
+    call.response_parts.append(body)
+    result = response.adapter.response(call.request, response.status, body)
+    call.tokens = result.tokens
+    if response.status >= ERRORS:
+        context.error = f"http_{response.status}"
     if call.call_id:
-        if _is_held(parts, call) or _finds_no_room(parts):
-            await hold(parts, call)
+        if _is_held(deps, call) or (deps.shipper is not None and deps.shipper.is_full):
+            await hold(deps, call)
         else:
-            tell(parts, call)
-    headers = _headers(parts, call, opened)
-    headers.append((b"content-type", kind) if kind and not answered.mapped else JSON)
-    call.caller.answer(opened.status, answered.body, headers)
+            record(deps, call)
+    headers = _headers(deps, call, response)
+    headers.append((b"content-type", content_type) if content_type and not result.mapped else JSON)
+    context.exchange.respond(response.status, result.body, headers)
 
 
-async def hold(parts: Parts, call: Call) -> None:
-    """Hand the call over as soon as there is room, and wait until its spans are stored: at most ackWait."""
-    if call.call_id and _finds_no_room(parts):
-        await cast("Handover", parts.handover).room()
-    tell(parts, call)
-    if _is_held(parts, call):
-        await cast("Handover", parts.handover).stored(call.call_id, parts.holds_s)
+async def hold(deps: Dependencies, call: AdmittedCall) -> None:
+    """Record the call as soon as the shipper has room, and wait until its spans are stored: at most ackWait."""
+    shipper = deps.shipper
+    if shipper is None or not call.call_id:
+        return
+    if shipper.is_full:
+        await shipper.room()
+    record(deps, call)
+    if _is_held(deps, call):
+        await shipper.stored(call.call_id, deps.ack_wait_s)
 
 
-def _finds_no_room(parts: Parts) -> bool:
-    return parts.handover is not None and parts.handover.is_full
+def _is_held(deps: Dependencies, call: AdmittedCall) -> bool:
+    return deps.ack_wait_s > 0 and bool(call.call_id and call.context.route.rollout_id)
 
 
-def _is_held(parts: Parts, call: Call) -> bool:
-    return parts.holds_s > 0 and bool(call.call_id and call.route.rollout_id)
+def record(deps: Dependencies, call: AdmittedCall) -> None:
+    """Send the record of the call to the shipper, once, if it makes a span."""
+    if call.call_id and not call.recorded and deps.shipper is not None:
+        call.recorded = True
+        deps.shipper.send_record(call.record())
 
 
-def tell(parts: Parts, call: Call) -> None:
-    """Hand the call to the shipper, once, if it makes a span."""
-    if call.call_id and not call.told and parts.handover is not None:
-        call.told = True
-        parts.handover.ended(call.record())
-
-
-async def _stream(parts: Parts, call: Call, opened: Opened) -> None:
-    caller = call.caller
-    stream = opened.exchange.stream(cast("Asked", call.asked))
-    headers = [SSE, *_headers(parts, call, opened)]
-    copy = _Copy(call, stream, opened.status, headers)
-    held = copy.held
-    broken: CallError | None = None
+async def _send_stream(deps: Dependencies, call: AdmittedCall, response: UpstreamResponse) -> None:
+    context = call.context
+    exchange = context.exchange
+    stream = response.adapter.stream(call.request)
+    headers = [SSE, *_headers(deps, call, response)]
+    sender = _StreamSender(call, stream, response.status, headers)
+    held = sender.held
+    error: CallError | None = None
     try:
-        await opened.connection.pour(copy.part)
+        await response.connection.pipe(sender.part)
     except EventTooLargeError:
-        broken = _broken(call, opened, UpstreamFailure("protocol", "an event without an end"))
+        error = _broken(deps, call, response, UpstreamFailure("protocol", "an event without an end"))
     except UpstreamFailure as failure:
         if not stream.done:
-            broken = _broken(call, opened, failure)
-    if broken is None:
+            error = _broken(deps, call, response, failure)
+    if error is None:
         held.append(stream.rest())
-        if not stream.done and opened.status < _ERRORS:
-            broken = _broken(call, opened, UpstreamFailure("incomplete"))
+        if not stream.done and response.status < ERRORS:
+            error = _broken(deps, call, response, UpstreamFailure("incomplete"))
     if stream.failed:
-        call.error = call.error or "upstream_error"
-        parts.counts.streams_broken += 1
-    opened.settle("error" if stream.failed else "")
+        context.error = context.error or "upstream_error"
+        deps.stats.stream_errors += 1
+    response.settle("error" if stream.failed else "")
     call.tokens = stream.tokens
-    if broken is not None:
-        if not caller.started:
-            raise broken
-        parts.counts.streams_broken += 1
-        held.append(caller.dialect.error_event(broken))  # never a silent end
-    elif not caller.started:
-        caller.start(opened.status, headers)
-    await hold(parts, call)
-    caller.end(b"".join(held))
+    if error is not None:
+        if not exchange.started:
+            raise error
+        deps.stats.stream_errors += 1
+        held.append(context.dialect.error_event(error))  # never a silent end
+    elif not exchange.started:
+        exchange.start(response.status, headers)
+    await hold(deps, call)
+    exchange.end(b"".join(held))
 
 
-class _Copy:
-    """Forwards the parts of one stream as they come."""
+class _StreamSender:
+    """Sends the parts of one stream as they come."""
 
-    __slots__ = ("_call", "_headers", "_recorded", "_status", "_stream", "held")
+    __slots__ = ("_call", "_exchange", "_headers", "_recorded_bytes", "_status", "_stream", "held")
 
-    def __init__(self, call: Call, stream: Stream, status: int, headers: list[Header]) -> None:
+    def __init__(self, call: AdmittedCall, stream: Stream, status: int, headers: list[Header]) -> None:
         self._call = call
+        self._exchange = call.context.exchange
         self._stream = stream
         self._status = status
         self._headers = headers
-        self._recorded = 0
+        self._recorded_bytes = 0
         self.held: list[bytes] = []
-        """What is to wait for the record of the call."""
+        """Bytes that wait for the record of the call."""
 
     def part(self, data: bytes) -> Awaitable[None] | None:
-        """Forward a part; return what to wait for before the next one, if the caller is slow."""
+        """Send a part; return what to wait for before the next one, if the client is slow."""
         call = self._call
         if not call.first_byte_ns:
             call.first_byte_ns = time.time_ns()
-            call.caller.start(self._status, self._headers)
-        if self._recorded < MAX_RECORDED:
-            call.response.append(data)
-            self._recorded += len(data)
+            self._exchange.start(self._status, self._headers)
+        if self._recorded_bytes < MAX_RECORDED:
+            call.response_parts.append(data)
+            self._recorded_bytes += len(data)
         now, later = self._stream.feed(data)
         if later:
             self.held.append(later)
-        return call.caller.part(now) if now else None
+        return self._exchange.part(now) if now else None
 
 
-def _is_cut(kind: bytes, body: bytes) -> bool:
-    """Whether a *body* that may end anywhere is JSON by its *kind* and not whole."""
-    if kind and b"json" not in kind:
+def _is_cut(content_type: bytes, body: bytes) -> bool:
+    """Return True for JSON, by its *content_type*, that is not whole."""
+    if content_type and b"json" not in content_type:
         return False
     try:
         msgspec.json.decode(body)
@@ -161,20 +160,20 @@ def _is_cut(kind: bytes, body: bytes) -> bool:
     return False
 
 
-def _broken(call: Call, opened: Opened, failure: UpstreamFailure) -> CallError:
-    call.error = f"upstream_{failure.code}"
-    opened.settle(failure.code)
-    return cast("Trying", call.trying).broken(opened.target, failure)
+def _broken(deps: Dependencies, call: AdmittedCall, response: UpstreamResponse, failure: UpstreamFailure) -> CallError:
+    call.context.error = f"upstream_{failure.code}"
+    response.settle(failure.code)
+    return upstream_error(deps, response.model, response.upstream, failure, response.attempts)
 
 
-def _headers(parts: Parts, call: Call, opened: Opened) -> list[Header]:
-    headers = call.caller.dialect.limits(parts.limiter, cast("Asked", call.asked).model)
-    theirs = opened.headers
+def _headers(deps: Dependencies, call: AdmittedCall, response: UpstreamResponse) -> list[Header]:
+    headers = call.context.dialect.limits(deps.limiter, call.request.model)
+    upstream_headers = response.headers
     if not headers:
-        headers = [(name, value) for name, value in theirs.items() if _LIMIT in name]
-    elif len(headers) < _OURS:  # of the sort that is limited here, the upstream's own would contradict
+        headers = [(name, value) for name, value in upstream_headers.items() if _LIMIT in name]
+    elif len(headers) < _BOTH_SORTS:  # the upstream's own of the sort that is limited here would contradict ours
         sort = b"tokens" if b"tokens" in headers[0][0] else b"requests"
-        headers += [(name, value) for name, value in theirs.items() if _LIMIT in name and sort not in name]
-    if not _PASSED.isdisjoint(theirs):
-        headers.extend((name, theirs[name]) for name in _PASSED if name in theirs)
+        headers += [(name, value) for name, value in upstream_headers.items() if _LIMIT in name and sort not in name]
+    if not _PASSED_ON.isdisjoint(upstream_headers):
+        headers.extend((name, upstream_headers[name]) for name in _PASSED_ON if name in upstream_headers)
     return headers

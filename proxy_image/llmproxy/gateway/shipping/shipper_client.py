@@ -1,42 +1,46 @@
-"""Tells the shipper of calls, over its unix socket, without ever making a request wait for it.
+"""Client of the shipper: sends the records of calls over its unix socket, mostly without making a request wait.
 
-A call is kept here until the shipper has it on disk, and sent again when the connection was lost in between. Calls
-that end faster than a shipper takes them wait for it, so that none is lost and memory stays. A shipper that takes none
-is not waited for: what is kept is bounded in bytes, and above that the newest call is dropped and counted.
-A call is encoded once, when it has ended, and kept as these bytes. Messages go together, after FLUSH_S or at once when
-a caller waits: a write for each would wake the shipper, on another core, for each.
+A record is kept until the shipper has it on disk, and sent again over a new connection. Requests that end faster than
+the shipper takes their records wait for it, so that none is lost and memory is bounded. Nothing waits for a shipper
+that takes none: above a bound in bytes the newest record is dropped and counted.
+A record is encoded once, at the end of its call. Messages are sent in batches, after FLUSH_S or at once when a request
+waits: a write for each would wake the shipper, on another core, for each.
 """
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import secrets
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, cast
 
 import msgspec
 
 from llmproxy import shipping_protocol
-from llmproxy.gateway.shipping.memory import trim
 
-log = logging.getLogger("llmproxy.handover")
+log = logging.getLogger("llmproxy.shipper_client")
 
-MAX_KEPT_BYTES = 64 << 20
+MAX_PENDING_BYTES = 64 << 20
 ROOM_BYTES = 8 << 20
-"""Kept bytes above which the ends of calls wait for room."""
+"""Pending bytes above which the ends of calls wait for room."""
 ROOM_S = 1.0
-"""How long they wait at most, and how long the shipper may have taken nothing for them to wait at all."""
+"""Longest wait for room; no wait for a shipper that has taken nothing for this long."""
 RECONNECT_S: Final = 0.2
 FLUSH_S = 0.002
-"""How long a message may wait for others that go with it."""
+"""Longest wait of a message for others in its batch."""
 OVERHEAD: Final = 128
-"""Bytes that keeping a call takes besides its own."""
+"""Bytes of memory of a pending record besides its own."""
 TRIM_BYTES = 8 << 20
-"""A backlog above it leaves holes in the heap: they are given back to the system when it is gone."""
+"""A backlog above it fragments the heap: free pages go back to the system when it is gone."""
+_malloc_trim: Callable[[int], int] | None = None
+with contextlib.suppress(AttributeError, OSError):  # a C library other than glibc
+    _malloc_trim = ctypes.CDLL(None).malloc_trim
 
 
-class Handover(asyncio.Protocol):
+class ShipperClient(asyncio.Protocol):
     """The gateway's end of the socket."""
 
     def __init__(self, socket_path: Path) -> None:
@@ -45,81 +49,81 @@ class Handover(asyncio.Protocol):
         self._gateway = secrets.token_hex(8)
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
-        self._begun: dict[int, bytes] = {}
-        """Calls in flight: a new connection is told of them again, for one that was lost may not have been."""
+        self._arrivals: dict[int, bytes] = {}
+        """Of calls in flight: sent again over a new connection, since the lost one may not have delivered them."""
         self._unacked: dict[int, bytes] = {}
         self._stored: dict[int, asyncio.Future[bool]] = {}
-        self._for_room: set[asyncio.Future[bool]] = set()
-        self._heard_s = 0.0
-        """When the shipper took something last, or came, by the loop's clock."""
+        self._room_waiters: set[asyncio.Future[bool]] = set()
+        self._progress_s = 0.0
+        """Time of the last acknowledgement or connect, by the loop's clock."""
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
-        self._kept_bytes = 0
-        self._most_kept_bytes = 0
+        self._pending_bytes = 0
+        self._peak_bytes = 0
         self._writable = True
         self._flushing: asyncio.Handle | None = None
         self._soon = False
-        """Whether the flush that is due is one at once."""
+        """The scheduled flush is an immediate one."""
         self._next_id = 1
         self._closed = asyncio.Event()
         self._task = self._loop.create_task(self._keep_connected())
-        self.told = self.durable = self.dropped = self.refused = self.released_unstored = self.waited = 0
+        self.sent = self.durable = self.dropped = self.rejected = self.released_unstored = self.waited = 0
 
     @property
     def connected(self) -> bool:
-        """Whether the shipper is there."""
+        """Return True while the shipper is connected."""
         return self._transport is not None
 
     @property
     def backlog(self) -> int:
-        """Calls that the shipper has not yet on disk."""
+        """Return the number of records that the shipper has not on disk."""
         return len(self._unacked)
 
     @property
     def is_full(self) -> bool:
-        """Whether a call that ends should wait for `room` first."""
-        return self._kept_bytes > ROOM_BYTES
+        """Return True when a call that ends should wait for `room` first."""
+        return self._pending_bytes > ROOM_BYTES
 
     def new_id(self) -> int:
         """Return an id for a call, unique in this process."""
         self._next_id += 1
         return self._next_id
 
-    def arrived(self, arrival: shipping_protocol.Arrival) -> None:
-        """Tell that a rollout's call has been admitted: the shipper takes its sequence id now."""
+    def send_arrival(self, arrival: shipping_protocol.Arrival) -> None:
+        """Announce an admitted call of a rollout: the shipper takes its sequence id now."""
         message = shipping_protocol.encode(arrival)
-        self._begun[arrival.call_id] = message
-        self._tell(message)
+        self._arrivals[arrival.call_id] = message
+        self._queue_message(message)
 
-    def ended(self, call: shipping_protocol.CallRecord) -> None:
-        """Hand a call over; it is dropped, and counted, when too much is kept already."""
-        self._begun.pop(call.call_id, None)
-        message = shipping_protocol.encode(call)
-        kept = self._kept_bytes + len(message) + OVERHEAD
-        if kept > MAX_KEPT_BYTES:
+    def send_record(self, record: shipping_protocol.CallRecord) -> None:
+        """Send the record of a call; drop and count it when too much is pending."""
+        self._arrivals.pop(record.call_id, None)
+        message = shipping_protocol.encode(record)
+        pending_bytes = self._pending_bytes + len(message) + OVERHEAD
+        if pending_bytes > MAX_PENDING_BYTES:
             self.dropped += 1
             if self.dropped == 1 or self.dropped % 1000 == 0:
-                log.error("call_not_kept", extra={"dropped": self.dropped, "kept_bytes": self._kept_bytes})
+                log.error("call_record_dropped", extra={"dropped": self.dropped, "pending_bytes": self._pending_bytes})
             return
-        self._kept_bytes = kept
-        self._most_kept_bytes = max(self._most_kept_bytes, kept)
-        self._unacked[call.call_id] = message
-        self.told += 1
-        self._tell(message)
+        self._pending_bytes = pending_bytes
+        self._peak_bytes = max(self._peak_bytes, pending_bytes)
+        self._unacked[record.call_id] = message
+        self.sent += 1
+        self._queue_message(message)
 
     async def room(self) -> None:
-        """Wait until the shipper has taken most of what is kept, at most ROOM_S; not at all while it takes nothing."""
-        if self._transport is None or self._loop.time() - self._heard_s > ROOM_S:
+        """Wait until the shipper has taken most pending records, at most ROOM_S; not at all while it takes nothing."""
+        if self._transport is None or self._loop.time() - self._progress_s > ROOM_S:
             return
         self.waited += 1
         future: asyncio.Future[bool] = self._loop.create_future()
-        self._for_room.add(future)
-        timer = self._loop.call_later(ROOM_S, _let_go, future)
+        self._room_waiters.add(future)
+        timer = self._loop.call_later(ROOM_S, _release, future)
         try:
             await future
         finally:
             timer.cancel()
-            self._for_room.discard(future)
+            self._room_waiters.discard(future)
 
     async def stored(self, call_id: int, timeout_s: float) -> None:
         """Wait until the call's spans are in the store, at most *timeout_s*; at once without a shipper."""
@@ -129,7 +133,7 @@ class Handover(asyncio.Protocol):
         self._flush_soon()
         future: asyncio.Future[bool] = self._loop.create_future()
         self._stored[call_id] = future
-        timer = self._loop.call_later(timeout_s, _let_go, future)
+        timer = self._loop.call_later(timeout_s, _release, future)
         try:
             if not await future:
                 self.released_unstored += 1
@@ -138,20 +142,20 @@ class Handover(asyncio.Protocol):
             del self._stored[call_id]
 
     async def close(self, timeout_s: float) -> None:
-        """Wait until the shipper has everything on disk, at most *timeout_s*, and hang up; say what is left."""
+        """Wait until the shipper has every record on disk, at most *timeout_s*, and disconnect; log the rest."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while self._unacked:  # noqa: ASYNC110 - once, at the end
                     await asyncio.sleep(0.02)
         if self._unacked:
-            log.error("calls_left_behind", extra={"calls": len(self._unacked), "bytes": self._kept_bytes})
+            log.error("call_records_undelivered", extra={"calls": len(self._unacked), "bytes": self._pending_bytes})
         self._closed.set()
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
         if self._flushing is not None:
             self._flushing.cancel()
-            self._flush()  # what was told in the last moment, as far as it goes
+            self._flush()  # the last messages, as far as the socket takes them
         if self._transport is not None:
             self._transport.close()
 
@@ -166,43 +170,43 @@ class Handover(asyncio.Protocol):
                     quiet = False
                 except OSError as exc:
                     if not quiet:
-                        log.warning("shipper_not_there", extra={"reason": exc.strerror or str(exc)})
+                        log.warning("shipper_unreachable", extra={"reason": exc.strerror or str(exc)})
                     quiet = True
             await asyncio.sleep(RECONNECT_S)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Say who we are, which calls are in flight, and everything again that the shipper did not confirm."""
+        """Send hello, the arrivals of calls in flight, and all records that the shipper did not acknowledge."""
         self._transport = cast("asyncio.Transport", transport)
         self._buffer.clear()
         self._writable = True
-        self._heard_s = self._loop.time()
+        self._progress_s = self._loop.time()
         self._transport.write(
             shipping_protocol.frame([shipping_protocol.GatewayHello(shipping_protocol.PROTOCOL, self._gateway)])
         )
-        self._queue = deque((*self._begun.values(), *self._unacked.values()))
+        self._queue = deque((*self._arrivals.values(), *self._unacked.values()))
         self._queued_bytes = sum(map(len, self._queue))
         self._flush_soon()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let every waiting caller go; the calls stay and are sent again."""
+        """Release every waiting request; the records stay and are sent again."""
         self._transport = None
-        for future in (*self._stored.values(), *self._for_room):
-            _let_go(future)
+        for future in (*self._stored.values(), *self._room_waiters):
+            _release(future)
         if not self._closed.is_set():
             log.warning(
-                "shipper_connection_lost", extra={"reason": str(exc) if exc else "closed", "kept": self.backlog}
+                "shipper_connection_lost", extra={"reason": str(exc) if exc else "closed", "pending": self.backlog}
             )
 
     def pause_writing(self) -> None:
-        """Stop encoding: the shipper reads slower than we write."""
+        """Stop writing: the shipper reads slower than we write."""
         self._writable = False
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Write on."""
         self._writable = True
         self._flush_soon()
 
-    def _tell(self, message: bytes) -> None:
+    def _queue_message(self, message: bytes) -> None:
         if self._transport is None:
             return
         self._queue.append(message)
@@ -237,13 +241,13 @@ class Handover(asyncio.Protocol):
             self._flush_soon()  # streams run in between
 
     def data_received(self, data: bytes) -> None:
-        """Read confirmations."""
+        """Read acknowledgements."""
         self._buffer += data
         while len(self._buffer) >= shipping_protocol.HEADER.size:
             (length,) = shipping_protocol.HEADER.unpack_from(self._buffer)
             end = shipping_protocol.HEADER.size + length
             if length > shipping_protocol.MAX_FRAME:
-                self._give_up(f"a frame of {length} bytes")
+                self._fail(f"a frame of {length} bytes")
                 return
             if len(self._buffer) < end:
                 return
@@ -252,51 +256,52 @@ class Handover(asyncio.Protocol):
             try:
                 messages = shipping_protocol.decode_to_gateway(payload)
             except msgspec.MsgspecError as exc:
-                self._give_up(str(exc))
+                self._fail(str(exc))
                 return
             for message in messages:
-                self._confirmed(message)
+                self._acknowledge(message)
 
-    def _give_up(self, reason: str) -> None:
-        log.error("shipper_not_understood", extra={"reason": reason})
+    def _fail(self, reason: str) -> None:
+        log.error("shipper_protocol_error", extra={"reason": reason})
         if self._transport is not None:
             self._transport.abort()
 
-    def _confirmed(self, message: shipping_protocol.ToGateway) -> None:
+    def _acknowledge(self, message: shipping_protocol.ToGateway) -> None:
         if isinstance(message, shipping_protocol.StoredAck):
             for call_id in message.call_ids:
                 future = self._stored.get(call_id)
                 if future is not None and not future.done():
                     future.set_result(True)
             return
-        forgotten = self._forget(message.call_ids)
+        removed = self._remove(message.call_ids)
         if isinstance(message, shipping_protocol.DurableAck):
-            self.durable += forgotten
+            self.durable += removed
         else:
-            self.refused += forgotten
-            log.error("calls_refused", extra={"calls": len(message.call_ids), "reason": message.reason})
+            self.rejected += removed
+            log.error("call_records_rejected", extra={"calls": len(message.call_ids), "reason": message.reason})
             for call_id in message.call_ids:
                 future = self._stored.get(call_id)
                 if future is not None:
-                    _let_go(future)
+                    _release(future)
 
-    def _forget(self, call_ids: list[int]) -> int:
-        """Keep these calls no longer; return how many were kept."""
+    def _remove(self, call_ids: list[int]) -> int:
+        """Drop acknowledged records; return how many were pending."""
         before = len(self._unacked)
-        self._heard_s = self._loop.time()
+        self._progress_s = self._loop.time()
         for call_id in call_ids:
-            kept = self._unacked.pop(call_id, None)
-            if kept is not None:
-                self._kept_bytes -= len(kept) + OVERHEAD
-        if self._for_room and not self.is_full:
-            for future in self._for_room:
-                _let_go(future)
-        if not self._unacked and self._most_kept_bytes > TRIM_BYTES:
-            self._most_kept_bytes = 0
-            trim()
+            message = self._unacked.pop(call_id, None)
+            if message is not None:
+                self._pending_bytes -= len(message) + OVERHEAD
+        if self._room_waiters and not self.is_full:
+            for future in self._room_waiters:
+                _release(future)
+        if not self._unacked and self._peak_bytes > TRIM_BYTES:
+            self._peak_bytes = 0
+            if _malloc_trim is not None:
+                _malloc_trim(0)
         return before - len(self._unacked)
 
 
-def _let_go(future: "asyncio.Future[bool]") -> None:
+def _release(future: "asyncio.Future[bool]") -> None:
     if not future.done():
         future.set_result(False)

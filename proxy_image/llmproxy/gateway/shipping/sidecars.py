@@ -1,7 +1,7 @@
-"""What the gateway asks of the containers beside it, other than calls.
+"""Probes of the other containers of the pod.
 
-Of the translator, whether it is there; of the shipper its metrics, since it has a socket and no port, and a pod is
-asked at one place for all of its numbers.
+The translator is probed for its start. The shipper has a socket and no port: its metrics are served with the gateway's,
+so that Prometheus scrapes a pod at one address.
 """
 
 import asyncio
@@ -12,18 +12,18 @@ SOCKET = "shipper-admin.sock"
 TIMEOUT_S = 1.0
 TRANSLATOR_S = 30.0
 """Longest wait for the translator, which imports LiteLLM for some 5 s; then models that do not need it are served."""
-LOOK_S = 0.1
+PROBE_S = 0.1
 log = logging.getLogger("llmproxy.gateway")
 
 
 async def wait_for_translator(path: Path, stop: asyncio.Event) -> None:
-    """Return when the translator takes connections at *path*, or *stop* is set, or it has taken too long."""
+    """Wait until the translator accepts connections at *path*, *stop* is set, or TRANSLATOR_S is over."""
     try:
         async with asyncio.timeout(TRANSLATOR_S):
             while not stop.is_set() and not await _listens(path):  # noqa: ASYNC110 - another process
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(PROBE_S)
     except TimeoutError:
-        log.warning("translator_not_there", extra={"waited_s": TRANSLATOR_S})
+        log.warning("translator_unreachable", extra={"waited_s": TRANSLATOR_S})
 
 
 async def _listens(path: Path) -> bool:
@@ -36,15 +36,15 @@ async def _listens(path: Path) -> bool:
 
 
 async def shipper_metrics(run_dir: Path) -> bytes:
-    """Return what the shipper tells Prometheus; nothing while it is away."""
+    """Return the shipper's metrics as text; nothing while it is unreachable."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            return await _ask(run_dir / SOCKET)
+            return await _scrape(run_dir / SOCKET)
     except OSError:  # a timeout is one
         return b""
 
 
-async def _ask(path: Path) -> bytes:
+async def _scrape(path: Path) -> bytes:
     reader, writer = await asyncio.open_unix_connection(str(path))
     try:
         writer.write(b"GET /metrics HTTP/1.0\r\nHost: shipper\r\n\r\n")

@@ -1,6 +1,6 @@
-"""What is known of each deployment once the document is read: its address, its head of a request, its params.
+"""Upstreams: the deployments of the document, ready to be called.
 
-Everything that does not depend on the single request is computed here, once.
+Address, head of a request and params do not depend on the request: they are computed here, once.
 """
 
 import os
@@ -24,36 +24,36 @@ TRANSLATOR = "translator"
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
-    """How long a call of one deployment may take: its fields, in seconds, as a try needs them."""
+class Timeouts:
+    """Timeouts of an attempt, in seconds."""
 
     connect_s: float
     first_byte_s: float | None
     idle_s: float
-    """0 is any."""
+    """0 is none."""
     total_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Upstream:
     """One deployment, ready to be called."""
 
     id: str
     weight: int
     token_ids: bool
-    times: Times
+    timeouts: Timeouts
     provider: str
     protocol: str
-    """What its server speaks: `openai` or `anthropic`."""
+    """Protocol of the server: `openai` or `anthropic`."""
     traits: Traits
-    """What it takes of a call that is mapped from Anthropic's protocol."""
+    """Fields that it takes of a request mapped from Anthropic's protocol."""
     stream_options: bool
-    """Whether its server lets a stream be asked for its usage."""
+    """The server takes `stream_options.include_usage`."""
     upstream_model: str
     model_json: msgspec.Raw
     params: dict[str, msgspec.Raw]
     heads: dict[str, bytes]
-    """Endpoint to the head of a request, with `%d` for the length of the body; an endpoint it lacks is not served."""
+    """Head of a request by endpoint, with `%d` for the length of the body; endpoints that it lacks are absent."""
     pool: Pool
     host: str
     """For messages: host and port, never a path or a key."""
@@ -101,7 +101,7 @@ def read_key(deployment: contract.Deployment) -> str | None:
     return key
 
 
-def make_target(deployment: contract.Deployment, pools: Pools, run_dir: Path) -> Target:
+def make_upstream(deployment: contract.Deployment, pools: Pools, run_dir: Path) -> Upstream:
     """Return *deployment* ready to be called; raise ContractError when it cannot be."""
     try:
         provider, model = providers.split(deployment.model)
@@ -120,11 +120,11 @@ def make_target(deployment: contract.Deployment, pools: Pools, run_dir: Path) ->
             )
         pool, host, heads = _native(deployment, _with_path(base, provider.path), pools, provider)
     params = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in deployment.params.items()}
-    return Target(
+    return Upstream(
         id=deployment.id,
         weight=deployment.weight,
         token_ids=deployment.token_ids,
-        times=_times(deployment),
+        timeouts=_timeouts(deployment),
         provider=provider.name,
         protocol=provider.protocol.value,
         traits=Traits(provider.output_limit, provider.cache_control, provider.reasoning_content),
@@ -138,8 +138,8 @@ def make_target(deployment: contract.Deployment, pools: Pools, run_dir: Path) ->
     )
 
 
-def _times(deployment: contract.Deployment) -> Times:
-    return Times(
+def _timeouts(deployment: contract.Deployment) -> Timeouts:
+    return Timeouts(
         connect_s=min(deployment.connect_timeout_s, deployment.timeout_s),
         first_byte_s=deployment.first_byte_timeout_s,
         idle_s=deployment.idle_timeout_s or 0.0,
@@ -169,18 +169,18 @@ def _native(
 
 def _parsed(base: str, deployment: contract.Deployment) -> tuple[SplitResult, int]:
     """Return the parts of *base* and its port; raise ContractError when it cannot be called."""
-    wrong = f"deployment {deployment.id}: api_base {base!r} is not an http(s) URL"
+    error = f"deployment {deployment.id}: api_base {base!r} is not an http(s) URL"
     try:
         url = urlsplit(base)
         port = url.port
     except ValueError as exc:  # a port that is no number, or too large; a bracket that is not closed
-        raise contract.ContractError(f"{wrong}: {exc}") from exc
+        raise contract.ContractError(f"{error}: {exc}") from exc
     if url.scheme not in {"http", "https"} or not url.hostname:
-        raise contract.ContractError(wrong)
+        raise contract.ContractError(error)
     if port == 0:
-        raise contract.ContractError(f"{wrong}: nothing listens at port 0")
+        raise contract.ContractError(f"{error}: nothing listens at port 0")
     if not base.isascii() or " " in base:
-        raise contract.ContractError(f"{wrong}: what is not ASCII, and spaces, must be percent-encoded")
+        raise contract.ContractError(f"{error}: what is not ASCII, and spaces, must be percent-encoded")
     return url, port or (443 if url.scheme == "https" else 80)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmproxy.gateway.http.client import HIGH_WATER, MAX_HEAD, STALE_S, Connection, UpstreamFailure
+from llmproxy.gateway.http.client import HIGH_WATER, MAX_HEAD, STALE_S, ClientConnection, UpstreamFailure
 from llmproxy.gateway.http.pool import Address, Pool
 
 Write = Callable[[bytes], None]
@@ -56,9 +56,10 @@ class Talk:
     def __init__(self) -> None:
         self.pool = Pool(Address("there", 80))
         self.wire = Wire()
-        self.connection = Connection(self.pool)
+        self.connection = ClientConnection(self.pool.loop, self.pool._on_release)
         self.connection.connection_made(self.wire)
         self.pool._all.add(self.connection)
+        self.pool._start_sweep()
 
     def begin(self, timeout_s: float = 30) -> None:
         self.connection.send(b"POST / HTTP/1.1\r\n\r\n", b"{}", timeout_s)
@@ -89,7 +90,7 @@ async def whole(talk: Talk) -> tuple[int, bytes]:
     return status, body
 
 
-async def acquire(pool: Pool, timeout_s: float) -> Connection:
+async def acquire(pool: Pool, timeout_s: float) -> ClientConnection:
     """Return a connection as a try takes one."""
     return pool.idle() or await pool.connect(timeout_s)
 
@@ -348,7 +349,7 @@ class Cup:
 async def poured(talk: Talk, cup: Cup, *parts: bytes) -> asyncio.Task[None]:
     talk.begin()
     talk.hear(STREAM_HEAD, *parts)
-    pouring = asyncio.ensure_future(talk.connection.pour(cup.take))
+    pouring = asyncio.ensure_future(talk.connection.pipe(cup.take))
     await asyncio.sleep(0)
     return pouring
 
@@ -530,7 +531,7 @@ def test_a_kept_connection_that_the_server_closes_is_stale_and_a_new_one_is_not(
         assert not late.connection.is_stale(worked_on.value)
 
         far = Talk()
-        far.connection.far_s = 2 * STALE_S
+        far.connection.connect_rtt_s = 2 * STALE_S
         far.begin()
         far.hear(SIZED)
         await whole(far)

@@ -11,7 +11,7 @@ from llmproxy.gateway.shipping import sidecars
 async def test_it_waits_until_the_translator_takes_connections(tmp_path: Path) -> None:
     path = tmp_path / "translator.sock"
     waiting = asyncio.create_task(sidecars.wait_for_translator(path, asyncio.Event()))
-    await asyncio.sleep(3 * sidecars.LOOK_S)
+    await asyncio.sleep(3 * sidecars.PROBE_S)
     assert not waiting.done()
 
     async with await asyncio.start_unix_server(lambda _, writer: writer.close(), str(path)):
@@ -34,4 +34,4 @@ async def test_one_that_does_not_come_is_told_and_other_models_are_served(
 
     await sidecars.wait_for_translator(tmp_path / "none.sock", asyncio.Event())
 
-    assert [record.message for record in caplog.records] == ["translator_not_there"]
+    assert [record.message for record in caplog.records] == ["translator_unreachable"]

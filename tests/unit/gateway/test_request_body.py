@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmproxy.gateway.adapters.request_body import OVERRIDES, read_body, upstream_body
+from llmproxy.gateway.adapters.request_body import OVERRIDES, parse_request, upstream_body
 from llmproxy.gateway.errors import BadRequestError
 from unit.gateway.targets import target
 
@@ -21,24 +21,24 @@ def body(**fields: Any) -> bytes:
 
 def sent(data: bytes, *, endpoint: str = "chat.completions", want_usage: bool = False, **deployment: Any) -> Any:
     where = target(**deployment) if deployment else HERE
-    return json.loads(upstream_body(read_body(data), where, endpoint, want_usage=want_usage))
+    return json.loads(upstream_body(parse_request(data), where, endpoint, want_usage=want_usage))
 
 
 def test_what_is_asked_for_is_read() -> None:
-    asked = read_body(body(stream=True, n=3, max_tokens=9, stream_options={"include_usage": True}))
-    assert (asked.model, asked.stream, asked.choices, asked.max_tokens, asked.usage_asked) == ("m", True, 3, 9, True)
+    asked = parse_request(body(stream=True, n=3, max_tokens=9, stream_options={"include_usage": True}))
+    assert (asked.model, asked.stream, asked.choices, asked.max_tokens, asked.include_usage) == ("m", True, 3, 9, True)
 
 
 def test_null_is_as_good_as_nothing() -> None:
-    asked = read_body(body(stream=None, n=None, max_tokens=None, stream_options=None))
-    assert (asked.stream, asked.choices, asked.max_tokens, asked.usage_asked) == (False, 1, None, False)
+    asked = parse_request(body(stream=None, n=None, max_tokens=None, stream_options=None))
+    assert (asked.stream, asked.choices, asked.max_tokens, asked.include_usage) == (False, 1, None, False)
 
 
 @pytest.mark.parametrize(("older", "newer"), [(9, 4), (4, 9), (9, None), (None, 9), (9, 0), (0, 9)])
 def test_of_two_bounds_the_larger_is_charged_because_servers_differ_in_which_they_read(
     older: int | None, newer: int | None
 ) -> None:
-    assert read_body(body(max_tokens=older, max_completion_tokens=newer)).max_tokens == 9
+    assert parse_request(body(max_tokens=older, max_completion_tokens=newer)).max_tokens == 9
 
 
 @pytest.mark.parametrize("said", ["max_tokens", "max_completion_tokens"])
@@ -52,7 +52,7 @@ def test_a_bound_of_the_client_stands_alone(said: str) -> None:
 @pytest.mark.parametrize(("n", "best_of", "choices"), [(2, 5, 10), (5, 2, 10), (None, 3, 6), (2, None, 4)])
 def test_answers_that_are_made_and_not_sent_count(n: int | None, best_of: int | None, choices: int) -> None:
     data = {"model": "m", "prompt": ["a", "b"], "n": n, "best_of": best_of}
-    assert read_body(json.dumps(data).encode()).choices == choices
+    assert parse_request(json.dumps(data).encode()).choices == choices
 
 
 @pytest.mark.parametrize(
@@ -60,12 +60,12 @@ def test_answers_that_are_made_and_not_sent_count(n: int | None, best_of: int | 
     [("text", 2), (["a", "b", "c"], 6), ([1, 2, 3], 2), ([[1, 2], [3]], 4), ([], 2), (None, 2)],
 )
 def test_each_prompt_of_a_completion_has_its_choices(prompt: object, choices: int) -> None:
-    assert read_body(json.dumps({"model": "m", "prompt": prompt, "n": 2}).encode()).choices == choices
+    assert parse_request(json.dumps({"model": "m", "prompt": prompt, "n": 2}).encode()).choices == choices
 
 
 def test_the_model_of_the_path_wins() -> None:
-    assert read_body(body(), "other").model == "other"
-    assert read_body(b"{}", "other").model == "other"
+    assert parse_request(body(), "other").model == "other"
+    assert parse_request(b"{}", "other").model == "other"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_the_model_of_the_path_wins() -> None:
 )
 def test_a_body_that_cannot_be_used_is_refused_with_its_field(data: bytes, param: str | None) -> None:
     with pytest.raises(BadRequestError) as caught:
-        read_body(data)
+        parse_request(data)
     assert caught.value.status == 400
     assert caught.value.param == param
 
@@ -105,7 +105,7 @@ def test_a_body_that_cannot_be_used_is_refused_with_its_field(data: bytes, param
 def test_deep_nesting_is_an_error_of_the_caller() -> None:
     deep = b'{"model": "m",  "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     with pytest.raises(BadRequestError):
-        read_body(deep)
+        parse_request(deep)
 
 
 texts = st.text(st.characters(blacklist_categories=["Cs"]), max_size=20)
@@ -139,7 +139,7 @@ def test_a_doubled_field_is_never_taken(fields: dict[str, Any], layout: tuple[st
     whole = json.dumps({"model": "m", **fields}, separators=layout)
     doubled = f"{whole[:-1]}{comma}{json.dumps(name)}{colon}{again}}}".encode()
     with pytest.raises(BadRequestError) as refused:
-        read_body(doubled)
+        parse_request(doubled)
     assert refused.value.param == name
 
 
@@ -156,13 +156,13 @@ def test_overrides_of_retries_addresses_and_keys_never_leave() -> None:
 def test_no_layout_makes_room_for_a_doubled_field() -> None:
     # As many bytes more as Python's blanks would take, and a blank where Python puts the first.
     with pytest.raises(BadRequestError) as refused:
-        read_body(b'{"model": "m","c":3,"d":4,"b":2,"b":3}')
+        parse_request(b'{"model": "m","c":3,"d":4,"b":2,"b":3}')
     assert refused.value.param == "b"
 
 
 def test_nor_is_a_doubled_one_taken() -> None:
     with pytest.raises(BadRequestError):
-        read_body(b'{"model": "m", "timeout": 1, "timeout": 2}')
+        parse_request(b'{"model": "m", "timeout": 1, "timeout": 2}')
 
 
 def test_token_ids_are_asked_for_where_the_deployment_says_so() -> None:

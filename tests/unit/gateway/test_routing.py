@@ -82,7 +82,7 @@ def test_the_path_wins_over_headers() -> None:
 def test_a_rollout_that_is_named_in_vain_is_known(
     path: str, headers: list[tuple[bytes, bytes]], *, unusable: bool
 ) -> None:
-    assert read_route(path, headers) == Route("completions", unusable=unusable), "and none of it is taken"
+    assert read_route(path, headers) == Route("completions", invalid=unusable), "and none of it is taken"
 
 
 @pytest.mark.parametrize("missing", [0, 1])

@@ -7,17 +7,17 @@ from prometheus_client.core import Metric
 
 from llmproxy import contract
 from llmproxy.gateway.admin.collectors import (
-    HandoverCollector,
     LimitsCollector,
     PauseCollector,
+    ShipperCollector,
     UpstreamCollector,
     _store,
 )
 from llmproxy.gateway.limits import Limiter
 from llmproxy.gateway.limits.limiter import StoreStats
-from llmproxy.gateway.metrics import Counts, Exporter
+from llmproxy.gateway.metrics import RequestCollector, RequestStats
 from llmproxy.gateway.requests.pause import Pause
-from llmproxy.gateway.shipping.shipper_client import Handover
+from llmproxy.gateway.shipping.shipper_client import ShipperClient
 from procs import ROOT
 
 PAGE = ROOT / "docs/metrics.md"
@@ -32,12 +32,14 @@ async def test_the_page_has_every_metric_and_no_other() -> None:
     document = contract.Document.model_validate(
         {"version": 1, "proxy": {"name": "p", "namespace": "n"}, "models": [model]}
     )
-    extra = (
+    collectors = (
+        RequestCollector(RequestStats()),
         LimitsCollector(Limiter(document)),
         UpstreamCollector({}),
         PauseCollector(Pause()),
-        HandoverCollector(Handover(Path("/nowhere"))),
+        ShipperCollector(ShipperClient(Path("/nowhere"))),
     )
-    served = {name_of(family) for family in (*Exporter(Counts(), extra).collect(), *_store(StoreStats()))}
+    families = [family for collector in collectors for family in collector.collect()]
+    served = {name_of(family) for family in (*families, *_store(StoreStats()))}
 
     assert set(re.findall(r"llmproxy_\w+", PAGE.read_text())) == served

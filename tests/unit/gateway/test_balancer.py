@@ -14,7 +14,7 @@ from llmproxy.gateway.upstreams.balancer import (
     NEVER_OVERLOADED,
     OVERLOAD,
     Balancer,
-    room,
+    capacities,
 )
 from unit.gateway.targets import target
 from windows import Clock
@@ -32,7 +32,7 @@ def ids(chosen: Balancer, count: int, rollout: str = "") -> Counter[str]:
 
 def fail(chosen: Balancer, index: int, times: int) -> None:
     for _ in range(times):
-        chosen.report(chosen.targets[index], ok=False)
+        chosen.report(chosen.upstreams[index], ok=False)
 
 
 def test_calls_without_a_rollout_go_by_weight() -> None:
@@ -71,19 +71,19 @@ def test_a_retry_goes_elsewhere_and_back_only_when_all_were_tried() -> None:
     first = chosen.pick("ro-1").id
     second = chosen.pick("ro-1", {first}).id
     assert second != first
-    assert chosen.untried({first})
-    assert not chosen.untried({first, second})
+    assert chosen.has_untried({first})
+    assert not chosen.has_untried({first, second})
     assert chosen.pick("ro-1", {first, second}).id == first
 
 
 def test_failures_in_a_row_set_aside_and_a_success_in_between_does_not() -> None:
     chosen, _ = balancer(1, 1)
     fail(chosen, 0, FAILURES_TO_EJECT - 1)
-    chosen.report(chosen.targets[0], ok=True)
+    chosen.report(chosen.upstreams[0], ok=True)
     fail(chosen, 0, FAILURES_TO_EJECT - 1)
-    assert not chosen.is_aside("m/0")
+    assert not chosen.is_ejected("m/0")
     fail(chosen, 0, 1)
-    assert chosen.is_aside("m/0")
+    assert chosen.is_ejected("m/0")
     assert ids(chosen, 50) == {"m/1": 50}
 
 
@@ -91,16 +91,16 @@ def test_real_traffic_brings_it_back_and_one_more_failure_sets_it_aside_for_long
     chosen, clock = balancer(1, 1)
     fail(chosen, 0, FAILURES_TO_EJECT)
     clock.now += FIRST_EJECTION_S
-    assert not chosen.is_aside("m/0")
+    assert not chosen.is_ejected("m/0")
     assert ids(chosen, 50)["m/0"] > 0
     fail(chosen, 0, 1)
     clock.now += FIRST_EJECTION_S
-    assert chosen.is_aside("m/0")
+    assert chosen.is_ejected("m/0")
     clock.now += FIRST_EJECTION_S
-    assert not chosen.is_aside("m/0")
-    chosen.report(chosen.targets[0], ok=True)
+    assert not chosen.is_ejected("m/0")
+    chosen.report(chosen.upstreams[0], ok=True)
     fail(chosen, 0, FAILURES_TO_EJECT - 1)
-    assert not chosen.is_aside("m/0")
+    assert not chosen.is_ejected("m/0")
 
 
 def test_never_are_all_set_aside() -> None:
@@ -108,27 +108,27 @@ def test_never_are_all_set_aside() -> None:
     for index in (0, 1):
         fail(chosen, index, FAILURES_TO_EJECT)
     assert set(ids(chosen, 100)) == {"m/0", "m/1"}
-    assert not chosen.untried(set())
+    assert not chosen.has_untried(set())
 
 
 def test_one_that_comes_back_gets_one_call_at_a_time_until_one_succeeds() -> None:
     chosen, clock = balancer(1, 1)
-    back = chosen.targets[0]
+    back = chosen.upstreams[0]
     fail(chosen, 0, FAILURES_TO_EJECT)
     clock.now += FIRST_EJECTION_S
 
-    chosen.began(back)
+    chosen.start(back)
     assert ids(chosen, 50) == {"m/1": 50}
-    chosen.ended(back)  # its caller left: nobody knows more than before
+    chosen.finish(back)  # its caller left: nobody knows more than before
     assert ids(chosen, 50)["m/0"] > 0
-    chosen.began(back)
+    chosen.start(back)
     chosen.report(back, ok=True)
     assert ids(chosen, 50)["m/0"] > 0
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=16), st.integers(0, 100_000))
 def test_somebody_always_has_room(weights: list[int], in_flight: int) -> None:
-    assert sum(room(weights, in_flight)) > in_flight
+    assert sum(capacities(weights, in_flight)) > in_flight
 
 
 @settings(max_examples=40, deadline=None)
@@ -138,7 +138,7 @@ def test_no_rollout_overloads_a_deployment(weights: list[int], rollouts: list[in
     chosen, _ = balancer(*weights)
     for there, rollout in enumerate(rollouts):
         picked = chosen.pick(f"ro-{rollout}")
-        chosen.began(picked)
+        chosen.start(picked)
         load = chosen.health[picked.id].in_flight
         fair = (there + 1) * picked.weight / sum(weights)
         assert load <= max(NEVER_OVERLOADED, OVERLOAD * fair + 1)
@@ -148,9 +148,9 @@ def test_a_rollout_goes_home_when_there_is_room_again() -> None:
     chosen, _ = balancer(1, 1)
     home = chosen.pick("ro-1")
     for _ in range(NEVER_OVERLOADED):
-        chosen.began(home)
+        chosen.start(home)
     assert chosen.pick("ro-1") is not home
-    chosen.ended(home)
+    chosen.finish(home)
     assert chosen.pick("ro-1") is home
 
 
@@ -171,12 +171,12 @@ def test_whatever_happens_a_call_has_somewhere_to_go_and_goes_where_it_is_health
             clock.now += seconds
         elif what == "pick":
             picked = chosen.pick(f"ro-{index}")
-            whole = [t for t in chosen.targets if not chosen.is_aside(t.id)]
-            assert picked in (whole or chosen.targets)
+            whole = [t for t in chosen.upstreams if not chosen.is_ejected(t.id)]
+            assert picked in (whole or chosen.upstreams)
         else:
-            chosen.report(chosen.targets[index], ok=what == "ok")
+            chosen.report(chosen.upstreams[index], ok=what == "ok")
     clock.now += MAX_EJECTION_S
-    assert not any(chosen.is_aside(t.id) for t in chosen.targets), "nobody is away for more than a minute"
+    assert not any(chosen.is_ejected(t.id) for t in chosen.upstreams), "nobody is away for more than a minute"
 
 
 @pytest.mark.parametrize("count", [2, 16])

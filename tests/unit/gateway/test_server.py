@@ -14,26 +14,26 @@ from hypothesis import strategies as st
 
 from llmproxy.gateway.errors import BadRequestError, CallError, Header, error_body
 from llmproxy.gateway.http import server as http1
-from llmproxy.gateway.http.exchange import JSON, Caller
+from llmproxy.gateway.http.exchange import JSON, HttpExchange
 
-Handle = Callable[[Caller], Awaitable[None]]
+Handle = Callable[[HttpExchange], Awaitable[None]]
 HELLO = b"POST /v1/x?key=1 HTTP/1.1\r\nHost: h\r\nX-A: b\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = b"POST /v1/y HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nwor\r\n2;a=b\r\nld\r\n0\r\n\r\n"
 EMPTY = b"GET /v1/z%20z HTTP/1.1\r\nHost: h\r\n\r\n"
 CLOSING = b"GET /last HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 
 
-async def echo(caller: Caller) -> None:
+async def echo(caller: HttpExchange) -> None:
     """Answer with what was asked."""
     request = caller.request
     found = {"method": request.method, "path": request.path, "body": request.body.decode("latin-1")}
-    caller.answer(200, json.dumps(found).encode(), [JSON])
+    caller.respond(200, json.dumps(found).encode(), [JSON])
 
 
 def echo_after(go_on: asyncio.Event) -> Handle:
     """Return what answers so once it may."""
 
-    async def wait(caller: Caller) -> None:
+    async def wait(caller: HttpExchange) -> None:
         await go_on.wait()
         await echo(caller)
 
@@ -77,7 +77,7 @@ class Rig:
     """A server on loopback."""
 
     def __init__(self, handle: Handle, listener: socket.socket, max_connections: int) -> None:
-        self.server = http1.Server(handle, self._refused, max_connections=max_connections)  # type: ignore[arg-type]
+        self.server = http1.HttpServer(handle, self._refused, max_connections=max_connections)  # type: ignore[arg-type]
         self.port: int = listener.getsockname()[1]
         self.refused: list[tuple[int, str, list[Header]]] = []
         self._writers: list[asyncio.StreamWriter] = []
@@ -170,7 +170,7 @@ def test_borders_of_pieces_make_no_difference(cuts: list[int]) -> None:
 async def test_answers_come_in_the_order_of_requests_though_the_first_takes_longest() -> None:
     at_once = []
 
-    async def slow_first(caller: Caller) -> None:
+    async def slow_first(caller: HttpExchange) -> None:
         at_once.append(caller.request.path)
         await asyncio.sleep(0.05 if caller.request.path == "/v1/x" else 0)
         await echo(caller)
@@ -186,7 +186,7 @@ async def test_answers_come_in_the_order_of_requests_though_the_first_takes_long
 
 
 async def test_an_old_client_gets_no_chunks_and_is_hung_up_on() -> None:
-    async def stream(caller: Caller) -> None:
+    async def stream(caller: HttpExchange) -> None:
         caller.start(200, [JSON])
         caller.part(b"one ")
         caller.end(b"two")
@@ -246,7 +246,7 @@ async def test_a_body_that_came_or_is_of_an_old_client_is_not_invited() -> None:
 async def test_trailers_are_no_headers() -> None:
     seen: list[list[Header]] = []
 
-    async def look(caller: Caller) -> None:
+    async def look(caller: HttpExchange) -> None:
         seen.append(caller.request.headers)
         await echo(caller)
 
@@ -276,7 +276,7 @@ async def test_trailers_have_a_bound_and_small_chunks_are_none(line: bytes) -> N
         assert (status, json.loads(body)["error"]["code"]) == (431, "headers_too_large")
         assert [refused[:2] for refused in rig.refused] == [(431, "/v1/y")]
 
-        connection = http1.Connection(rig.server)
+        connection = http1.ServerConnection(rig.server)
         connection.connection_made(asyncio.Transport())
         connection.data_received(CHUNKED[:head])
         for _ in range(http1.MAX_HEAD // 3):
@@ -351,7 +351,7 @@ async def test_connections_have_a_bound_and_the_others_go_on(caplog: pytest.LogC
         status, _, body = await late.answer()
         assert (status, json.loads(body)["error"]["code"]) == (503, "too_many_connections")
         assert (await (await rig.connect()).answer())[0] == 503
-        assert [record.message for record in caplog.records] == ["connections_full"], "once, not for each"
+        assert [record.message for record in caplog.records] == ["connection_limit_reached"], "once, not for each"
         assert [refused[0] for refused in rig.refused] == [503, 503]
         late.writer.close()
         await wires[0].send(HELLO)
@@ -375,7 +375,7 @@ async def test_connections_have_a_bound_and_the_others_go_on(caplog: pytest.LogC
 async def test_a_client_that_takes_too_long_is_told_and_let_go(
     sent: bytes, said: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("HEAD_S", "BODY_S", "LOOK_S", "GOODBYE_S"):
+    for name in ("HEAD_S", "BODY_S", "TICK_S", "LINGER_S"):
         monkeypatch.setattr(http1, name, 0.05)
     async with serving() as rig:
         wire = await rig.connect()
@@ -385,7 +385,7 @@ async def test_a_client_that_takes_too_long_is_told_and_let_go(
 
 
 async def test_a_kept_connection_is_closed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http1, "LOOK_S", 0.05)
+    monkeypatch.setattr(http1, "TICK_S", 0.05)
     monkeypatch.setattr(http1, "IDLE_S", 0.1)
     async with serving() as rig:
         wire = await rig.connect()
@@ -397,13 +397,13 @@ async def test_a_kept_connection_is_closed_after_a_while(monkeypatch: pytest.Mon
 async def test_a_client_that_does_not_read_slows_its_answer_and_is_let_go_in_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(http1, "LOOK_S", 0.05)
+    monkeypatch.setattr(http1, "TICK_S", 0.05)
     monkeypatch.setattr(http1, "WRITE_S", 0.3)
     waited = asyncio.Event()
     gone = asyncio.Event()
 
-    async def flood(caller: Caller) -> None:
-        caller.watch()
+    async def flood(caller: HttpExchange) -> None:
+        caller.cancel_on_disconnect()
         caller.start(200, [JSON])
         try:
             while True:
@@ -426,15 +426,15 @@ async def test_a_client_that_does_not_read_slows_its_answer_and_is_let_go_in_the
 async def test_a_caller_that_leaves_ends_its_call_only() -> None:
     ended = asyncio.Event()
 
-    async def wait(caller: Caller) -> None:
+    async def wait(caller: HttpExchange) -> None:
         if caller.request.path != "/wait":
             await echo(caller)
             return
-        caller.watch()
+        caller.cancel_on_disconnect()
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
-            assert caller.gone
+            assert caller.disconnected
             ended.set()
 
     async with serving(wait) as rig:
@@ -464,13 +464,13 @@ async def test_at_the_end_calls_finish_and_say_that_the_connection_closes() -> N
 
 
 async def test_an_error_before_the_answer_is_one_and_after_it_hangs_up() -> None:
-    async def fail(caller: Caller) -> None:
+    async def fail(caller: HttpExchange) -> None:
         if caller.request.path == "/late":
             caller.start(200, [JSON])
             caller.part(b"half")
             caller.abort()
         else:
-            caller.refuse(BadRequestError("no"))
+            caller.respond(400, error_body(BadRequestError("no")), [JSON])
 
     async with serving(fail) as rig:
         wire = await rig.connect()
