@@ -24,62 +24,21 @@ from pathlib import Path
 SOURCES = Path(__file__).parent / "llmproxy"
 COMPILED = Path(__file__).parents[1] / "build" / "compiled"
 FOLDERS = {
-    "gateway": ("metrics",),
-    "gateway/adapters": (
-        "anthropic",
-        "base",
-        "registry",
-        "request_body",
-        "responses",
-    ),
-    "gateway/http": (
-        "client",
-        "exchange",
-        "pool",
-        "routing",
-        "server",
-    ),
-    "gateway/limits": (
-        "headers",
-        "limiter",
-    ),
-    "gateway/limits/local": (
-        "counters",
-        "queue",
-        "transfer",
-        "window",
-    ),
-    "gateway/limits/store": (
-        "lease_limiter",
-        "leases",
-    ),
-    "gateway/requests": (
-        "app",
-        "attempts",
-        "context",
-        "fallback",
-        "handler",
-        "response",
-        "retry_policy",
-        "token_bound",
-        "upstream_response",
-    ),
-    "gateway/shipping": ("shipper_client",),
-    "gateway/upstreams": (
-        "balancer",
-        "deployments",
-    ),
-    "protocols": (
-        "passthrough",
-        "sse",
-        "translated_stream",
-        "usage",
-    ),
-    "protocols/anthropic_to_openai": ("stream",),
-    "protocols/openai_to_anthropic": ("stream",),
-    "protocols/responses_to_openai": ("stream",),
+    "gateway": "metrics",
+    "gateway/adapters": "anthropic base registry request_body responses",
+    "gateway/http": "client exchange pool routing server",
+    "gateway/limits": "headers limiter",
+    "gateway/limits/local": "counters queue transfer window",
+    "gateway/limits/store": "lease_limiter leases",
+    "gateway/requests": "app attempts context fallback handler response retry_policy token_bound upstream_response",
+    "gateway/shipping": "shipper_client",
+    "gateway/upstreams": "balancer deployments",
+    "protocols": "passthrough sse translated_stream usage",
+    "protocols/anthropic_to_openai": "stream",
+    "protocols/openai_to_anthropic": "stream",
+    "protocols/responses_to_openai": "stream",
 }
-MODULES = tuple(f"{folder}/{name}.py" for folder, names in FOLDERS.items() for name in names)
+MODULES = tuple(f"{folder}/{name}.py" for folder, names in FOLDERS.items() for name in names.split())
 """All that are compiled. Not errors, whose attributes of classes are read; not types that JSON is decoded into."""
 
 MYPY = """
