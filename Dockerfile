@@ -29,8 +29,9 @@ RUN --mount=type=secret,id=pip --mount=type=secret,id=certificates /opt/install 
 FROM tools AS operator-sources
 COPY operator/llmproxy_api /app/llmproxy_api
 COPY operator/llmproxy_operator /app/llmproxy_operator
-# Of the proxy, the operator knows the contract document and the table of providers.
-COPY proxy_image/llmproxy/__init__.py proxy_image/llmproxy/contract.py proxy_image/llmproxy/providers.py /app/llmproxy/
+# Of the proxy, the operator imports the contract document, the log format and the table of providers.
+COPY proxy_image/llmproxy/__init__.py proxy_image/llmproxy/contract.py proxy_image/llmproxy/logs.py \
+     proxy_image/llmproxy/providers.py /app/llmproxy/
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app
 
 # The sources, and beside them extension modules of those that every request passes through, if there is a compiler or

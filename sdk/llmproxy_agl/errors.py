@@ -1,5 +1,5 @@
-"""What goes wrong, in words for the person who trains."""
+"""Exceptions of the SDK."""
 
 
 class ProxyError(RuntimeError):
-    """The proxy cannot do what is asked; the message names the thing, what is wrong, and the way out."""
+    """The proxy cannot do this; the message names the object, its fault, and what to do."""

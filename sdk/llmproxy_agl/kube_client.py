@@ -28,7 +28,7 @@ MERGE = "application/merge-patch+json"
 
 
 class KubeError(ProxyError):
-    """The API server refuses, or cannot be reached (status 0)."""
+    """The API server refuses a request, or cannot be reached (status 0)."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -36,12 +36,12 @@ class KubeError(ProxyError):
 
 
 def in_pod() -> bool:
-    """Whether this process is in a pod that may speak to its cluster."""
+    """Return whether this process is in a pod with a service account token."""
     return bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and (ACCOUNT / "token").exists()
 
 
 def pod_namespace() -> str:
-    """Return the namespace of the pod that this is, `default` outside of one."""
+    """Return the namespace of this pod, `default` outside of one."""
     if os.environ.get("POD_NAMESPACE"):
         return os.environ["POD_NAMESPACE"]
     try:
@@ -51,8 +51,8 @@ def pod_namespace() -> str:
 
 
 @dataclass(frozen=True)
-class Access:
-    """How an API server is reached, and as whom."""
+class ApiServerAccess:
+    """Address and credentials of an API server."""
 
     server: str
     tls: ssl.SSLContext | None
@@ -60,21 +60,21 @@ class Access:
     namespace: str
 
 
-def of_pod() -> Access:
-    """Return the access of the pod's service account; the token is read anew each time, as it is replaced."""
+def access_of_pod() -> ApiServerAccess:
+    """Return the access of the pod's service account; its token rotates."""
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     if not host:
-        raise KubeError(0, "this is no pod of a cluster: say kubeconfig= and endpoint=, or mode='local'")
+        raise KubeError(0, "this is not a pod of a cluster: set kubeconfig= and endpoint=, or mode='local'")
     try:
         tls = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
         token = (ACCOUNT / "token").read_text().strip()
     except OSError as exc:
         raise KubeError(0, f"{exc.filename}: {exc.strerror}: the pod has no service account token mounted") from exc
-    return Access(f"https://{f'[{host}]' if ':' in host else host}:{port}", tls, token, pod_namespace())
+    return ApiServerAccess(f"https://{f'[{host}]' if ':' in host else host}:{port}", tls, token, pod_namespace())
 
 
-def of_kubeconfig(path: str, context: str | None) -> Access:
-    """Return the access that a kubeconfig says; raise KubeError naming what is wrong in it."""
+def access_of_kubeconfig(path: str, context: str | None) -> ApiServerAccess:
+    """Return the access of a kubeconfig; raise KubeError naming what is wrong in it."""
     try:
         raw = yaml.safe_load(Path(path).expanduser().read_text())
         chosen = context or raw["current-context"]
@@ -82,8 +82,11 @@ def of_kubeconfig(path: str, context: str | None) -> Access:
         cluster = _named(raw, "clusters", there["cluster"])["cluster"]
         user = _named(raw, "users", there["user"])["user"] or {}
         base = Path(path).expanduser().parent
+        user = _with_exec_credential(user)
         tls = _tls(cluster, user, base) if cluster["server"].startswith("https") else None
-        return Access(cluster["server"].rstrip("/"), tls, _token(user, base), there.get("namespace", "default"))
+        return ApiServerAccess(
+            cluster["server"].rstrip("/"), tls, _token(user, base), there.get("namespace", "default")
+        )
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, LookupError) as exc:
         raise KubeError(0, f"kubeconfig {path}: {type(exc).__name__}: {exc}") from exc
 
@@ -91,8 +94,8 @@ def of_kubeconfig(path: str, context: str | None) -> Access:
 def _named(raw: Mapping[str, Any], kind: str, name: str) -> Mapping[str, Any]:
     for item in raw.get(kind) or ():
         if item.get("name") == name:
-            found: Mapping[str, Any] = item
-            return found
+            entry: Mapping[str, Any] = item
+            return entry
     raise LookupError(f"no {name!r} in {kind}")
 
 
@@ -119,32 +122,45 @@ def _content(raw: Mapping[str, Any], name: str, base: Path) -> bytes | None:
 
 @contextlib.contextmanager
 def _file(content: bytes) -> Iterator[str]:
-    """Yield a file with *content* that only we can read: the ssl module takes certificates from files only."""
+    """Yield a private file with *content*: the ssl module loads client certificates from files only."""
     with tempfile.NamedTemporaryFile() as out:
         out.write(content)
         out.flush()
         yield out.name
 
 
+def _with_exec_credential(user: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return *user* with the token or client certificate of its exec plugin, if it has one.
+
+    Kubernetes' ExecCredential: `status` has `token`, or `clientCertificateData` and `clientKeyData` in PEM, or both.
+    """
+    if user.get("token") or user.get("tokenFile") or not user.get("exec"):
+        return user
+    plugin = user["exec"]
+    own = {item["name"]: item["value"] for item in plugin.get("env") or ()}
+    request = {"apiVersion": plugin.get("apiVersion"), "kind": "ExecCredential", "spec": {"interactive": False}}
+    own["KUBERNETES_EXEC_INFO"] = json.dumps(request)  # plugins of clouds refuse to run without it
+    command = [plugin["command"], *(plugin.get("args") or ())]
+    try:
+        run = subprocess.run(command, env={**os.environ, **own}, capture_output=True, check=True, timeout=60)  # noqa: S603 - the user's own kubeconfig says it
+    except subprocess.SubprocessError as exc:
+        raise ValueError(f"{plugin['command']} returns no credential: {exc}") from exc
+    status = json.loads(run.stdout)["status"]
+    pems = {"client-certificate-data": "clientCertificateData", "client-key-data": "clientKeyData"}
+    certificate = {key: base64.b64encode(status[name].encode()) for key, name in pems.items() if status.get(name)}
+    if not status.get("token") and len(certificate) < len(pems):
+        raise ValueError(f"{plugin['command']} returns neither a token nor a client certificate with its key")
+    return {**user, **certificate, "token": status.get("token")}
+
+
 def _token(user: Mapping[str, Any], base: Path) -> str | None:
     if user.get("token"):
         return str(user["token"])
-    if user.get("tokenFile"):
-        return (base / str(user["tokenFile"])).read_text().strip()
-    if not user.get("exec"):
-        return None
-    plugin = user["exec"]
-    own = {item["name"]: item["value"] for item in plugin.get("env") or ()}
-    command = [plugin["command"], *(plugin.get("args") or ())]
-    try:
-        ran = subprocess.run(command, env={**os.environ, **own}, capture_output=True, check=True, timeout=60)  # noqa: S603 - the user's own kubeconfig says it
-    except subprocess.SubprocessError as exc:
-        raise ValueError(f"{plugin['command']} gives no token: {exc}") from exc
-    return str(json.loads(ran.stdout)["status"]["token"])
+    return (base / str(user["tokenFile"])).read_text().strip() if user.get("tokenFile") else None
 
 
 def call(
-    access: Access,
+    access: ApiServerAccess,
     method: str,
     path: str,
     body: Mapping[str, Any] | None = None,
@@ -152,7 +168,7 @@ def call(
     kind: str = "application/json",
     timeout_s: float = TIMEOUT_S,
 ) -> dict[str, Any]:
-    """Return what the API server answers; raise KubeError."""
+    """Return the response of the API server; raise KubeError."""
     parts = urlsplit(access.server)
     headers = {"Accept": "application/json", "Content-Type": kind, "User-Agent": "llmproxy-agl"}
     if access.token:
@@ -171,9 +187,9 @@ def call(
         except (OSError, http.client.HTTPException) as exc:
             raise KubeError(0, f"the API server at {access.server} cannot be reached: {exc}") from exc
     try:
-        made = json.loads(raw) if raw else {}
+        result = json.loads(raw) if raw else {}
     except ValueError:
-        made = {"message": raw[:500].decode(errors="replace")}
+        result = {"message": raw[:500].decode(errors="replace")}
     if answer.status >= http.HTTPStatus.BAD_REQUEST:
-        raise KubeError(answer.status, str(made.get("message") or answer.reason))
-    return made if isinstance(made, dict) else {}
+        raise KubeError(answer.status, str(result.get("message") or answer.reason))
+    return result if isinstance(result, dict) else {}

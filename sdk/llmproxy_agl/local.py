@@ -1,7 +1,7 @@
-"""The proxy as processes on this machine, in a process tree of its own: `python -m llmproxy_cli.local.embedded`.
+"""Backend for this machine: the proxy as a process tree of its own, `python -m llmproxy_cli.local.embedded`.
 
-All state is in a folder that is found by the proxy's name, so that a copy in another process (a fork, a pickle) sees
-and does the same: a lock says whether it runs, a file what is in force. An edit of the manifest there is a roll.
+All state is in a folder named after the proxy, so that a copy in another process (a fork, a pickle) shares it: a lock
+while the proxy runs, a file with the manifest in effect. An edit of the manifest is a roll.
 """
 
 import contextlib
@@ -23,21 +23,21 @@ from typing import Any
 import yaml
 
 from llmproxy_agl.errors import ProxyError
-from llmproxy_agl.manifest import Wanted
+from llmproxy_agl.manifest import Manifests
 from llmproxy_agl.notices import log
-from llmproxy_agl.pause import Pods
+from llmproxy_agl.pause import ControlPorts
 
 READY_S = 180.0
 STOP_S = 360.0
-"""Calls in flight may go on for as long as drainTimeout, then the spool is emptied."""
+"""Requests in flight may take drainTimeout, then the shipper empties the spool."""
 MAX_SOCKET_PATH = 100
-"""Bytes; the kernel takes 107."""
+"""Bytes; the kernel accepts 107."""
 _LOOK_S = 0.02
 _TAIL_LINES = 25
 
 
 class LocalBackend:
-    """Runs it."""
+    """Runs the proxy on this machine."""
 
     in_cluster = False
 
@@ -50,21 +50,21 @@ class LocalBackend:
         self._owner = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what belongs to one process."""
+        """Drop state of this process."""
         return {**self.__dict__, "_process": None, "_owner": 0}
 
     @property
     def folder(self) -> Path:
-        """Where everything of it is."""
+        """Folder with the state of the proxy."""
         return Path(tempfile.gettempdir()) / f"llmproxy-agl-{os.getuid()}-{self.name}"
 
     @property
     def started_here(self) -> bool:
-        """Whether this very process has started it."""
+        """True if this process has started it."""
         return self._owner == os.getpid()
 
     def is_running(self) -> bool:
-        """Whether it runs, whoever has started it."""
+        """Return whether it runs, started by any process."""
         if self._process is not None and self.started_here:
             self._process.poll()
         try:
@@ -76,9 +76,9 @@ class LocalBackend:
             return False
         return False
 
-    def put(self, wanted: Wanted, cancelled: threading.Event) -> None:
-        """Start it, or roll what runs; return when *wanted* is in force. Raise ProxyError."""
-        text = _manifests(wanted)
+    def apply(self, manifests: Manifests, cancelled: threading.Event) -> None:
+        """Start or roll the proxy; return when *manifests* are in effect. Raise ProxyError."""
+        text = _manifests(manifests)
         digest = hashlib.sha256(text.encode()).hexdigest()
         running = self.is_running()
         state = self._state()
@@ -93,7 +93,7 @@ class LocalBackend:
         self._wait(digest, cancelled)
 
     def stop(self, limit_s: float = STOP_S) -> None:
-        """End it: calls in flight are finished, then the spool is emptied into the store."""
+        """Terminate it: requests in flight are finished, then the spool is delivered to the store."""
         pid = self._state().get("pid")
         if not self.is_running() or not isinstance(pid, int):
             return
@@ -102,32 +102,34 @@ class LocalBackend:
         deadline_s = time.monotonic() + limit_s
         while self.is_running():
             if time.monotonic() > deadline_s:
-                raise ProxyError(f"LLMProxy {self.name}: has not ended within {limit_s:g} s, see {self.folder / 'log'}")
+                raise ProxyError(f"LLMProxy {self.name}: still running after {limit_s:g} s, see {self.folder / 'log'}")
             time.sleep(_LOOK_S)
         if self._process is not None and self.started_here:
             self._process.wait()
-        left = next((self.folder / "run").glob("*/spool"), None)  # what is delivered is removed by its own process
-        if left is None:
+        remaining = next((self.folder / "run").glob("*/spool"), None)  # its process removes a delivered spool
+        if remaining is None:
             shutil.rmtree(self.folder, ignore_errors=True)
         else:
-            log.warning("LLMProxy %s: records that the store has not taken stay in %s", self.name, left)
+            log.warning("LLMProxy %s: undelivered records remain in %s", self.name, remaining)
 
-    def control(self) -> Pods:
-        """Return the control ports of the gateways that run: two while one replaces the other."""
+    def control(self) -> ControlPorts:
+        """Return the control ports of the running gateways: two during a roll."""
         run = self.folder / "run"
         try:
             token = (run / "control-token").read_text()
             files = sorted(run.glob("*/control"))
-            return Pods(tuple(file.read_text().strip() for file in files), token)
+            return ControlPorts(tuple(file.read_text().strip() for file in files), token)
         except OSError as exc:
             raise ProxyError(f"LLMProxy {self.name}: is not running here, so there is nothing to pause: {exc}") from exc
 
     def _prepare(self) -> None:
         if len(bytes(self.folder / "run/9999/translator.sock")) > MAX_SOCKET_PATH:
-            raise ProxyError(f"{self.folder}: is too long a path for a socket: set TMPDIR to a shorter one, as /tmp")
+            raise ProxyError(
+                f"{self.folder}: is too long a path for a socket: set TMPDIR to a shorter one, such as /tmp"
+            )
         self.folder.mkdir(mode=0o700, exist_ok=True)
         if self.folder.stat().st_uid != os.getuid():
-            raise ProxyError(f"{self.folder}: is somebody else's: give the proxy another name=")
+            raise ProxyError(f"{self.folder}: belongs to another user: choose another name=")
 
     def _start(self) -> None:
         missing = [m for m in ("llmproxy_cli", "uvloop", "msgspec") if importlib.util.find_spec(m) is None]
@@ -152,25 +154,26 @@ class LocalBackend:
             if state.get("digest") == digest:
                 if state.get("problem"):
                     raise ProxyError(
-                        f"LLMProxy {self.name}: what ran before goes on, the change is not in force: {state['problem']}"
+                        f"LLMProxy {self.name}: the change is not in effect, the previous version continues to run: "
+                        f"{state['problem']}"
                     )
                 return
             ended = self._process is not None and self.started_here and self._process.poll() is not None
             if ended and not self.is_running():
-                raise ProxyError(f"LLMProxy {self.name}: the proxy has not started:\n{self._tail()}")
+                raise ProxyError(f"LLMProxy {self.name}: the proxy did not start:\n{self._tail()}")
             if time.monotonic() > deadline_s:
                 raise ProxyError(
-                    f"LLMProxy {self.name}: not in force within {READY_S:g} s; it printed last:\n{self._tail()}"
+                    f"LLMProxy {self.name}: not in effect within {READY_S:g} s; its last output:\n{self._tail()}"
                 )
             if cancelled.wait(_LOOK_S):
-                raise ProxyError(f"LLMProxy {self.name}: nobody waits any more")
+                raise ProxyError(f"LLMProxy {self.name}: the wait was cancelled")
 
     def _state(self) -> dict[str, Any]:
         try:
-            found = json.loads((self.folder / "state.json").read_text())
+            state = json.loads((self.folder / "state.json").read_text())
         except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return state if isinstance(state, dict) else {}
 
     def _tail(self) -> str:
         try:
@@ -180,13 +183,13 @@ class LocalBackend:
         return "\n".join(f"  {line}" for line in lines[-_TAIL_LINES:])
 
 
-def _manifests(wanted: Wanted) -> str:
-    objects = [wanted.proxy] + ([wanted.secret] if wanted.secret else [])
+def _manifests(manifests: Manifests) -> str:
+    objects = [manifests.proxy] + ([manifests.secret] if manifests.secret else [])
     return yaml.safe_dump_all(objects, sort_keys=True)
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace *path* at once; only its owner can read it, as it may hold keys."""
+    """Replace *path* atomically, readable by its owner only: it may hold keys."""
     beside = path.with_suffix(".new")
     with contextlib.suppress(FileNotFoundError):
         beside.unlink()

@@ -1,4 +1,4 @@
-"""From what a trainer says to the LLMProxy and the Secret that are wanted. Pure."""
+"""Manifests of LLMProxy and Secret from the arguments of a trainer. Pure."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -11,34 +11,34 @@ from llmproxy_api.litellm.convert import convert
 
 TOKEN_IDS, LOGPROBS, SPANS = "return_token_ids", "logprobs", "opentelemetry"
 ACK_WAIT = "2s"
-"""How long a call's last byte waits for its spans, at most. Longer than a proxy's default: a trainer reads them once,
-the moment a rollout succeeds, and what comes later is lost to it. With a store that is well it takes milliseconds."""
+"""spec.spans.ackWait. Longer than the default: a trainer reads spans once, the moment a rollout succeeds, and loses
+later ones. With a healthy store the wait is milliseconds."""
 _CLASSES = {"AddReturnTokenIds": TOKEN_IDS, "AddLogprobs": LOGPROBS, "LightningOpenTelemetry": SPANS}
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is to run."""
+class Manifests:
+    """LLMProxy and Secret to apply, and warnings of the conversion."""
 
     proxy: dict[str, Any]
     secret: dict[str, Any] | None
     warnings: tuple[str, ...]
 
     def __repr__(self) -> str:
-        return f"Wanted({self.proxy!r})"  # the Secret holds keys
+        return f"Manifests({self.proxy!r})"  # the Secret holds keys
 
 
 @dataclass(frozen=True)
-class Place:
-    """As what and where it is to run."""
+class ProxyTarget:
+    """Name and place of the proxy."""
 
     name: str
     namespace: str | None
     in_cluster: bool
 
 
-def wanted(  # noqa: PLR0913 - each is a part of what the trainer says
-    place: Place,
+def build_manifests(  # noqa: PLR0913 - arguments of the trainer
+    target: ProxyTarget,
     model_list: Sequence[Any],
     litellm_config: Mapping[str, Any],
     *,
@@ -46,35 +46,36 @@ def wanted(  # noqa: PLR0913 - each is a part of what the trainer says
     store_url: str,
     spec: Mapping[str, Any],
     environment: Mapping[str, str],
-) -> Wanted:
-    """Return what is to run; raise ProxyError with every reason against it."""
-    names = known_callbacks(callbacks)
+) -> Manifests:
+    """Return the manifests; raise ProxyError with every reason why there are none."""
+    names = supported_callbacks(callbacks)
     config = {**litellm_config, "model_list": list(model_list)}
     try:
-        made = convert(
+        conversion = convert(
             config,
-            name=place.name,
-            namespace=place.namespace,
+            name=target.name,
+            namespace=target.namespace,
             store=store_url if SPANS in names else None,
-            in_cluster=place.in_cluster,
+            in_cluster=target.in_cluster,
             environment=environment,
         )
-        proxy = copy.deepcopy(dict(made.proxy))
+        proxy = copy.deepcopy(dict(conversion.proxy))
         _apply_callbacks(proxy["spec"], names)
         if "spans" in proxy["spec"]:
             proxy["spec"]["spans"]["ackWait"] = ACK_WAIT
         proxy["spec"] = merged(proxy["spec"], spec)
         parse(proxy)
-        secret = made.secret()
+        secret = conversion.secret()
     except SpecError as exc:
         raise ProxyError(
-            "the proxy cannot be made of model_list and litellm_config:\n" + "\n".join(f"  {p}" for p in exc.problems)
+            "model_list and litellm_config cannot be converted to a proxy:\n"
+            + "\n".join(f"  {p}" for p in exc.problems)
         ) from None
-    return Wanted(proxy, secret, tuple(str(warning) for warning in made.warnings))
+    return Manifests(proxy, secret, tuple(str(warning) for warning in conversion.warnings))
 
 
-def known_callbacks(callbacks: Sequence[Any] | None) -> frozenset[str]:
-    """Return the aliases of the callbacks that have a meaning here."""
+def supported_callbacks(callbacks: Sequence[Any] | None) -> frozenset[str]:
+    """Return the names of the supported callbacks."""
     if callbacks is None:
         return frozenset({TOKEN_IDS, SPANS})
     named = (c if isinstance(c, str) else _CLASSES.get(getattr(c, "__name__", ""), "") for c in callbacks)
@@ -91,12 +92,12 @@ def _apply_callbacks(spec: dict[str, Any], names: frozenset[str]) -> None:
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *over* laid upon *under*: mappings part by part, anything else as a whole."""
-    made = dict(under)
+    """Return *under* merged with *over*: mappings key by key, other values replaced."""
+    result = dict(under)
     for key, value in over.items():
         below = under.get(key)
         if isinstance(value, Mapping) and isinstance(below, Mapping):
-            made[key] = merged(below, value)
+            result[key] = merged(below, value)
         else:
-            made[key] = copy.deepcopy(value)
-    return made
+            result[key] = copy.deepcopy(value)
+    return result

@@ -1,22 +1,22 @@
-"""Says how a start comes on, and what is accepted and has no meaning here, each such thing once in a process."""
+"""Log messages of the SDK: progress of a start, and warnings, each once in a process."""
 
 import logging
 import sys
 
 log = logging.getLogger("llmproxy_agl")
 
-_said: set[str] = set()
+_warned: set[str] = set()
 
 
-def once(text: str) -> None:
-    """Log *text* as a warning, if it has not been said before."""
-    if text not in _said:
-        _said.add(text)
+def warn_once(text: str) -> None:
+    """Log *text* as a warning, once in a process."""
+    if text not in _warned:
+        _warned.add(text)
         log.warning(text)
 
 
 def progress(text: str) -> None:
-    """Log *text*; print it where nobody has set logging up, for a wait of minutes without a word looks like a hang."""
+    """Log *text*; without configured logging print it: a silent wait of minutes looks like a hang."""
     if log.hasHandlers():
         log.info(text)
     else:

@@ -1,4 +1,4 @@
-"""Puts our class where Agent-Lightning takes its own from: for code that builds a proxy by itself, as VERL does."""
+"""Replaces Agent-Lightning's class by ours, for code that creates a proxy itself, such as VERL."""
 
 import sys
 from typing import Any
@@ -9,21 +9,21 @@ _PLACES = ("agentlightning", "agentlightning.llm_proxy", "agentlightning.verl.da
 
 
 def install(**options: Any) -> type[LLMProxy]:
-    """Have Agent-Lightning build our proxy wherever it builds one in this process from now on; return the class.
+    """Replace the class that Agent-Lightning creates proxies from in this process; return the replacement.
 
-    *options* are added to those that the code gives: `install(namespace="training")`. What Agent-Lightning only checks
-    for (a proxy that a Trainer is given) stays its own class, of which ours is one.
+    *options* are added to the arguments of the code: `install(namespace="training")`. Agent-Lightning's type checks
+    keep working: ours is a subclass.
     """
-    made = type("LLMProxy", (_Installed,), {"OPTIONS": options, "__module__": __name__}) if options else LLMProxy
+    replacement = type("LLMProxy", (_Installed,), {"OPTIONS": options, "__module__": __name__}) if options else LLMProxy
     for name in _PLACES:
         module = sys.modules.get(name)
         if module is not None:
-            setattr(module, "LLMProxy", made)  # noqa: B010 - mypy knows the name as a class
-    return made
+            setattr(module, "LLMProxy", replacement)  # noqa: B010 - mypy knows the name as a class
+    return replacement
 
 
 class _Installed(LLMProxy):
-    """Adds the options that were given at `install`."""
+    """Adds the options of `install`."""
 
     OPTIONS: dict[str, Any]
 
@@ -31,11 +31,11 @@ class _Installed(LLMProxy):
         super().__init__(*args, **{**self.OPTIONS, **kwargs})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel as the class that every process has."""
+        """Pickle as LLMProxy, a class that exists in every process."""
         return _copy, (self.__getstate__(),)
 
 
 def _copy(state: dict[str, Any]) -> LLMProxy:
-    made = LLMProxy.__new__(LLMProxy)
-    made.__dict__.update(state)
-    return made
+    proxy = LLMProxy.__new__(LLMProxy)
+    proxy.__dict__.update(state)
+    return proxy

@@ -1,7 +1,7 @@
-"""The class that Agent-Lightning's Trainer, algorithms and runners get: upstream's members, none of upstream's server.
+"""`LLMProxy` for Agent-Lightning's Trainer, algorithms and runners: upstream's interface without upstream's server.
 
-The constructor does nothing but remember: runners are forked after it, and the endpoint is already asked for. All work
-is done by a backend that blocks, in a thread: no event loop is kept, so `start` and `stop` may run on different ones.
+The constructor only stores its arguments: runners are forked after it, and read the endpoint. A backend does the
+blocking work in a thread and keeps no event loop, so `start` and `stop` may run on different loops.
 """
 
 import asyncio
@@ -21,10 +21,10 @@ from agentlightning.utils.server_launcher import PythonServerLauncherArgs
 from llmproxy_agl import notices, tracer_check
 from llmproxy_agl import pause as pausing
 from llmproxy_agl import store_url as stores
-from llmproxy_agl.cluster import AT_EXIT_S, READY_S, ClusterBackend, Reach
+from llmproxy_agl.cluster import AT_EXIT_S, READY_S, ClusterBackend, ClusterTarget
 from llmproxy_agl.kube_client import in_pod
 from llmproxy_agl.local import LocalBackend
-from llmproxy_agl.manifest import Place, Wanted, known_callbacks, wanted
+from llmproxy_agl.manifest import Manifests, ProxyTarget, build_manifests, supported_callbacks
 from llmproxy_agl.notices import log
 
 Mode = Literal["auto", "local", "cluster"]
@@ -32,34 +32,34 @@ _MIDDLEWARES = ["rollout_attempt", "stream_conversion"]
 
 
 class Backend(Protocol):
-    """Where it runs."""
+    """Runs the proxy, on this machine or in a cluster."""
 
     in_cluster: bool
     name: str
 
     @property
     def endpoint(self) -> str:
-        """Where it is called, without /v1; constant."""
+        """URL of the proxy, without /v1; constant."""
 
     @property
     def started_here(self) -> bool:
-        """Whether this very process has started it."""
+        """True if this process has started it."""
 
     def is_running(self) -> bool:
-        """Whether it serves."""
+        """Return whether it serves."""
 
-    def put(self, wanted: Wanted, cancelled: threading.Event) -> None:
-        """Return when *wanted* is in force."""
+    def apply(self, manifests: Manifests, cancelled: threading.Event) -> None:
+        """Return when *manifests* are in effect."""
 
     def stop(self, limit_s: float = ...) -> None:
-        """Drain and end it."""
+        """Drain and terminate it."""
 
-    def control(self) -> pausing.Pods:
-        """Where its pods are paused, as they are now."""
+    def control(self) -> pausing.ControlPorts:
+        """Return the control ports of its current pods."""
 
 
 class Launcher:
-    """Stands where upstream's server launcher stood: others read the address from it."""
+    """Replaces upstream's server launcher, whose address other code reads."""
 
     def __init__(self, backend: Backend, args: PythonServerLauncherArgs) -> None:
         self.args = args
@@ -67,52 +67,52 @@ class Launcher:
 
     @property
     def endpoint(self) -> str:
-        """Where it is called."""
+        """URL of the proxy."""
         return self._backend.endpoint
 
     @property
     def access_endpoint(self) -> str:
-        """Where it is called, by others."""
+        """URL of the proxy for other machines."""
         return self._backend.endpoint
 
     @property
     def health_url(self) -> str:
-        """Answers without calling a model."""
+        """URL of the health check, which calls no model."""
         return f"{self._backend.endpoint}/health/liveliness"
 
     def is_running(self) -> bool:
-        """Whether it serves."""
+        """Return whether it serves."""
         return self._backend.is_running()
 
 
 class LLMProxy(agentlightning.LLMProxy):  # type: ignore[misc] # upstream has no types that mypy may follow
     """Agent-Lightning's LLMProxy, run by this project.
 
-    The parameters before `*` are upstream's, with its meaning unless said otherwise.
+    The parameters before `*` are upstream's, with its meaning unless noted.
 
     Args:
-        port: Local mode: where to listen. Default: a free port, chosen now. In a cluster it is 4000.
-        model_list: LiteLLM's `model_list`; `rpm` and `tpm` in `litellm_params` are limits that hold.
-        store: Where spans go. The Trainer sets its own.
-        host: Local mode: address to listen on and to tell others. Default: 127.0.0.1; upstream's is 0.0.0.0.
-        litellm_config: LiteLLM's settings. `litellm_settings.max_requests_per_minute` and its kin are limits that hold.
-        num_retries: Tries after the first, unless `litellm_settings.num_retries` says it.
-        num_workers: Has no meaning here: one gateway serves what several workers did.
-        launch_mode: Has no meaning here: the proxy is always a process, or a pod, of its own.
-        launcher_args: `port`, `host` and `access_host` of it are used.
-        middlewares: Have no meaning here: rollouts are routed and streams are real without any.
-        callbacks: `return_token_ids`, `logprobs` and `opentelemetry` mean what they mean upstream; others nothing.
-        store_url: The store's base URL as the proxy reaches it. Default: asked of the store.
-        mode: `cluster` owns an LLMProxy object, `local` runs processes here, `auto` is `cluster` inside of a pod.
-        name: Name of the LLMProxy. Default: `agl-` and eight random digits. With a name of yours, a trainer that is
-            started again takes its proxy over.
-        namespace: Default: the pod's own.
-        kubeconfig: Path of a kubeconfig, to speak to a cluster from outside; needs `endpoint`.
-        context: Which context of it. Default: the current one.
-        endpoint: How trainer and runners reach the proxy. Default: `http://NAME.NAMESPACE.svc:4000`.
-        spec: Laid upon the LLMProxy's spec: `{"drainTimeout": "1m", "resources": {...}}`.
-        keep: `stop` leaves the object there, with replicas 0, for the next trainer of this name.
-        ready_timeout_s: How long `start` waits in a cluster.
+        port: Local mode: listen port. Default: a free port, chosen now. In a cluster it is 4000.
+        model_list: LiteLLM's `model_list`; `rpm` and `tpm` in `litellm_params` are enforced limits.
+        store: Store of the spans. The Trainer sets its own.
+        host: Local mode: listen address, also given to others. Default: 127.0.0.1; upstream's is 0.0.0.0.
+        litellm_config: LiteLLM's settings. `litellm_settings.max_requests_per_minute` and similar are enforced limits.
+        num_retries: Number of retries, unless `litellm_settings.num_retries` is set.
+        num_workers: No effect: one gateway does the work of several workers.
+        launch_mode: No effect: the proxy is always a process or a pod of its own.
+        launcher_args: Only `port`, `host` and `access_host` are used.
+        middlewares: No effect: rollouts are routed and responses streamed without any.
+        callbacks: `return_token_ids`, `logprobs` and `opentelemetry`, as upstream; others have no effect.
+        store_url: Base URL of the store for the proxy. Default: the store's own address.
+        mode: `cluster` owns an LLMProxy object, `local` runs processes here, `auto` chooses `cluster` in a pod.
+        name: Name of the LLMProxy. Default: `agl-` and eight random digits. With a fixed name, a restarted trainer
+            takes over its proxy.
+        namespace: Namespace of the LLMProxy. Default: the pod's own.
+        kubeconfig: Path of a kubeconfig, to use a cluster from outside; requires `endpoint`.
+        context: Context of the kubeconfig. Default: the current one.
+        endpoint: URL by which trainer and runners reach the proxy. Default: `http://NAME.NAMESPACE.svc:4000`.
+        spec: Merged into the LLMProxy's spec: `{"drainTimeout": "1m", "resources": {...}}`.
+        keep: If true, `stop` scales the object to 0 and keeps it for the next trainer of this name.
+        ready_timeout_s: Timeout of `start` in a cluster.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - upstream's signature, and named options
@@ -155,12 +155,12 @@ class LLMProxy(agentlightning.LLMProxy):  # type: ignore[misc] # upstream has no
         self.callbacks = None if callbacks is None else list(callbacks)
         self._store_url = store_url
         self._spec = dict(spec or {})
-        _say_what_has_no_meaning(args, self.middlewares, self.callbacks)
+        _warn_unsupported(args, self.middlewares, self.callbacks)
         if mode == "cluster" or (mode == "auto" and (kubeconfig is not None or in_pod())):
-            reach = Reach(kubeconfig, context, namespace, endpoint)
+            target = ClusterTarget(kubeconfig, context, namespace, endpoint)
             fresh = name is None
             self._backend: Backend = ClusterBackend(
-                name or _new_name(), reach, keep=keep, fresh=fresh, ready_timeout_s=ready_timeout_s
+                name or _new_name(), target, keep=keep, fresh=fresh, ready_timeout_s=ready_timeout_s
             )
         elif mode in {"auto", "local"}:
             self._backend = _local(name or _new_name(), args)
@@ -174,33 +174,33 @@ class LLMProxy(agentlightning.LLMProxy):  # type: ignore[misc] # upstream has no
         return self._backend.name
 
     def initialize(self) -> None:
-        """Do nothing: no hook is put into this process."""
+        """Do nothing: this process needs no hooks."""
 
     def update_model_list(self, model_list: list[Any]) -> None:
-        """Replace the models; `restart` puts them in force. Unlike upstream, it logs no keys."""
+        """Replace the models; they take effect with `restart`. Unlike upstream, it logs no keys."""
         self.model_list = model_list
 
     def is_running(self) -> bool:
-        """Whether it serves, be it started here or by a copy of this in another process."""
+        """Return whether it serves, started here or by a copy in another process."""
         return self._backend.is_running()
 
     async def start(self) -> None:
-        """Return when the proxy serves with what is wanted; start what is not there. Raise ProxyError, ValueError."""
+        """Start the proxy and return when it serves with the current settings. Raise ProxyError, ValueError."""
         await self._off_loop(self._start)
 
     async def restart(self, *, _port: int | None = None) -> None:
-        """Put models, limits and settings in force as they are now; without a change, do nothing.
+        """Apply the current models, limits and settings; without a change, do nothing.
 
-        No call is dropped, and none is admitted under the limits before once this has returned.
+        No request is dropped. Once this returns, no request is admitted under the previous limits.
         """
         if _port is not None and _port != self.server_launcher_args.port:
-            notices.once(
+            notices.warn_once(
                 f"LLMProxy: restart(_port={_port}) is ignored: the endpoint is constant, {self._backend.endpoint}"
             )
         await self._off_loop(self._start)
 
     async def stop(self) -> None:
-        """Finish calls in flight, deliver every span while the store is alive, and end."""
+        """Finish requests in flight, deliver every span while the store is alive, and terminate."""
         if not self.is_running():
             log.warning("LLMProxy is not running. Nothing to stop.")
             return
@@ -214,40 +214,42 @@ class LLMProxy(agentlightning.LLMProxy):  # type: ignore[misc] # upstream has no
         ttl_s: float = pausing.TTL_S,
         wait_s: float = pausing.WAIT_S,
     ) -> None:
-        """Begin no more calls, and return when none is in flight on any pod; raise ProxyError, resumed, if that fails.
+        """Admit no requests, and return when none is in flight on any pod; on failure resume and raise ProxyError.
 
-        Callers get 429 with *retry_after_s* as Retry-After, and their SDKs send it again. It ends with `resume`, or
-        after *ttl_s*. A pod that is started meanwhile is not paused: `paused` sees to that too.
+        Callers get 429 with *retry_after_s* as Retry-After, and their SDKs retry. The pause ends with `resume`, or
+        after *ttl_s*. A pod that starts meanwhile is not paused: `paused` covers those too.
         """
-        wanted = pausing.Wanted(retry_after_s, ttl_s)
-        await self._off_loop(lambda gone: pausing.pause(self.name, self._backend.control, wanted, wait_s, gone))
+        request = pausing.PauseRequest(retry_after_s, ttl_s)
+        control = self._backend.control
+        await self._off_loop(lambda cancelled: pausing.pause(self.name, control, request, wait_s, cancelled))
 
     async def resume(self) -> None:
-        """Take calls again."""
+        """Admit requests again."""
         await self._off_loop(lambda _: pausing.resume(self._backend.control))
 
     @contextlib.asynccontextmanager
     async def paused(
         self, *, retry_after_s: float = pausing.RETRY_AFTER_S, wait_s: float = pausing.WAIT_S
     ) -> AsyncIterator[None]:
-        """Pause for a block, as for an update of weights: however long that takes, and on pods that start meanwhile.
+        """Pause for a block, such as an update of weights of any duration, also on pods that start meanwhile.
 
-        If this process dies in it, calls are served again within a minute.
+        If this process dies in it, requests are admitted again within a minute.
         """
         await self.pause(retry_after_s=retry_after_s, ttl_s=pausing.HELD_TTL_S, wait_s=wait_s)
-        holder = pausing.Holder(self.name, self._backend.control, pausing.Wanted(retry_after_s, pausing.HELD_TTL_S))
+        request = pausing.PauseRequest(retry_after_s, pausing.HELD_TTL_S)
+        renewer = pausing.PauseRenewer(self.name, self._backend.control, request)
         try:
             yield
         finally:
-            await asyncio.shield(asyncio.to_thread(holder.stop))
+            await asyncio.shield(asyncio.to_thread(renewer.stop))
             await self.resume()
 
     def _start(self, cancelled: threading.Event) -> None:
         backend = self._backend
-        url = stores.address(self.store, self._store_url, in_cluster=backend.in_cluster)
+        url = stores.store_address(self.store, self._store_url, in_cluster=backend.in_cluster)
         namespace = backend.namespace if isinstance(backend, ClusterBackend) else None
-        made = wanted(
-            Place(backend.name, namespace, backend.in_cluster),
+        manifests = build_manifests(
+            ProxyTarget(backend.name, namespace, backend.in_cluster),
             self.model_list,
             self.litellm_config,
             callbacks=self.callbacks,
@@ -255,10 +257,10 @@ class LLMProxy(agentlightning.LLMProxy):  # type: ignore[misc] # upstream has no
             spec=self._spec,
             environment=os.environ,
         )
-        for warning in filter(None, (*made.warnings, tracer_check.trouble())):
-            notices.once(f"LLMProxy: {warning}")
+        for warning in filter(None, (*manifests.warnings, tracer_check.exporter_problem())):
+            notices.warn_once(f"LLMProxy: {warning}")
         try:
-            backend.put(made, cancelled)
+            backend.apply(manifests, cancelled)
         finally:
             if backend.started_here:
                 atexit.unregister(self._at_exit)
@@ -273,14 +275,14 @@ class LLMProxy(agentlightning.LLMProxy):  # type: ignore[misc] # upstream has no
             raise
 
     def _at_exit(self) -> None:
-        """End what this process has started and nobody has stopped; a fork of it leaves that alone."""
+        """Stop a proxy that this process has started; a fork of this process does not."""
         if not self._backend.started_here:
             return
         try:
             if self._backend.is_running():
                 self._backend.stop(AT_EXIT_S)
-        except Exception as exc:  # noqa: BLE001 - the interpreter ends, and its exit code is the trainer's
-            log.warning("LLMProxy %s: not stopped at the end: %s", self._backend.name, exc)
+        except Exception as exc:  # noqa: BLE001 - the exit code is the trainer's
+            log.warning("LLMProxy %s: not stopped at exit: %s", self._backend.name, exc)
 
 
 def _new_name() -> str:
@@ -291,12 +293,13 @@ def _local(name: str, args: PythonServerLauncherArgs) -> LocalBackend:
     host = args.host or "127.0.0.1"
     if args.port is None:
         args.port = _free_port(host)
-    told = args.access_host or (host if host not in {"0.0.0.0", "::"} else _outbound())  # noqa: S104 - compared only
-    return LocalBackend(name, host, args.port, f"http://{f'[{told}]' if ':' in told else told}:{args.port}")
+    access_host = args.access_host or (host if host not in {"0.0.0.0", "::"} else _outbound())  # noqa: S104 - compared only
+    url_host = f"[{access_host}]" if ":" in access_host else access_host
+    return LocalBackend(name, host, args.port, f"http://{url_host}:{args.port}")
 
 
 def _free_port(host: str) -> int:
-    """Return a port that is free now, below those that the kernel hands to connections: it is used only later."""
+    """Return a free port below the kernel's ephemeral range: it is bound only later."""
     ports = random.sample(range(20000, 32000), 200)
     for port in ports:
         try:
@@ -305,27 +308,29 @@ def _free_port(host: str) -> int:
         except OSError:
             continue
         return port
-    raise OSError(f"no free port between 20000 and 32000 on {host}: say port=")
+    raise OSError(f"no free port between 20000 and 32000 on {host}: set port=")
 
 
 def _outbound() -> str:
-    """Return the address that others see; no packet is sent for it."""
+    """Return the address of the outgoing interface; no packet is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))
         except OSError:
             return "127.0.0.1"
-        found: str = probe.getsockname()[0]
-        return found
+        address: str = probe.getsockname()[0]
+        return address
 
 
-def _say_what_has_no_meaning(
+def _warn_unsupported(
     args: PythonServerLauncherArgs, middlewares: Sequence[Any], callbacks: Sequence[Any] | None
 ) -> None:
     if middlewares != _MIDDLEWARES:
-        notices.once("LLMProxy: middlewares have no meaning here: rollouts are routed and streams are real without any")
+        notices.warn_once(
+            "LLMProxy: middlewares have no effect: rollouts are routed and responses streamed without any"
+        )
     if args.launch_mode != "mp" or args.n_workers != 1:
-        notices.once("LLMProxy: launch_mode and num_workers have no meaning here: the proxy is a process of its own")
-    unknown = [c for c in callbacks or () if not known_callbacks([c])]
+        notices.warn_once("LLMProxy: launch_mode and num_workers have no effect: the proxy is a process of its own")
+    unknown = [c for c in callbacks or () if not supported_callbacks([c])]
     if unknown:
-        notices.once(f"LLMProxy: callbacks {unknown} have no meaning here: no code of yours runs in the proxy")
+        notices.warn_once(f"LLMProxy: callbacks {unknown} have no effect: the proxy runs no code of the trainer")

@@ -1,14 +1,14 @@
-"""Whether what Agent-Lightning's own tracers send, `emit_reward` with it, can reach the store."""
+"""Check of the OTLP exporter that Agent-Lightning's own tracers use, `emit_reward` among them."""
 
 from importlib import metadata
 
 EXPORTER = "opentelemetry-exporter-otlp-proto-http"
 TOO_NEW = (1, 45)
-"""Agent-Lightning 0.3.0 sets the address of an exporter after it was made; from here on that is not looked at."""
+"""Agent-Lightning 0.3.0 sets the address of an exporter after its creation; from this version on it has no effect."""
 
 
-def trouble() -> str:
-    """Return what is lost with the packages that are installed, and the way out; nothing if all is well."""
+def exporter_problem() -> str:
+    """Return the problem with the installed exporter and what to do, empty if there is none."""
     try:
         version = metadata.version(EXPORTER)
     except metadata.PackageNotFoundError:

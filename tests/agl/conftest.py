@@ -7,7 +7,7 @@ import pytest
 
 import procs
 import spanrig
-from agl.road import AglStore, Road
+from aglrig import AglStore, Road
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agl.road import Road, agentlightning
+from aglrig import Road, agentlightning
 from llmproxy import shipping_protocol
 from llmproxy.echo import shapes, tokens
 from llmproxy.echo.asked import Answer, ToolCall

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from agl.road import Road
+from aglrig import Road
 
 pytestmark = [pytest.mark.agl, pytest.mark.filterwarnings("default")]
 

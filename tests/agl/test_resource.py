@@ -9,7 +9,7 @@ import pytest
 
 import procs
 import spanrig
-from agl.road import AglStore, agentlightning
+from aglrig import AglStore, agentlightning
 from llmproxy.contract import Resource
 from llmproxy.shipper.delivery import registration
 from spanrig import until

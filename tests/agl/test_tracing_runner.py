@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import procs
-from agl.road import Json, Road, agentlightning
+from aglrig import Json, Road, agentlightning
 
 pytestmark = [pytest.mark.agl, pytest.mark.filterwarnings("default")]
 

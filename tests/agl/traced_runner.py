@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import openai
 
-from agl.road import agentlightning
+from aglrig import agentlightning
 
 
 async def main(url: str) -> None:

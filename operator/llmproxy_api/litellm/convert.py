@@ -174,10 +174,10 @@ def _report_unread(diagnostics: Diagnostics, section: str, raw: Mapping[str, Any
             diagnostics.refuse(path, f"does not work here, and {settings_table.ELSEWHERE[key]}")
         elif key == "routing_strategy":
             if value != "simple-shuffle":
-                diagnostics.ignored(path, "calls of a rollout stay with one server, others are spread by weight")
+                diagnostics.ignored(path, "requests of a rollout stay on one deployment, others are balanced by weight")
         elif key == "optional_pre_call_checks":
             if value != [_ENFORCED]:
-                diagnostics.ignored(path, f"only {_ENFORCED} has a meaning here, and limits always hold")
+                diagnostics.ignored(path, f"only {_ENFORCED} has an effect, and limits are always enforced")
         elif key in ignored:
             diagnostics.ignored(path, ignored[key])
         else:

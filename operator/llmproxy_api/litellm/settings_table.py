@@ -21,22 +21,20 @@ LIMITS: Mapping[str, str] = {
 }
 """Every name that people use for a limit, and the field of `rateLimits` that it becomes."""
 
-_RECORDED = "calls are recorded by spec.spans, and counted by the gateway's metrics; nothing else is called"
-_RETRIES = "retries are the proxy's, one setting for all its models: say litellm_settings.num_retries"
-_REFUSAL = (
-    "another model answers when one cannot, by fallbacks, and not for what one refuses: 400 and its kin are passed on"
-)
-_CACHE = "answers are not cached: each call reaches a model server"
-_COOLDOWN = "a failing server is left out by the gateway's own rules, and never blocks other callers"
-_REDIS = "no store of LiteLLM's is used: limits are counted by the gateways themselves"
-_COST = "costs are not counted"
+_RECORDED = "requests are recorded by spec.spans and counted in the gateway's metrics; no callback runs"
+_RETRIES = "retries are one setting of the whole proxy: set litellm_settings.num_retries"
+_REFUSAL = "fallbacks apply when a model fails, not when it refuses a request: 400 and similar are passed on"
+_CACHE = "responses are not cached: each request reaches a model server"
+_COOLDOWN = "the gateway ejects failing servers by its own rules, and never blocks other callers"
+_REDIS = "LiteLLM's store is not used: the gateways count limits themselves"
+_COST = "costs are not tracked"
 _LOGS = "logs are the gateway's own, JSON lines without bodies or keys"
 _OPEN = (
     "callers need a key only if spec.access.apiKeys names a Secret with keys: put it into one, or say by "
     "spec.access.namespaces who may call without"
 )
-_DATABASE = "there is no database: models, limits and keys stand in the LLMProxy and its Secret"
-_DROP = "fields reach the model server as the client sent them; it refuses what it does not know"
+_DATABASE = "there is no database: models, limits and keys are in the LLMProxy and its Secret"
+_DROP = "fields reach the model server unchanged; it refuses unknown ones"
 
 LITELLM_SETTINGS: Mapping[str, str] = {
     "additional_drop_params": _DROP,
@@ -48,7 +46,7 @@ LITELLM_SETTINGS: Mapping[str, str] = {
     "content_policy_fallbacks": _REFUSAL,
     "cooldown_time": _COOLDOWN,
     "disable_add_transform_inline_image_block": _DROP,
-    "drop_params": "kept for models that LiteLLM translates; the servers of the others refuse what they do not know",
+    "drop_params": "kept for models that LiteLLM translates; other servers get every field",
     "failure_callback": _RECORDED,
     "json_logs": _LOGS,
     "max_budget": _COST,
@@ -59,7 +57,7 @@ LITELLM_SETTINGS: Mapping[str, str] = {
     "set_verbose": _LOGS,
     "success_callback": _RECORDED,
     "suppress_debug_info": _LOGS,
-    "telemetry": "nothing is sent home",
+    "telemetry": "no telemetry is sent",
     "turn_off_message_logging": _LOGS,
 }
 """Ignored settings of `litellm_settings`, and why nothing is lost or what to do instead."""
@@ -75,16 +73,16 @@ ROUTER_SETTINGS: Mapping[str, str] = {
     "cooldown_time": _COOLDOWN,
     "debug_level": _LOGS,
     "disable_cooldowns": _COOLDOWN,
-    "enable_pre_call_checks": "every call is checked against its limits; windows of contexts are the server's to know",
-    "max_fallbacks": "each of a model's fallbacks is asked once, in their order, at most 8",
+    "enable_pre_call_checks": "every request is checked against its limits; the server checks the context window",
+    "max_fallbacks": "each fallback of a model is tried once, in order, at most 8",
     "model_group_retry_policy": _RETRIES,
     "redis_host": _REDIS,
     "redis_password": _REDIS,
     "redis_port": _REDIS,
     "redis_url": _REDIS,
-    "retry_after": "waits grow from 500ms to 8s, each random, and a server's Retry-After is honoured",
+    "retry_after": "backoffs grow from 500ms to 8s with jitter, and a server's Retry-After is honoured",
     "retry_policy": _RETRIES,
-    "routing_strategy_args": "calls of a rollout stay with one server, others are spread by weight",
+    "routing_strategy_args": "requests of a rollout stay on one deployment, others are balanced by weight",
     "set_verbose": _LOGS,
 }
 
@@ -93,13 +91,13 @@ GENERAL_SETTINGS: Mapping[str, str] = {
     "alerting": _RECORDED,
     "alerting_threshold": _RECORDED,
     "allow_requests_on_db_unavailable": _DATABASE,
-    "background_health_checks": "health is asked of the gateway; no call to a model is made for it",
+    "background_health_checks": "health checks of the gateway call no model",
     "database_connection_pool_limit": _DATABASE,
     "database_connection_timeout": _DATABASE,
     "database_url": _DATABASE,
     "disable_error_logs": _LOGS,
     "disable_spend_logs": _COST,
-    "health_check_interval": "health is asked of the gateway; no call to a model is made for it",
+    "health_check_interval": "health checks of the gateway call no model",
     "key_management_settings": _DATABASE,
     "key_management_system": _DATABASE,
     "master_key": _OPEN,
@@ -114,27 +112,27 @@ TOP: Mapping[str, str] = {
     "callback_settings": _RECORDED,
     "finetune_settings": "files and fine-tuning are not served",
     "files_settings": "files and fine-tuning are not served",
-    "router_groups": "calls of a rollout stay with one server, others are spread by weight",
+    "router_groups": "requests of a rollout stay on one deployment, others are balanced by weight",
 }
 """Ignored sections of the file."""
 
 TOP_REFUSED: Mapping[str, str] = {
-    "credential_list": "keys stand in litellm_params.api_key of each model: name them there",
-    "guardrails": "guardrails do not run here, and calls would pass without them: put them before the proxy",
+    "credential_list": "keys are in litellm_params.api_key of each model: set them there",
+    "guardrails": "guardrails do not run here, and requests would bypass them: put them before the proxy",
     "include": "other files are not read: put everything into one",
     "mcp_servers": "MCP servers are not served here: remove them, or keep LiteLLM for them",
     "vector_store_registry": "vector stores are not served here: remove them, or keep LiteLLM for them",
 }
 
 ELSEWHERE: Mapping[str, str] = {
-    "blocked_user_list": "calls of blocked users would pass: put the check before the proxy",
-    "custom_auth": "calls would pass without the check of your code: put it before the proxy",
+    "blocked_user_list": "requests of blocked users would pass: put the check before the proxy",
+    "custom_auth": "requests would bypass your code: put it before the proxy",
     "custom_provider_map": (
-        "a handler in the trainer's process cannot be called from the proxy's: serve its model over HTTP in OpenAI's "
-        "protocol and name it as openai_like/NAME with api_base"
+        "the proxy cannot call a handler in the trainer's process: serve its model over HTTP in OpenAI's "
+        "protocol and name it openai_like/NAME with api_base"
     ),
-    "enable_jwt_auth": "calls would pass without a token's check: put it before the proxy",
-    "enforce_user_param": "calls without a user would pass: put the check before the proxy",
+    "enable_jwt_auth": "requests would bypass the check of tokens: put it before the proxy",
+    "enforce_user_param": "requests without a user would pass: put the check before the proxy",
     "allowed_routes": "the other routes would stay open: put the check before the proxy",
     "allowed_ips": "other addresses could call: use a NetworkPolicy",
 }
@@ -154,12 +152,12 @@ MODEL_IGNORED: Mapping[str, str] = {
     "merge_reasoning_content_in_choices": _DROP,
     "model_info": _COST,
     "num_retries": _RETRIES,
-    "order": "all servers of a model are used by weight: say weight: 0 for one that stands by",
+    "order": "all deployments of a model are used by weight: set weight: 0 for a standby",
     "output_cost_per_second": _COST,
     "output_cost_per_token": _COST,
     "retry_policy": _RETRIES,
-    "tags": "calls are not routed by tags",
-    "use_in_pass_through": "what is not a model's call is not passed through",
+    "tags": "requests are not routed by tags",
+    "use_in_pass_through": "requests other than to a model are not passed through",
     "use_litellm_proxy": "the model is called at its api_base",
 }
 """Ignored keys of `litellm_params`; whatever else is neither known nor refused becomes a default of the body."""

@@ -16,9 +16,9 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from agl.sdk.sides import models
 from fakes.apiserver import READY, ApiServer, serving, stalled
 from llmproxy_agl import LLMProxy, ProxyError, kube_client
+from sdkrig import models
 
 pytestmark = [pytest.mark.agl, pytest.mark.timeout(60), pytest.mark.filterwarnings("default")]
 STORE = "http://lightning-store:4747"
@@ -77,11 +77,11 @@ def in_a_pod(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
     account.mkdir()
     (account / "token").write_text(rig.cluster.token)
     (account / "namespace").write_text("train")
-    access = kube_client.of_kubeconfig(str(rig.kubeconfig), None)
+    access = kube_client.access_of_kubeconfig(str(rig.kubeconfig), None)
     monkeypatch.setattr(kube_client, "ACCOUNT", account)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("HOSTNAME", "trainer-abc")
-    monkeypatch.setattr(kube_client, "of_pod", lambda: access)  # its TLS is the real cluster's to prove
+    monkeypatch.setattr(kube_client, "access_of_pod", lambda: access)  # its TLS is the real cluster's to prove
     job = {"apiVersion": "batch/v1", "kind": "Job", "name": "trainer", "uid": "job-1", "controller": True}
     rig.cluster.put("pods", "trainer-abc", {"metadata": {"ownerReferences": [job]}})
     return rig
@@ -220,7 +220,7 @@ def test_kept_it_stands_without_pods_and_serves_again(rig: Rig) -> None:
         pytest.param({"forbidden": {"PATCH llmproxies"}}, {}, "rbac.yaml", id="not allowed"),
         pytest.param({"forbidden": {"PATCH secrets"}}, {}, "rbac.yaml", id="no Secrets"),
         pytest.param({"token": "another"}, {}, "Unauthorized", id="wrong token"),
-        pytest.param({}, {"endpoint": "http://127.0.0.1:9"}, "does not answer here", id="Ready, and not to be reached"),
+        pytest.param({}, {"endpoint": "http://127.0.0.1:9"}, "does not respond", id="Ready, and not to be reached"),
         pytest.param({}, {"store_url": "http://localhost:4747"}, "AGL_SERVER_HOST", id="store on loopback"),
         pytest.param({}, {"store_url": "http://0.0.0.0:4747"}, "AGL_SERVER_HOST", id="store on no address"),
         pytest.param(
@@ -262,7 +262,7 @@ def test_an_api_server_that_is_away_for_a_moment_is_waited_for(rig: Rig) -> None
 def test_an_object_of_somebody_else_is_left_alone(rig: Rig) -> None:
     theirs = rig.cluster.put("llmproxies", "mine", {"spec": {"models": []}, "metadata": {"labels": {}}})
 
-    with pytest.raises(ProxyError, match="somebody else's"):
+    with pytest.raises(ProxyError, match="belongs to another owner"):
         asyncio.run(rig.proxy().start())
     assert rig.cluster.get("llmproxies", "mine") == theirs
     assert rig.cluster.get("secrets", "mine-keys") is None
@@ -316,10 +316,10 @@ def test_a_start_that_nobody_waits_for_ends(rig: Rig) -> None:
 def test_outside_of_a_cluster_the_way_to_the_api_server_must_be_said() -> None:
     proxy = LLMProxy(model_list=models(VLLM), store_url=STORE, mode="cluster", name="mine")
 
-    with pytest.raises(ProxyError, match="LLMProxy default/mine: this is no pod of a cluster: say kubeconfig="):
+    with pytest.raises(ProxyError, match="LLMProxy default/mine: this is not a pod of a cluster: set kubeconfig="):
         asyncio.run(proxy.start())
 
 
 def test_outside_of_a_cluster_the_way_to_the_proxy_must_be_said(rig: Rig) -> None:
-    with pytest.raises(ValueError, match="endpoint= is needed"):
+    with pytest.raises(ValueError, match="endpoint= is required"):
         rig.proxy(endpoint=None)

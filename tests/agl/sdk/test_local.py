@@ -21,10 +21,10 @@ import pytest
 
 import llmproxy_agl
 import procs
-from agl.sdk.sides import a_proxy, ask, chat, models, processes_with
 from llmproxy_agl import LLMProxy, ProxyError, notices
 from llmproxy_agl import pause as pausing
 from llmproxy_agl.patch_agent_lightning import install
+from sdkrig import a_proxy, ask, chat, models, processes_with
 
 pytestmark = [pytest.mark.agl, pytest.mark.timeout(180), pytest.mark.filterwarnings("default")]
 UPSTREAM = agentlightning.llm_proxy.LLMProxy
@@ -68,7 +68,7 @@ def test_the_constructor_starts_nothing_and_knows_the_endpoint() -> None:
 
 
 def test_what_has_no_meaning_is_said_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notices, "_said", set())
+    monkeypatch.setattr(notices, "_warned", set())
     with caplog.at_level(logging.WARNING, "llmproxy_agl"):
         for _ in range(2):
             LLMProxy(launch_mode="thread", num_workers=4, middlewares=["message_inspection"], callbacks=[object])
@@ -414,7 +414,7 @@ def test_a_pause_that_does_not_become_quiet_is_told_and_undone(echo: str, store_
     thread.start()
     try:
         time.sleep(1)
-        with pytest.raises(ProxyError, match=r"1 calls are still in flight after 0\.5 s"):
+        with pytest.raises(ProxyError, match=r"1 requests are still in flight after 0\.5 s"):
             asyncio.run(proxy.pause(wait_s=0.5))
         assert chat(endpoint)[0] == 200
         copy: LLMProxy = cloudpickle.loads(cloudpickle.dumps(proxy))

@@ -165,7 +165,7 @@ class Whole:
         for line in self.process.output.splitlines():
             if '"limits_store_connected"' in line or '"limits_store_disconnected"' in line:
                 said = json.loads(line)
-                at_s = datetime.fromisoformat(said["at"]).timestamp() - ahead_s
+                at_s = datetime.fromisoformat(said["time"]).timestamp() - ahead_s
                 found.append((at_s, "shared" if said["event"] == "limits_store_connected" else "offline_quota"))
         return found
 

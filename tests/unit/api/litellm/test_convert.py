@@ -298,7 +298,7 @@ def test_variables_of_the_file_count() -> None:
 
 
 def test_the_page_for_trainers_says_what_becomes_of_every_setting() -> None:
-    page = (Path(__file__).parents[3] / "docs/agent-lightning.md").read_text()
+    page = (Path(__file__).parents[4] / "docs/agent-lightning.md").read_text()
     tables = (
         *(table.LITELLM_SETTINGS, table.ROUTER_SETTINGS, table.GENERAL_SETTINGS, table.MODEL_IGNORED),
         *(table.TOP, table.TOP_REFUSED, table.ELSEWHERE),
