@@ -9,35 +9,9 @@ from typer.testing import CliRunner
 
 from llmproxy_cli.__main__ import app
 from llmproxy_cli.local import registry
-from llmproxy_cli.top import metrics, view
+from llmproxy_cli.top import view
 from llmproxy_cli.top.metrics import History, PodMetrics, Sample
-
-
-def a_pod(
-    name: str = "p-1",
-    *,
-    answered: int = 0,
-    limited: int = 0,
-    failed: int = 0,
-    mode: str = "local",
-    buckets: dict[str, int] | None = None,
-    used: float = 1,
-    more: str = "",
-) -> PodMetrics:
-    text = f"""\
-llmproxy_in_flight 2
-llmproxy_limit_waiting 1
-llmproxy_limiter_mode{{mode="local"}} {float(mode == "local")}
-llmproxy_limiter_mode{{mode="{mode}"}} 1.0
-llmproxy_limit{{kind="rpm",scope="proxy",model=""}} 10
-llmproxy_limit_used{{kind="rpm",scope="proxy",model=""}} {used}
-llmproxy_requests_total{{model="a",endpoint="chat.completions",status="200"}} {answered}
-llmproxy_requests_total{{model="b",endpoint="chat.completions",status="429"}} {limited}
-llmproxy_requests_total{{model="b",endpoint="chat.completions",status="502"}} {failed}
-{more}"""
-    for bound, count in (buckets or {}).items():
-        text += f'\nllmproxy_request_duration_seconds_bucket{{model="a",le="{bound}"}} {count}'
-    return PodMetrics(("n", "p"), name, metrics.parse(text + "\n"))
+from podmetrics import a_pod
 
 
 def printed(*seen: list[PodMetrics]) -> list[str]:
