@@ -96,8 +96,8 @@ def document(
             "models": [{"name": name, "deployments": [{"id": f"{name}/0", "model": "openai/x"}]} for name in models],
         }
     )
-    limited = [
+    limited = tuple(
         model.model_copy(update={"rate_limits": Limits.model_validate(limits)})
         for model, limits in zip(bare.models, models.values(), strict=True)
-    ]
+    )
     return bare.model_copy(update={"rate_limits": Limits.model_validate(proxy or {}), "models": limited})
