@@ -15,7 +15,7 @@ VERSION = 1
 """Raised when a reader of the version before would do something wrong with the document, not when a field is added."""
 
 EXIT_CODE = 2
-"""How a process ends that cannot use its document: a retry will not heal it."""
+"""Exit code of a process that cannot use its document: a restart does not help."""
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 PositiveInt = Annotated[int, Field(ge=1, le=1_000_000_000_000)]
@@ -45,7 +45,7 @@ class Limits(_Part):
     """Calls that have been admitted and are not finished."""
 
     def any(self) -> bool:
-        """Whether one of the limits is set."""
+        """Return True when one of the limits is set."""
         return any(v is not None for v in (self.rpm, self.rps, self.tpm, self.max_parallel))
 
 
@@ -64,15 +64,15 @@ class SharedLimits(_Part):
 
 
 class Overflow(_Part):
-    """What happens to a request over the limit."""
+    """Behaviour for a request over the limit."""
 
     mode: Literal["Reject", "Queue"] = "Reject"
     max_queue_time_s: Seconds = 30.0
-    """With Queue: how long a request may wait for its turn before it is rejected after all."""
+    """With Queue: longest wait of a request before it is rejected."""
 
 
 class Deployment(_Part):
-    """One place that serves a model."""
+    """One server of a model."""
 
     id: Name
     """Unique in the document and stable over edits of other deployments: `phi/0`."""
@@ -98,17 +98,17 @@ class Deployment(_Part):
 
 
 class Model(_Part):
-    """What a client asks for by name."""
+    """A model, by the name that clients use."""
 
     name: Name
     rate_limits: Limits = Limits()
     deployments: Annotated[tuple[Deployment, ...], Field(min_length=1, max_length=64)]
     fallbacks: tuple[Name, ...] = ()
-    """Models that are tried when every try of this one has failed, in this order."""
+    """Models that answer when every attempt of this one has failed, in this order."""
 
 
 class Retries(_Part):
-    """Tries after the first, before the first byte of an answer."""
+    """Attempts after the first, before the first byte of a response."""
 
     max: Annotated[int, Field(ge=0, le=10)] = 2
     initial_delay_s: Seconds = 0.5
@@ -132,7 +132,7 @@ class Otlp(_Part):
 
 
 class Resource(_Part):
-    """What the store is told of the proxy itself, so that runners find it."""
+    """The proxy as a resource of the store, so that runners find it."""
 
     name: Name
     """Among the store's resources."""
@@ -141,7 +141,7 @@ class Resource(_Part):
 
 
 class Spans(_Part):
-    """Where calls are told; without it there is no shipper. One of `store` and `otlp` at least."""
+    """Destinations of spans; without it there is no shipper. One of `store` and `otlp` at least."""
 
     store: Url | None = None
     """Base URL of a LightningStore, without `/v1/...`."""
@@ -172,21 +172,21 @@ class Spans(_Part):
 
 
 class Translation(_Part):
-    """How calls are translated; without a translated deployment nobody reads it."""
+    """Settings of the translator; unused without a translated deployment."""
 
     drop_params: bool = False
     """Leave out fields that the provider has nothing for; else such a call is refused."""
 
 
 class Proxy(_Part):
-    """Who this pod belongs to, for logs and metrics."""
+    """The proxy of this pod, for logs and metrics."""
 
     name: Name
     namespace: Name
 
 
 class Document(_Part):
-    """All that a pod is told."""
+    """Configuration of a pod."""
 
     version: Literal[1] = 1
     proxy: Proxy
@@ -198,10 +198,10 @@ class Document(_Part):
     retries: Retries = Retries()
     spans: Spans | None = None
     require_api_key: bool = False
-    """Callers must show one of the keys in the folder that the gateway is told; they are no part of this document."""
+    """Clients need one of the API keys in the gateway's `--keys-dir`; the keys are no part of this document."""
     translation: Translation | None = None
     drain_timeout_s: Seconds = 300.0
-    """How long calls that are in flight at SIGTERM may go on. None that is shorter is cut."""
+    """Time of calls in flight at SIGTERM to finish."""
 
     def to_json(self) -> str:
         """Return the document as text: the same document gives the same text."""

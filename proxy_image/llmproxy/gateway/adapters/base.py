@@ -150,7 +150,7 @@ class ForwardAdapter(Adapter):
         return Relay(hide_usage=not request.include_usage, choices=request.choices)
 
 
-class _MappedStream(Protocol):
+class _EventMapper(Protocol):
     """Common interface of the streams in `llmproxy.protocols` that map events."""
 
     done: bool
@@ -172,7 +172,7 @@ class BoundedStream:
 
     __slots__ = ("_inner",)
 
-    def __init__(self, inner: _MappedStream) -> None:
+    def __init__(self, inner: _EventMapper) -> None:
         self._inner = inner
 
     @property

@@ -15,7 +15,7 @@ from llmproxy.gateway.upstreams.balancer import Balancer
 
 
 class LimitsCollector(Collector):
-    """What the limiter decided, and how full the limits are."""
+    """Decisions of the limiter, and usage of the limits."""
 
     def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter

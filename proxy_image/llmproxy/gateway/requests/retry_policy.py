@@ -1,7 +1,7 @@
-"""Whether to try again, and when. Pure: the caller sleeps.
+"""Retry policy: which responses are retried, and when. Pure: the caller sleeps.
 
-Tries are repeated before the first byte of an answer only: after it the client has seen a part that cannot be taken
-back. What counts as worth another try is what OpenAI's and Anthropic's own SDKs repeat, and 425.
+A request is retried before the first byte of a response only: after it the client has a part that cannot be taken back.
+The statuses are those that OpenAI's and Anthropic's own SDKs retry, and 425.
 """
 
 import random
@@ -15,17 +15,17 @@ RETRIED_STATUS: Final = frozenset({408, 409, 425, 429, *range(500, 600)})
 
 
 def is_retried(status: int) -> bool:
-    """Whether an upstream's *status* is worth another try."""
+    """Return True when a response with *status* is retried."""
     return status in RETRIED_STATUS
 
 
-def backoff_s(retries: Retries, tries: int, rand: random.Random) -> float:
-    """Return how long to wait after *tries* tries have failed: exponential, full jitter, bounded."""
-    return rand.uniform(0, min(retries.max_delay_s, retries.initial_delay_s * 2 ** (tries - 1)))
+def backoff_s(retries: Retries, attempts: int, rand: random.Random) -> float:
+    """Return the wait after *attempts* failures: exponential, full jitter, bounded."""
+    return rand.uniform(0, min(retries.max_delay_s, retries.initial_delay_s * 2 ** (attempts - 1)))
 
 
 def read_retry_after(headers: dict[bytes, bytes], now_s: float) -> float | None:
-    """Return the seconds that an upstream asks for, None if it says nothing that can be understood.
+    """Return Retry-After in seconds, None without a valid one.
 
     `retry-after-ms` (OpenAI, Azure), seconds with or without a fraction, or an HTTP date (RFC 9110, 10.2.3).
     """
@@ -54,14 +54,13 @@ def _number(raw: bytes) -> float | None:
     return value if 0 <= value < 1e9 else None  # noqa: PLR2004 - a nan, an infinity or nonsense is no wait
 
 
-def wait_before_next(retries: Retries, tries: int, asked_s: float | None, rand: random.Random) -> float | None:
-    """Return the seconds before the next try of the same deployment, None when the answer is to be passed on.
+def wait_before_next(retries: Retries, attempts: int, retry_after_s: float | None, rand: random.Random) -> float | None:
+    """Return the seconds before the next attempt at the same deployment, None when the response is passed on.
 
-    An upstream that asks for more than maxDelay is believed: its answer goes to the caller at once, with its
-    Retry-After.
+    A Retry-After above maxDelay ends the retries: the response goes to the client at once, with its Retry-After.
     """
-    if tries > retries.max:
+    if attempts > retries.max:
         return None
-    if asked_s is None:
-        return backoff_s(retries, tries, rand)
-    return asked_s if asked_s <= retries.max_delay_s else None
+    if retry_after_s is None:
+        return backoff_s(retries, attempts, rand)
+    return retry_after_s if retry_after_s <= retries.max_delay_s else None
