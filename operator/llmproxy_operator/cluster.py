@@ -171,6 +171,10 @@ class ApiServer:
             raise
         return any(item.get("kind") == kind for item in group.live.get("resources") or ())
 
+    async def probe(self, api_version: str, kind: str, namespace: str) -> None:
+        """Return if objects of a kind can be listed, of all namespaces if *namespace* is empty; raise ClusterError."""
+        await self._request("GET", Ref(api_version, kind, namespace, ""), query={"limit": "1"})
+
     async def list(
         self,
         api_version: str,

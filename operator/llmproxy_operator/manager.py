@@ -11,7 +11,7 @@ import secrets
 import signal
 import time
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,6 +31,7 @@ from llmproxy_operator.watch.cached_cluster import CachedCluster
 from llmproxy_operator.watch.event_filter import EventFilter
 from llmproxy_operator.watch.informer import KINDS, Informer
 from llmproxy_operator.watch.kopf_watch import watch
+from llmproxy_operator.watch.proxy_watch import ProxyWatches
 from llmproxy_operator.workqueue import Key, WorkQueue
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,12 @@ async def _work(settings: Settings, cluster: ApiServer, connection: ConnectionIn
         queue.add(key)
 
     def wake_for_child(key: Key) -> None:
-        queue.add(key, settle=True)
+        if watches.is_up(key.namespace):  # before that, an object that is not cached would be taken for absent
+            queue.add(key, settle=True)
+
+    def on_change(namespace: str, up: bool) -> None:  # noqa: FBT001 - a callback
+        health.ready = watches.any_up
+        health.metrics.set_watched(namespace or "all", up=up)
 
     event_filter, cache = EventFilter(wake), Cache(wake_for_child)
     informer = Informer(cluster, cache, namespaces=settings.watch_namespaces, jitter=random.random)
@@ -121,16 +127,12 @@ async def _work(settings: Settings, cluster: ApiServer, connection: ConnectionIn
     health.oldest_s = lambda: queue.oldest_s
     health.metrics.set_leader(leader=True)
 
-    watching = asyncio.Event()
+    async def watch_proxies(namespace: str, ready: Callable[[], None]) -> None:
+        await watch(connection, event_filter, namespace=namespace, ready=ready)
 
-    async def reconciles() -> None:
-        await informer.synced()  # before that, an object that is not cached would be taken for absent
-        await watching.wait()
-        health.ready = True
-        await queue.run(WORKERS)
-
-    proxies = watch(connection, event_filter, namespaces=settings.watch_namespaces, ready=watching.set)
-    await _together(proxies, informer.run(), reconciles(), secret_watch.run())
+    watches = ProxyWatches(cluster, watch_proxies, synced=informer.synced, on_change=on_change)
+    proxies = [watches.run(namespace) for namespace in settings.watch_namespaces or ("",)]
+    await _together(*proxies, informer.run(), queue.run(WORKERS), secret_watch.run())
 
 
 async def _together(*parts: Coroutine[Any, Any, None]) -> None:

@@ -31,6 +31,12 @@ class Metrics:
         self._leader = Gauge(
             "llmproxy_operator_leader", "1 if this process is the leader, 0 if it waits", registry=self._registry
         )
+        self._watched = Gauge(
+            "llmproxy_operator_watch_up",
+            "1 while the LLMProxies of a namespace are watched, 0 while they cannot be read",
+            ["watched_namespace"],
+            registry=self._registry,
+        )
         for result in ("success", "error"):
             self._reconciles.labels(result)  # so that a rate is there from the start
 
@@ -47,6 +53,10 @@ class Metrics:
     def set_leader(self, *, leader: bool) -> None:
         """Set whether this process is the leader."""
         self._leader.set(1 if leader else 0)
+
+    def set_watched(self, namespace: str, *, up: bool) -> None:
+        """Set whether the LLMProxies of a namespace are watched."""
+        self._watched.labels(namespace).set(1 if up else 0)
 
     def watch_queue(self, depth: Callable[[], float], oldest_s: Callable[[], float]) -> None:
         """Read the queue with each scrape."""

@@ -66,16 +66,17 @@ class Informer:
         one_list = asyncio.Lock()
         self._reflectors = [_Reflector(client, cache, scope, jitter, one_list) for scope in scopes]
 
-    async def synced(self) -> None:
-        """Wait until each kind has been listed once: before that, an object that is not cached may exist."""
-        for follower in self._reflectors:
-            await follower.synced.wait()
+    async def synced(self, namespace: str) -> None:
+        """Wait until each kind has been listed once there: before that, an object that is not cached may exist."""
+        for reflector in self._reflectors:
+            if reflector.namespace == namespace:
+                await reflector.synced.wait()
 
     async def run(self) -> None:
         """Watch all kinds for ever."""
         async with asyncio.TaskGroup() as group:
-            for follower in self._reflectors:
-                group.create_task(follower.run())
+            for reflector in self._reflectors:
+                group.create_task(reflector.run())
 
 
 class _Reflector:
@@ -98,6 +99,7 @@ class _Reflector:
         self._version = ""
         """Version up to which the cache is complete; empty: a list is needed."""
         self._failures = 0
+        self.namespace = scope[2]
         self.synced = asyncio.Event()
 
     async def run(self) -> NoReturn:

@@ -7,7 +7,7 @@ task of its loop. It keeps no finalizer, annotation or Event; our own queue repe
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import kopf
@@ -27,9 +27,9 @@ class WatchEndedError(OperatorError):
 
 
 async def watch(
-    connection: ConnectionInfo, event_filter: EventFilter, *, namespaces: Sequence[str], ready: Callable[[], None]
+    connection: ConnectionInfo, event_filter: EventFilter, *, namespace: str, ready: Callable[[], None]
 ) -> None:
-    """Hand every event to *doorbell* until cancelled; raise WatchEndedError if kopf ends."""
+    """Pass every event of a namespace, of all if it is empty, to the filter; raise WatchEndedError if kopf ends."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[BaseException | None] = loop.create_future()
 
@@ -40,7 +40,7 @@ async def watch(
         if not ended.done():
             ended.set_result(error)
 
-    kopfs = _Kopf(_registry(connection, event_filter, loop), namespaces, on_ready)
+    kopfs = _Kopf(_registry(connection, event_filter, loop), namespace, on_ready)
 
     def run() -> None:
         error: BaseException | None = None
@@ -66,9 +66,9 @@ async def watch(
 class _Kopf:
     """kopf in the event loop of its thread."""
 
-    def __init__(self, registry: kopf.OperatorRegistry, namespaces: Sequence[str], ready: Callable[[], None]) -> None:
+    def __init__(self, registry: kopf.OperatorRegistry, namespace: str, ready: Callable[[], None]) -> None:
         self._registry = registry
-        self._namespaces = tuple(namespaces)
+        self._namespaces = (namespace,) if namespace else ()
         self._on_ready = ready
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()

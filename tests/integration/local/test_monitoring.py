@@ -81,6 +81,10 @@ FIRES: dict[str, tuple[str, dict[str, str]]] = {
     "LLMProxyShipperAway": ("namespace llmproxy pod", {f"llmproxy_shipper_connected{{{POD}}}": "0x60"}),
     "LLMProxyOperatorDown": ("", {f"llmproxy_operator_leader{{{OPERATOR}}}": "0x60"}),
     "LLMProxyOperatorBehind": ("namespace pod", {f"llmproxy_operator_workqueue_oldest_seconds{{{OPERATOR}}}": "61x60"}),
+    "LLMProxyOperatorNamespaceUnreadable": (
+        "namespace pod watched_namespace",
+        {f'llmproxy_operator_watch_up{{{OPERATOR},watched_namespace="a"}}': "0x60"},
+    ),
     "LLMProxyOperatorReconcilesFail": (
         "namespace pod",
         {
@@ -105,11 +109,12 @@ WELL = {
     f"llmproxy_shipper_connected{{{POD}}}": "1x60",
     f"llmproxy_operator_leader{{{OPERATOR}}}": "1x60",
     f"llmproxy_operator_workqueue_oldest_seconds{{{OPERATOR}}}": "59x60",
+    f'llmproxy_operator_watch_up{{{OPERATOR},watched_namespace="a"}}': "1x60",
     f'llmproxy_operator_reconciles_total{{{OPERATOR},result="error"}}': "0+19x60",
     f'llmproxy_operator_reconciles_total{{{OPERATOR},result="success"}}': "0+81x60",
 }
 """An hour just within what is bearable."""
-VALUES = {"namespace": "n", "llmproxy": "p", "model": "m", "deployment": "d"}
+VALUES = {"namespace": "n", "llmproxy": "p", "model": "m", "deployment": "d", "watched_namespace": "a"}
 
 
 def rule_test(name: str, samples: dict[str, str], firing: dict[str, str] | None) -> dict[str, Any]:

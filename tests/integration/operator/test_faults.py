@@ -11,6 +11,7 @@ import random
 import signal
 import threading
 import time
+import urllib.error
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -231,9 +232,11 @@ def test_nothing_is_done_before_all_kinds_are_known(behind: Behind) -> None:
         front.faults = lambda _method, path: hang if "/controllerrevisions?" in path and "watch" not in path else None
         with an_operator(behind.kube.namespace, NOT_LED, env=behind.environment(front)) as operator:
             behind.kube.apply(an_llmproxy("early"))
-            eventually(lambda: operator.metric("llmproxy_operator_workqueue_depth"), lambda n: n == 1, 60, "it waits")
-            assert front.held >= 1
+            eventually(lambda: front.held, lambda count: count >= 1, 60, "the list hangs")
+            with pytest.raises(urllib.error.HTTPError, match="503"):
+                operator.get("/readyz")
             assert passes(operator) == 0
+            assert behind.kube.list("deployments", MINE) == []
 
             known.set()
             eventually(

@@ -82,7 +82,7 @@ def follow(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> Follow:
         played = Played(lists, watches)
         made = Informer(played, cache, namespaces=(), jitter=lambda: 0.0)
         task = asyncio.create_task(made.run())
-        await asyncio.wait_for(made.synced(), 10)
+        await asyncio.wait_for(made.synced(""), 10)
         await asyncio.wait_for(played.done.wait(), 10)
         task.cancel()
         return played
