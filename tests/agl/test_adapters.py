@@ -14,7 +14,7 @@ import pytest
 from aglrig import Road, agentlightning
 from llmproxy import shipping_protocol
 from llmproxy.echo import shapes, tokens
-from llmproxy.echo.asked import Answer, ToolCall
+from llmproxy.echo.generation import EchoToolCall, Generation
 
 pytestmark = [pytest.mark.agl, pytest.mark.filterwarnings("default")]
 
@@ -30,12 +30,12 @@ TOOLS = [
         },
     }
 ]
-WEATHER = ToolCall("get_weather", '{"place": "Paris"}')
+WEATHER = EchoToolCall("get_weather", '{"place": "Paris"}')
 
 
-def exchange(ident: str, said: Answer, request: Json, *, streamed: bool, token_ids: bool = True) -> Json:
+def exchange(ident: str, said: Generation, request: Json, *, streamed: bool, token_ids: bool = True) -> Json:
     """Return the fields of a call that a vLLM answered so."""
-    head = shapes.Head(ident, 1, "phi-2", token_ids=token_ids, logprobs=True)
+    head = shapes.ResponseHead(ident, 1, "phi-2", token_ids=token_ids, logprobs=True)
     count = request.get("n", 1)
     body = {"model": "phi-2", "stream": streamed, **request}
     if streamed:
@@ -47,11 +47,11 @@ def exchange(ident: str, said: Answer, request: Json, *, streamed: bool, token_i
     return {"request": json.dumps(body).encode(), "response": response, "streamed": streamed}
 
 
-def text(*pieces: str) -> Answer:
-    return Answer(list(pieces), [], "stop")
+def text(*pieces: str) -> Generation:
+    return Generation(list(pieces), [], "stop")
 
 
-def ids_of(said: Answer) -> list[int]:
+def ids_of(said: Generation) -> list[int]:
     return [tokens.token_id(piece) for piece in said.generated]
 
 
@@ -104,7 +104,7 @@ async def test_a_chat_call_is_one_result_with_full_contents_in_every_adapter(roa
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "stream"])
 async def test_a_call_of_a_tool_is_whole(road: Road, *, streamed: bool) -> None:
     ids = await road.rollout()
-    said = Answer([], [WEATHER, ToolCall("get_weather", '{"place": "Rome"}')], "tool_calls")
+    said = Generation([], [WEATHER, EchoToolCall("get_weather", '{"place": "Rome"}')], "tool_calls")
     request = {"messages": [{"role": "user", "content": "weather?"}], "tools": TOOLS}
     await road.call(ids, **exchange(f"chatcmpl-2{streamed}", said, request, streamed=streamed))
     proxy, tracer, talks = adapted(await road.spans(ids))
@@ -164,7 +164,7 @@ async def test_several_choices_are_one_result_with_all_of_them(road: Road, *, st
 async def test_the_older_completions_are_one_result(road: Road) -> None:
     ids = await road.rollout()
     said = text("once", " more")
-    head = shapes.Head("cmpl-1", 1, "phi-2", token_ids=True, logprobs=True)
+    head = shapes.ResponseHead("cmpl-1", 1, "phi-2", token_ids=True, logprobs=True)
     body = {"model": "phi-2", "prompt": "say once more"}
     response = json.dumps(shapes.completion(head, [(said, PROMPT)])).encode()
     await road.call(ids, route="completions", request=json.dumps(body).encode(), response=response)

@@ -48,12 +48,12 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises what ended it once more: an end, no failure
         signal.signal(number, lambda *_: None)
     host = f"[{flags.host}]" if ":" in flags.host else flags.host
-    _Server(config, f"http://{host}:{listener.getsockname()[1]}").run(sockets=[listener])
+    _EchoServer(config, f"http://{host}:{listener.getsockname()[1]}").run(sockets=[listener])
     return 0
 
 
-class _Server(uvicorn.Server):
-    """Says when it is ready."""
+class _EchoServer(uvicorn.Server):
+    """Prints a line when it is ready."""
 
     def __init__(self, config: uvicorn.Config, address: str) -> None:
         super().__init__(config)

@@ -1,6 +1,6 @@
-"""The echo server as an ASGI application: routes, what was seen, and answers at the wanted pace.
+"""The echo server as an ASGI application: routes, statistics, and responses at the requested pace.
 
-Ends where the shapes begin: what an answer looks like is `shapes`, what it says is `asked`.
+`generation` has the output, `shapes` its form on the wire.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 
 from llmproxy.echo import responses, shapes
-from llmproxy.echo.asked import BadBodyError, answer, choices, last_said, prompt_ids, prompts_of
 from llmproxy.echo.behaviour import Behaviour, DirectiveError, read
+from llmproxy.echo.generation import BadBodyError, choices, generate, last_text, prompt_ids, prompts_of
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -29,13 +29,13 @@ ENDPOINTS = ("chat/completions", "completions", "embeddings", "responses")
 _SECRETS = (b"authorization", b"api-key", b"x-api-key", b"x-goog-api-key", b"cookie")
 
 
-class _ClientGoneError(Exception):
+class _DisconnectedError(Exception):
     """The client closed its connection."""
 
 
 @dataclass
 class Stats:
-    """What the server saw since its start or the last reset."""
+    """Calls since the start or the last reset."""
 
     calls: int = 0
     """Model calls: chat, completions, embeddings, responses."""
@@ -59,7 +59,7 @@ class Stats:
         }
 
     def reset(self) -> None:
-        """Forget what was, not what is going on."""
+        """Set the counters to zero; calls in flight stay counted."""
         self.__init__(in_flight=self.in_flight, max_in_flight=self.in_flight)  # type: ignore[misc]  # a fresh start
 
 
@@ -122,7 +122,7 @@ class Echo:
 
         try:
             await self._serve(endpoint, scope, receive, counting)
-        except _ClientGoneError:
+        except _DisconnectedError:
             self.stats.client_gone += 1
         finally:
             self.stats.in_flight -= 1
@@ -132,13 +132,13 @@ class Echo:
         self.stats.last_path = scope["path"]
         self.stats.last_headers = _without_secrets(scope["headers"])
         try:
-            asked = self._parse(body)
+            request = self._parse(body)
             if endpoint == "responses":
-                asked = responses.as_chat(asked)
-            how = read(self._defaults, scope["headers"], last_said(asked))
-            call = _Call(endpoint, asked, how, self._head(endpoint, asked), send, receive)
-            if how.status < 400 and self._chance.random() < self._fail_rate:  # noqa: PLR2004 - an error it is already
-                how = call.how = msgspec.structs.replace(how, status=503)
+                request = responses.as_chat(request)
+            behaviour = read(self._defaults, scope["headers"], last_text(request))
+            call = _ModelCall(endpoint, request, behaviour, self._head(endpoint, request), send, receive)
+            if behaviour.status < 400 and self._chance.random() < self._fail_rate:  # noqa: PLR2004 - already an error
+                behaviour = call.behaviour = msgspec.structs.replace(behaviour, status=503)
             await call.run()
         except (BadBodyError, DirectiveError) as exc:
             refusal = shapes.error(str(exc), "BadRequestError", 400, getattr(exc, "param", None))
@@ -146,106 +146,108 @@ class Echo:
 
     def _parse(self, body: bytes) -> Json:
         try:
-            asked = msgspec.json.decode(body)
+            request = msgspec.json.decode(body)
         except msgspec.DecodeError as exc:
             raise BadBodyError(f"the body is not JSON: {exc}") from exc
-        if not isinstance(asked, dict):
+        if not isinstance(request, dict):
             raise BadBodyError("the body must be a JSON object")
-        self.stats.last_body = asked if len(body) <= MAX_KEPT_BODY else f"{len(body)} bytes"
-        model = asked.get("model")
+        self.stats.last_body = request if len(body) <= MAX_KEPT_BODY else f"{len(body)} bytes"
+        model = request.get("model")
         if not isinstance(model, str) or not model:
             raise BadBodyError("model is missing", "model")
         if self._models and model not in self._models:
             raise BadBodyError(f"model {model!r} is not served here; there is {', '.join(self._models)}", "model")
-        return asked
+        return request
 
-    def _head(self, endpoint: str, asked: Json) -> shapes.Head:
+    def _head(self, endpoint: str, request: Json) -> shapes.ResponseHead:
         self._next += 1
         prefix = {"chat/completions": "chatcmpl", "completions": "cmpl", "responses": "resp"}.get(endpoint, "embd")
-        logprobs = asked.get("logprobs")
-        return shapes.Head(
+        logprobs = request.get("logprobs")
+        return shapes.ResponseHead(
             id=f"{prefix}-echo-{self._started_s}-{self._next}",
             created_s=int(time.time()),
-            model=asked["model"],
-            token_ids=asked.get("return_token_ids") is True,
+            model=request["model"],
+            token_ids=request.get("return_token_ids") is True,
             logprobs=logprobs is True or (endpoint == "completions" and isinstance(logprobs, int)),
         )
 
 
 @dataclass
-class _Call:
-    """One model call whose body is understood."""
+class _ModelCall:
+    """One model call with a valid body."""
 
     endpoint: str
-    asked: Json
-    how: Behaviour
-    head: shapes.Head
+    request: Json
+    behaviour: Behaviour
+    head: shapes.ResponseHead
     send: Send
     receive: Receive
-    _gone: "asyncio.Future[None] | None" = None
+    _disconnected: "asyncio.Future[None] | None" = None
 
     async def run(self) -> None:
-        """Answer at the wanted pace; raise _ClientGoneError when nobody waits any more."""
-        self._gone = asyncio.ensure_future(_until_gone(self.receive))
+        """Respond at the requested pace; raise _DisconnectedError after the client has disconnected."""
+        self._disconnected = asyncio.ensure_future(_until_disconnected(self.receive))
         try:
-            await self._pause(self.how.delay_ms)
-            if self.how.status >= 400:  # noqa: PLR2004 - an error
-                message = f"the echo server was asked to answer with {self.how.status}"
-                refusal = shapes.error(message, "EchoError", self.how.status)
-                await _json(self.send, self.how.status, refusal, self._headers())
-            elif self.asked.get("stream") is True and self.endpoint != "embeddings":
+            await self._pause(self.behaviour.delay_ms)
+            if self.behaviour.status >= 400:  # noqa: PLR2004 - an error
+                message = f"the echo server was asked to answer with {self.behaviour.status}"
+                refusal = shapes.error(message, "EchoError", self.behaviour.status)
+                await _json(self.send, self.behaviour.status, refusal, self._headers())
+            elif self.request.get("stream") is True and self.endpoint != "embeddings":
                 await self._stream()
             else:
                 await self._plain()
         finally:
-            self._gone.cancel()
+            self._disconnected.cancel()
 
     async def _plain(self) -> None:
         whole = self._whole()
-        if self.how.chunk_ms and self.endpoint != "embeddings":
+        if self.behaviour.chunk_ms and self.endpoint != "embeddings":
             used = whole["usage"]
-            made = used["output_tokens"] if self.endpoint == "responses" else used.get("completion_tokens", 0)
-            await self._pause(self.how.chunk_ms * made)
+            generated = used["output_tokens"] if self.endpoint == "responses" else used.get("completion_tokens", 0)
+            await self._pause(self.behaviour.chunk_ms * generated)
         body = msgspec.json.encode(whole)
-        if self.how.die_after_chunks is not None:
+        if self.behaviour.die_after_chunks is not None:
             await _start(self.send, 200, b"application/json", [(b"content-length", b"%d" % len(body))])
             await self.send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
-            return  # an answer that is not complete: the server closes the connection
-        await _json(self.send, self.how.status, whole, self._headers())
+            return  # half a response: the server closes the connection
+        await _json(self.send, self.behaviour.status, whole, self._headers())
 
     def _whole(self) -> Json:
-        asked, how = self.asked, self.how
+        request, behaviour = self.request, self.behaviour
         if self.endpoint == "embeddings":
-            return shapes.embeddings(self.head.model, asked, _inputs(asked))
+            return shapes.embeddings(self.head.model, request, _inputs(request))
         if self.endpoint == "completions":
-            return shapes.completion(self.head, [(answer(asked, text, how), ids) for text, ids in prompts_of(asked)])
-        said = answer(asked, last_said(asked), how)
+            return shapes.completion(
+                self.head, [(generate(request, text, behaviour), ids) for text, ids in prompts_of(request)]
+            )
+        generation = generate(request, last_text(request), behaviour)
         if self.endpoint == "responses":
-            return responses.whole(self.head, asked, said, len(prompt_ids(asked)))
-        return shapes.chat(self.head, said, prompt_ids(asked), choices(asked))
+            return responses.whole(self.head, request, generation, len(prompt_ids(request)))
+        return shapes.chat(self.head, generation, prompt_ids(request), choices(request))
 
     def _chunks(self) -> Iterator[Json]:
-        asked, how = self.asked, self.how
+        request, behaviour = self.request, self.behaviour
         if self.endpoint == "completions":
-            answers = [(answer(asked, text, how), ids) for text, ids in prompts_of(asked)]
+            answers = [(generate(request, text, behaviour), ids) for text, ids in prompts_of(request)]
             return shapes.completion_chunks(self.head, answers)
-        said = answer(asked, last_said(asked), how)
-        return shapes.chat_chunks(self.head, said, prompt_ids(asked), choices(asked))
+        generation = generate(request, last_text(request), behaviour)
+        return shapes.chat_chunks(self.head, generation, prompt_ids(request), choices(request))
 
     async def _stream(self) -> None:
         if self.endpoint == "responses":
             await self._stream_responses()
             return
-        options = self.asked.get("stream_options")
+        options = self.request.get("stream_options")
         with_usage = isinstance(options, dict) and options.get("include_usage") is True
         totals = self._whole()["usage"]
         chunks = self._chunks()  # a body that cannot be used is refused before the first byte
-        await _start(self.send, self.how.status, b"text/event-stream; charset=utf-8", self._headers())
+        await _start(self.send, self.behaviour.status, b"text/event-stream; charset=utf-8", self._headers())
         for sent, chunk in enumerate(chunks):
-            if sent == self.how.die_after_chunks:
+            if sent == self.behaviour.die_after_chunks:
                 return
             if sent:
-                await self._pause(self.how.chunk_ms)
+                await self._pause(self.behaviour.chunk_ms)
             await self._event(msgspec.json.encode({**chunk, "usage": None} if with_usage else chunk))
         if with_usage:
             kind = "text_completion" if self.endpoint == "completions" else "chat.completion.chunk"
@@ -254,16 +256,16 @@ class _Call:
         await self.send({"type": "http.response.body", "body": b""})
 
     async def _stream_responses(self) -> None:
-        said = answer(self.asked, last_said(self.asked), self.how)
-        made = responses.events(self.head, self.asked, said, len(prompt_ids(self.asked)))
-        await _start(self.send, self.how.status, b"text/event-stream; charset=utf-8", self._headers())
+        generation = generate(self.request, last_text(self.request), self.behaviour)
+        events = responses.events(self.head, self.request, generation, len(prompt_ids(self.request)))
+        await _start(self.send, self.behaviour.status, b"text/event-stream; charset=utf-8", self._headers())
         pieces = 0
-        for event in made:
+        for event in events:
             if event["type"].endswith(".delta"):
-                if pieces == self.how.die_after_chunks:
+                if pieces == self.behaviour.die_after_chunks:
                     return
                 if pieces:
-                    await self._pause(self.how.chunk_ms)
+                    await self._pause(self.behaviour.chunk_ms)
                 pieces += 1
             named = b"event: " + event["type"].encode() + b"\ndata: " + msgspec.json.encode(event) + b"\n\n"
             await self.send({"type": "http.response.body", "body": named, "more_body": True})
@@ -273,25 +275,25 @@ class _Call:
         await self.send({"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True})
 
     async def _pause(self, ms: float) -> None:
-        assert self._gone is not None  # noqa: S101 - `run` has set it
+        assert self._disconnected is not None  # noqa: S101 - `run` has set it
         if ms > 0:
-            await asyncio.wait({self._gone}, timeout=ms / 1000)
-        if self._gone.done():
-            raise _ClientGoneError
+            await asyncio.wait({self._disconnected}, timeout=ms / 1000)
+        if self._disconnected.done():
+            raise _DisconnectedError
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
-        return [(b"retry-after", self.how.retry_after.encode("latin-1"))] if self.how.retry_after else []
+        return [(b"retry-after", self.behaviour.retry_after.encode("latin-1"))] if self.behaviour.retry_after else []
 
 
-def _inputs(asked: Json) -> list[str]:
-    given = asked.get("input")
-    if isinstance(given, str):
-        return [given]
-    if isinstance(given, list) and given:
-        if all(isinstance(item, int) for item in given):
-            return [str(given)]
-        if all(isinstance(item, (str, list)) for item in given):
-            return [str(item) for item in given]
+def _inputs(request: Json) -> list[str]:
+    value = request.get("input")
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and value:
+        if all(isinstance(item, int) for item in value):
+            return [str(value)]
+        if all(isinstance(item, (str, list)) for item in value):
+            return [str(item) for item in value]
     raise BadBodyError("input must be a string, a list of strings, or token ids", "input")
 
 
@@ -304,7 +306,7 @@ async def _body(receive: Receive) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise _ClientGoneError
+            raise _DisconnectedError
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > MAX_BODY:
@@ -313,7 +315,7 @@ async def _body(receive: Receive) -> bytes:
             return b"".join(parts)
 
 
-async def _until_gone(receive: Receive) -> None:
+async def _until_disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 

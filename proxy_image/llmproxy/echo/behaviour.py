@@ -1,4 +1,4 @@
-"""How one request is to be answered: flags of the server, then headers, then a directive in the message. Pure.
+"""Behaviour of the echo server for one request: flags, then headers, then a directive in the message. Pure.
 
 A header `x-echo-status: 503` and a user message that is nothing but `{"echo": {"status": 503}}` say the same; the
 message gets through proxies that drop headers they do not know. `{"echo": {"say": "..."}}` has it say something else.
@@ -22,7 +22,7 @@ class DirectiveError(Exception):
 
 
 class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How to answer."""
+    """Settings of one response."""
 
     status: Annotated[int, Meta(ge=200, le=599)] = 200
     """From 400 on, an error in OpenAI's shape is the answer."""
@@ -43,17 +43,17 @@ class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read(defaults: Mapping[str, Any], headers: Iterable[tuple[bytes, bytes]], message: str) -> Behaviour:
-    """Return how to answer *message*; raise DirectiveError naming what cannot be used."""
-    given = dict(defaults)
+    """Return the settings for *message*; raise DirectiveError naming what cannot be used."""
+    fields = dict(defaults)
     for name, value in headers:
         if name.startswith(HEADER_PREFIX):
-            given[name[len(HEADER_PREFIX) :].decode("latin-1").replace("-", "_")] = value.decode("latin-1")
-    given.update(_directive(message))
+            fields[name[len(HEADER_PREFIX) :].decode("latin-1").replace("-", "_")] = value.decode("latin-1")
+    fields.update(_directive(message))
     try:
-        return msgspec.convert(given, Behaviour, strict=False)
+        return msgspec.convert(fields, Behaviour, strict=False)
     except msgspec.ValidationError as exc:
-        known = ", ".join(Behaviour.__struct_fields__)
-        raise DirectiveError(f"echo directive: {exc}; there are {known}") from exc
+        names = ", ".join(Behaviour.__struct_fields__)
+        raise DirectiveError(f"echo directive: {exc}; there are {names}") from exc
 
 
 def _directive(message: str) -> dict[str, Any]:
@@ -64,5 +64,5 @@ def _directive(message: str) -> dict[str, Any]:
         parsed = msgspec.json.decode(text)
     except msgspec.DecodeError:
         return {}
-    given = parsed.get("echo") if isinstance(parsed, dict) else None
-    return given if isinstance(given, dict) else {}
+    fields = parsed.get("echo") if isinstance(parsed, dict) else None
+    return fields if isinstance(fields, dict) else {}

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from llmproxy.echo import tokens
-from llmproxy.echo.asked import Answer, BadBodyError
-from llmproxy.echo.shapes import Head, Json, call_id
+from llmproxy.echo.generation import BadBodyError, Generation
+from llmproxy.echo.shapes import Json, ResponseHead, call_id
 from llmproxy.protocols.normalize import responses as chat
 
 _REPEATED = ("instructions", "max_output_tokens", "metadata", "previous_response_id", "reasoning", "temperature")
@@ -28,38 +28,38 @@ def as_chat(body: Json) -> Json:
     return {**chat.request(body), "max_tokens": limit, "responses": body}
 
 
-def whole(head: Head, asked: Json, said: Answer, prompt: int) -> Json:
+def whole(head: ResponseHead, request: Json, generation: Generation, prompt: int) -> Json:
     """Return a whole response."""
-    items = [item for item, _ in _items(head, said)]
-    made = len(said.generated)
-    cut = said.finish_reason == "length"
+    items = [item for item, _ in _items(head, generation)]
+    generated = len(generation.generated)
+    cut = generation.finish_reason == "length"
     return {
-        **_outer(head, asked, "incomplete" if cut else "completed"),
+        **_outer(head, request, "incomplete" if cut else "completed"),
         "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
         "output": items,
         "usage": {
             "input_tokens": prompt,
             "input_tokens_details": {"cached_tokens": 0},
-            "output_tokens": made,
-            "output_tokens_details": {"reasoning_tokens": len(said.thought)},
-            "total_tokens": prompt + made,
+            "output_tokens": generated,
+            "output_tokens_details": {"reasoning_tokens": len(generation.thought)},
+            "total_tokens": prompt + generated,
         },
     }
 
 
-def events(head: Head, asked: Json, said: Answer, prompt: int) -> Iterator[Json]:
+def events(head: ResponseHead, request: Json, generation: Generation, prompt: int) -> Iterator[Json]:
     """Yield the events of a streamed response, numbered."""
-    begun = {**_outer(head, asked, "in_progress"), "incomplete_details": None, "output": [], "usage": None}
-    made: list[Json] = [{"type": f"response.{what}", "response": begun} for what in ("created", "in_progress")]
-    for index, (item, pieces) in enumerate(_items(head, said)):
-        made += [{**event, "output_index": index} for event in _item_events(item, pieces)]
-    done = whole(head, asked, said, prompt)
-    made.append({"type": f"response.{done['status']}", "response": done})
-    yield from ({**event, "sequence_number": number} for number, event in enumerate(made))
+    started = {**_outer(head, request, "in_progress"), "incomplete_details": None, "output": [], "usage": None}
+    events: list[Json] = [{"type": f"response.{what}", "response": started} for what in ("created", "in_progress")]
+    for index, (item, pieces) in enumerate(_items(head, generation)):
+        events += [{**event, "output_index": index} for event in _item_events(item, pieces)]
+    done = whole(head, request, generation, prompt)
+    events.append({"type": f"response.{done['status']}", "response": done})
+    yield from ({**event, "sequence_number": number} for number, event in enumerate(events))
 
 
-def _outer(head: Head, asked: Json, status: str) -> Json:
-    body = asked["responses"]
+def _outer(head: ResponseHead, request: Json, status: str) -> Json:
+    body = request["responses"]
     return {
         "id": head.id,
         "object": "response",
@@ -74,12 +74,12 @@ def _outer(head: Head, asked: Json, status: str) -> Json:
     }
 
 
-def _items(head: Head, said: Answer) -> Iterator[tuple[Json, list[str]]]:
+def _items(head: ResponseHead, generation: Generation) -> Iterator[tuple[Json, list[str]]]:
     """Yield each item of an answer and the pieces that it is made of."""
-    if said.thought:
-        content = [{"type": "reasoning_text", "text": "".join(said.thought)}]
-        yield {"id": f"rs-{head.id}", "type": "reasoning", "summary": [], "content": content}, said.thought
-    for number, call in enumerate(said.tool_calls):
+    if generation.thought:
+        content = [{"type": "reasoning_text", "text": "".join(generation.thought)}]
+        yield {"id": f"rs-{head.id}", "type": "reasoning", "summary": [], "content": content}, generation.thought
+    for number, call in enumerate(generation.tool_calls):
         ident = call_id(number, call)
         yield (
             {
@@ -92,17 +92,17 @@ def _items(head: Head, said: Answer) -> Iterator[tuple[Json, list[str]]]:
             },
             tokens.pieces(call.arguments),
         )
-    if not said.tool_calls:
-        part = {"type": "output_text", "text": said.text, "annotations": [], "logprobs": []}
-        status = "incomplete" if said.finish_reason == "length" else "completed"
+    if not generation.tool_calls:
+        part = {"type": "output_text", "text": generation.text, "annotations": [], "logprobs": []}
+        status = "incomplete" if generation.finish_reason == "length" else "completed"
         message = {"id": f"msg-{head.id}", "type": "message", "status": status, "role": "assistant", "content": [part]}
-        yield message, said.pieces
+        yield message, generation.pieces
 
 
 def _item_events(item: Json, pieces: list[str]) -> Iterator[Json]:
     empty: Json = {"function_call": {"arguments": ""}}.get(item["type"], {"content": []})
-    begun = {**item, **empty} if item["type"] == "reasoning" else {**item, **empty, "status": "in_progress"}
-    yield {"type": "response.output_item.added", "item": begun}
+    started = {**item, **empty} if item["type"] == "reasoning" else {**item, **empty, "status": "in_progress"}
+    yield {"type": "response.output_item.added", "item": started}
     yield from _calls(item, pieces) if item["type"] == "function_call" else _texts(item, pieces)
     yield {"type": "response.output_item.done", "item": item}
 

@@ -1,4 +1,4 @@
-"""Answers in OpenAI's shapes, with vLLM's additions (`return_token_ids`). Pure: ids and times are given.
+"""Answers in OpenAI's shapes, with vLLM's additions (`return_token_ids`). Pure: ids and times are arguments.
 
 Where vLLM puts token ids: chat has `prompt_token_ids` beside `choices` (in a stream: in the first chunk) and
 `token_ids` in each choice; the older completions have both in each choice.
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmproxy.echo import tokens
-from llmproxy.echo.asked import Answer, ToolCall
+from llmproxy.echo.generation import EchoToolCall, Generation
 
 Json = dict[str, Any]
 DIMENSIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """What every part of one answer repeats."""
+class ResponseHead:
+    """Fields that every part of one response repeats."""
 
     id: str
     created_s: int
@@ -46,76 +46,80 @@ def usage(prompt: int, completion: int) -> Json:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def chat(head: Head, said: Answer, prompt: list[int], count: int) -> Json:
+def chat(head: ResponseHead, generation: Generation, prompt: list[int], count: int) -> Json:
     """Return a whole chat completion."""
-    message: Json = {"role": "assistant", "content": None if said.tool_calls else said.text}
-    if said.thought:
-        message["reasoning_content"] = "".join(said.thought)
-    if said.tool_calls:
-        message["tool_calls"] = [_tool_call(i, call) for i, call in enumerate(said.tool_calls)]
-    made = said.generated
-    one: Json = {"message": message, "logprobs": _chat_logprobs(head, made), "finish_reason": said.finish_reason}
-    if said.stopped_at is not None:
-        one["stop_reason"] = said.stopped_at
+    message: Json = {"role": "assistant", "content": None if generation.tool_calls else generation.text}
+    if generation.thought:
+        message["reasoning_content"] = "".join(generation.thought)
+    if generation.tool_calls:
+        message["tool_calls"] = [_tool_call(i, call) for i, call in enumerate(generation.tool_calls)]
+    pieces = generation.generated
+    one: Json = {
+        "message": message,
+        "logprobs": _chat_logprobs(head, pieces),
+        "finish_reason": generation.finish_reason,
+    }
+    if generation.stopped_at is not None:
+        one["stop_reason"] = generation.stopped_at
     if head.token_ids:
-        one["token_ids"] = [tokens.token_id(p) for p in made]
+        one["token_ids"] = [tokens.token_id(p) for p in pieces]
     more = {"prompt_token_ids": prompt} if head.token_ids else {}
     choices = [{"index": i, **one} for i in range(count)]
-    return head.of("chat.completion", choices, usage=usage(len(prompt), count * len(made)), **more)
+    return head.of("chat.completion", choices, usage=usage(len(prompt), count * len(pieces)), **more)
 
 
-def chat_chunks(head: Head, said: Answer, prompt: list[int], count: int) -> Iterator[Json]:
+def chat_chunks(head: ResponseHead, generation: Generation, prompt: list[int], count: int) -> Iterator[Json]:
     """Yield the chunks of a chat completion: the role, a piece each, the end."""
     for i in range(count):
         opening = _chunk(head, i, {"role": "assistant", "content": ""}, [])
         if head.token_ids and i == 0:
             opening["prompt_token_ids"] = prompt
         yield opening
-    for delta, made in _deltas(said):
+    for delta, pieces in _deltas(generation):
         for i in range(count):
-            yield _chunk(head, i, delta, made)
+            yield _chunk(head, i, delta, pieces)
     for i in range(count):
-        end = [] if said.finish_reason == "length" else [""]
-        ending = _chunk(head, i, {"content": ""}, end, finish_reason=said.finish_reason)
-        if said.stopped_at is not None:
-            ending["choices"][0]["stop_reason"] = said.stopped_at
+        end = [] if generation.finish_reason == "length" else [""]
+        ending = _chunk(head, i, {"content": ""}, end, finish_reason=generation.finish_reason)
+        if generation.stopped_at is not None:
+            ending["choices"][0]["stop_reason"] = generation.stopped_at
         yield ending
 
 
-def _deltas(said: Answer) -> Iterator[tuple[Json, list[str]]]:
+def _deltas(generation: Generation) -> Iterator[tuple[Json, list[str]]]:
     """Yield the deltas of an answer and the pieces that each is made of: of a call the name, then the arguments."""
-    yield from (({"reasoning_content": piece}, [piece]) for piece in said.thought)
-    for number, call in enumerate(said.tool_calls):
+    yield from (({"reasoning_content": piece}, [piece]) for piece in generation.thought)
+    for number, call in enumerate(generation.tool_calls):
         whole = _tool_call(number, call)
         named = {**whole, "index": number, "function": {"name": call.name, "arguments": ""}}
         yield {"tool_calls": [named]}, tokens.pieces(call.name)
         for piece in tokens.pieces(call.arguments):
             yield {"tool_calls": [{"index": number, "function": {"arguments": piece}}]}, [piece]
-    yield from (({"content": piece}, [piece]) for piece in said.pieces)
+    yield from (({"content": piece}, [piece]) for piece in generation.pieces)
 
 
-def completion(head: Head, answers: list[tuple[Answer, list[int]]]) -> Json:
+def completion(head: ResponseHead, answers: list[tuple[Generation, list[int]]]) -> Json:
     """Return a whole completion of the older API, a choice for each prompt."""
     choices = []
-    for i, (said, prompt) in enumerate(answers):
-        made = said.generated
-        choice: Json = {"index": i, "text": said.text, "logprobs": _text_logprobs(head, made)}
-        choice["finish_reason"] = said.finish_reason
+    for i, (generation, prompt) in enumerate(answers):
+        pieces = generation.generated
+        choice: Json = {"index": i, "text": generation.text, "logprobs": _text_logprobs(head, pieces)}
+        choice["finish_reason"] = generation.finish_reason
         if head.token_ids:
-            choice |= {"prompt_token_ids": prompt, "token_ids": [tokens.token_id(p) for p in made]}
+            choice |= {"prompt_token_ids": prompt, "token_ids": [tokens.token_id(p) for p in pieces]}
         choices.append(choice)
     totals = usage(sum(len(p) for _, p in answers), sum(len(a.generated) for a, _ in answers))
     return head.of("text_completion", choices, usage=totals)
 
 
-def completion_chunks(head: Head, answers: list[tuple[Answer, list[int]]]) -> Iterator[Json]:
+def completion_chunks(head: ResponseHead, answers: list[tuple[Generation, list[int]]]) -> Iterator[Json]:
     """Yield the chunks of completions of the older API."""
-    for i, (said, prompt) in enumerate(answers):
-        made = said.generated
-        for number, piece in enumerate(made):
-            last = number == len(made) - 1
+    for i, (generation, prompt) in enumerate(answers):
+        pieces = generation.generated
+        for number, piece in enumerate(pieces):
+            last = number == len(pieces) - 1
             choice: Json = {"index": i, "text": piece, "logprobs": _text_logprobs(head, [piece])}
-            choice["finish_reason"] = said.finish_reason if last else None
+            choice["finish_reason"] = generation.finish_reason if last else None
             if head.token_ids:
                 choice["token_ids"] = [tokens.token_id(piece)]
                 if number == 0:
@@ -142,12 +146,12 @@ def error(message: str, kind: str, status: int, param: str | None = None) -> Jso
     return {"error": {"message": message, "type": kind, "param": param, "code": status}}
 
 
-def call_id(number: int, call: ToolCall) -> str:
+def call_id(number: int, call: EchoToolCall) -> str:
     """Return the id of a call of a tool, always the same one for the same call."""
     return f"call_{zlib.crc32(f'{number} {call.name} {call.arguments}'.encode()):08x}"
 
 
-def _tool_call(number: int, call: ToolCall) -> Json:
+def _tool_call(number: int, call: EchoToolCall) -> Json:
     return {
         "id": call_id(number, call),
         "type": "function",
@@ -155,34 +159,34 @@ def _tool_call(number: int, call: ToolCall) -> Json:
     }
 
 
-def _chunk(head: Head, index: int, delta: Json, made: list[str], *, finish_reason: str | None = None) -> Json:
-    choice: Json = {"index": index, "delta": delta, "logprobs": _chat_logprobs(head, made) if made else None}
+def _chunk(head: ResponseHead, index: int, delta: Json, pieces: list[str], *, finish_reason: str | None = None) -> Json:
+    choice: Json = {"index": index, "delta": delta, "logprobs": _chat_logprobs(head, pieces) if pieces else None}
     choice["finish_reason"] = finish_reason
-    if head.token_ids and made:
-        choice["token_ids"] = [tokens.token_id(p) for p in made]
+    if head.token_ids and pieces:
+        choice["token_ids"] = [tokens.token_id(p) for p in pieces]
     return head.of("chat.completion.chunk", [choice])
 
 
-def _chat_logprobs(head: Head, made: list[str]) -> Json | None:
+def _chat_logprobs(head: ResponseHead, pieces: list[str]) -> Json | None:
     if not head.logprobs:
         return None
     return {
         "content": [
-            {"token": p, "logprob": tokens.logprob(p), "bytes": list(p.encode()), "top_logprobs": []} for p in made
+            {"token": p, "logprob": tokens.logprob(p), "bytes": list(p.encode()), "top_logprobs": []} for p in pieces
         ]
     }
 
 
-def _text_logprobs(head: Head, made: list[str]) -> Json | None:
+def _text_logprobs(head: ResponseHead, pieces: list[str]) -> Json | None:
     if not head.logprobs:
         return None
     offsets, at = [], 0
-    for piece in made:
+    for piece in pieces:
         offsets.append(at)
         at += len(piece)
     return {
-        "tokens": made,
-        "token_logprobs": [tokens.logprob(p) for p in made],
-        "top_logprobs": [{p: tokens.logprob(p)} for p in made],
+        "tokens": pieces,
+        "token_logprobs": [tokens.logprob(p) for p in pieces],
+        "top_logprobs": [{p: tokens.logprob(p)} for p in pieces],
         "text_offset": offsets,
     }

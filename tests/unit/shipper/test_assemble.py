@@ -7,15 +7,17 @@ from typing import Any
 import pytest
 
 from llmproxy.echo import shapes
-from llmproxy.echo.asked import Answer, ToolCall
+from llmproxy.echo.generation import EchoToolCall, Generation
 from llmproxy.protocols.normalize.assemble import events, joined, read_answer
 
 Json = dict[str, Any]
 PROMPT = [5, 6]
 ANSWERS = [
-    pytest.param(Answer(["Hello", " you\u2028\u2029\u0085", "\r\n\n- x"], [], "stop"), id="text"),
-    pytest.param(Answer([], [ToolCall("f", '{"a": "b c"}'), ToolCall("g", "{}")], "tool_calls"), id="tools"),
-    pytest.param(Answer(["cut", " off"], [], "length"), id="cut off"),
+    pytest.param(Generation(["Hello", " you\u2028\u2029\u0085", "\r\n\n- x"], [], "stop"), id="text"),
+    pytest.param(
+        Generation([], [EchoToolCall("f", '{"a": "b c"}'), EchoToolCall("g", "{}")], "tool_calls"), id="tools"
+    ),
+    pytest.param(Generation(["cut", " off"], [], "length"), id="cut off"),
 ]
 
 
@@ -26,8 +28,8 @@ def sse(chunks: list[Json], end: str = "\n") -> bytes:
 
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("said", ANSWERS)
-def test_a_stream_says_what_the_plain_answer_says(said: Answer, count: int) -> None:
-    head = shapes.Head("chatcmpl-1", 7, "phi", token_ids=True, logprobs=True)
+def test_a_stream_says_what_the_plain_answer_says(said: Generation, count: int) -> None:
+    head = shapes.ResponseHead("chatcmpl-1", 7, "phi", token_ids=True, logprobs=True)
     usage = head.of("chat.completion.chunk", [], usage=shapes.usage(2, count * len(said.generated)))
     body = sse([*shapes.chat_chunks(head, said, PROMPT, count), usage])
     plain = json.loads(json.dumps(shapes.chat(head, said, PROMPT, count)))
@@ -35,8 +37,8 @@ def test_a_stream_says_what_the_plain_answer_says(said: Answer, count: int) -> N
 
 
 def test_a_stream_of_the_older_completions_says_what_the_plain_answer_says() -> None:
-    head = shapes.Head("cmpl-1", 7, "phi", token_ids=True, logprobs=True)
-    said = Answer(["a", " b", " c"], [], "stop")
+    head = shapes.ResponseHead("cmpl-1", 7, "phi", token_ids=True, logprobs=True)
+    said = Generation(["a", " b", " c"], [], "stop")
     chunks = [*shapes.completion_chunks(head, [(said, PROMPT)])]
     chunks.append(head.of("text_completion", [], usage=shapes.usage(2, len(said.generated))))
     plain = json.loads(json.dumps(shapes.completion(head, [(said, PROMPT)])))

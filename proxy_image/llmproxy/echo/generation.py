@@ -1,4 +1,4 @@
-"""From a request's body to what is asked for, in the words of this server. Pure; bad bodies are refused by field."""
+"""The echo model: the text or tool calls generated for a request. Pure; invalid bodies are rejected by field."""
 
 import re
 from collections.abc import Mapping
@@ -25,19 +25,19 @@ class BadBodyError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A call of a tool that the answer asks for."""
+class EchoToolCall:
+    """A tool call in the output."""
 
     name: str
     arguments: str
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the model says: pieces of text, or calls of tools."""
+class Generation:
+    """Output of the model: pieces of text, or tool calls."""
 
     pieces: list[str]
-    tool_calls: list[ToolCall]
+    tool_calls: list[EchoToolCall]
     finish_reason: str
     thought: list[str] = field(default_factory=list)
     """Pieces of reasoning before the answer."""
@@ -52,14 +52,14 @@ class Answer:
     @property
     def generated(self) -> list[str]:
         """Every piece that was generated, the empty one at the end included when it came to its end."""
-        made = [*self.thought, *self.pieces]
+        pieces = [*self.thought, *self.pieces]
         for call in self.tool_calls:
-            made += [*tokens.pieces(call.name), *tokens.pieces(call.arguments)]
-        return made if self.finish_reason == "length" else [*made, ""]
+            pieces += [*tokens.pieces(call.name), *tokens.pieces(call.arguments)]
+        return pieces if self.finish_reason == "length" else [*pieces, ""]
 
 
-def last_said(body: Mapping[str, Any]) -> str:
-    """Return what the last user message, tool result or prompt says."""
+def last_text(body: Mapping[str, Any]) -> str:
+    """Return the text of the last user message, tool result or prompt."""
     if "messages" not in body:
         prompts = prompts_of(body) if "prompt" in body else []
         return prompts[-1][0] if prompts else ""
@@ -105,42 +105,42 @@ def prompt_ids(body: Mapping[str, Any]) -> list[int]:
     ]
 
 
-def answer(body: Mapping[str, Any], said: str, how: Behaviour) -> Answer:
-    """Return what to say to *said*: itself, or the calls of tools that it asks for."""
+def generate(body: Mapping[str, Any], text: str, behaviour: Behaviour) -> Generation:
+    """Return the output for *text*: the text itself, or the tool calls that it requests."""
     last_role = body["messages"][-1].get("role") if body.get("messages") else "user"
-    calls = _tool_calls(body, said) if last_role != "tool" else []
-    thought = tokens.pieces(how.think) if "messages" in body else []
+    calls = _tool_calls(body, text) if last_role != "tool" else []
+    thought = tokens.pieces(behaviour.think) if "messages" in body else []
     if calls:
-        return Answer([], calls, "tool_calls", thought)
-    if how.chunks is None:
-        made = tokens.pieces(SAYS + (said if how.say is None else how.say))
+        return Generation([], calls, "tool_calls", thought)
+    if behaviour.chunks is None:
+        pieces = tokens.pieces(SAYS + (text if behaviour.say is None else behaviour.say))
     else:
-        made = ["echo", *(f" {i}" for i in range(2, how.chunks + 1))]
+        pieces = ["echo", *(f" {i}" for i in range(2, behaviour.chunks + 1))]
     limit = _limit(body)
-    kept, stopped_at = _cut(made[:limit], body)
-    ended = stopped_at is not None or limit is None or len(made) < limit
-    return Answer(kept, [], "stop" if ended else "length", thought, stopped_at)
+    output, stopped_at = _cut(pieces[:limit], body)
+    ended = stopped_at is not None or limit is None or len(pieces) < limit
+    return Generation(output, [], "stop" if ended else "length", thought, stopped_at)
 
 
-def _cut(made: list[str], body: Mapping[str, Any]) -> tuple[list[str], str | None]:
+def _cut(pieces: list[str], body: Mapping[str, Any]) -> tuple[list[str], str | None]:
     """Return the pieces before the first of the request's stop sequences, and which it is."""
     stops = body.get("stop") or ()
     stops = [stops] if isinstance(stops, str) else stops
     if not isinstance(stops, list | tuple) or not all(isinstance(s, str) and s for s in stops):
         raise BadBodyError("stop must be a string or a list of strings", "stop")
-    text = "".join(made)
-    found = min(((at, stop) for stop in stops if (at := text.find(stop)) >= 0), default=None)
-    return (made, None) if found is None else (tokens.pieces(text[: found[0]]), found[1])
+    text = "".join(pieces)
+    first = min(((at, stop) for stop in stops if (at := text.find(stop)) >= 0), default=None)
+    return (pieces, None) if first is None else (tokens.pieces(text[: first[0]]), first[1])
 
 
 def choices(body: Mapping[str, Any]) -> int:
-    """Return how many answers are asked for."""
-    wanted = body.get("n")
-    if wanted is None:
+    """Return the number of choices requested."""
+    count = body.get("n")
+    if count is None:
         return 1
-    if not isinstance(wanted, int) or not 1 <= wanted <= MAX_CHOICES:
+    if not isinstance(count, int) or not 1 <= count <= MAX_CHOICES:
         raise BadBodyError(f"n must be a whole number from 1 to {MAX_CHOICES}", "n")
-    return wanted
+    return count
 
 
 def _limit(body: Mapping[str, Any]) -> int | None:
@@ -154,21 +154,21 @@ def _limit(body: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _tool_calls(body: Mapping[str, Any], said: str) -> list[ToolCall]:
+def _tool_calls(body: Mapping[str, Any], text: str) -> list[EchoToolCall]:
     """Return a call for each line `call NAME {json}` that names one of the request's tools."""
     offered = {
         tool["function"].get("name")
         for tool in body.get("tools") or ()
         if isinstance(tool, dict) and isinstance(tool.get("function"), dict)
     }
-    made = []
-    for line in said.split("\n") if offered else ():
-        found = _CALL.match(line.strip())
-        if found is not None and found.group(1) in offered:
-            arguments = found.group(2) or "{}"
+    calls = []
+    for line in text.split("\n") if offered else ():
+        match = _CALL.match(line.strip())
+        if match is not None and match.group(1) in offered:
+            arguments = match.group(2) or "{}"
             try:
                 msgspec.json.decode(arguments)
             except msgspec.DecodeError as exc:
-                raise BadBodyError(f"call {found.group(1)}: its arguments are not JSON: {exc}", "messages") from exc
-            made.append(ToolCall(found.group(1), arguments))
-    return made if body.get("parallel_tool_calls") is not False else made[:1]
+                raise BadBodyError(f"call {match.group(1)}: its arguments are not JSON: {exc}", "messages") from exc
+            calls.append(EchoToolCall(match.group(1), arguments))
+    return calls if body.get("parallel_tool_calls") is not False else calls[:1]
