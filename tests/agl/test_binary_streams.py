@@ -12,7 +12,7 @@ import pytest
 
 from llmproxy import contract
 from llmproxy.translator import engine
-from llmproxy.translator.transport import Seen, Transport
+from llmproxy.translator.transport import Transport, UpstreamTrace
 
 BREAKERS = "a\u2028b\u2029c\u0085d ä€😀 end"
 
@@ -69,7 +69,7 @@ async def test_a_binary_stream_is_read_to_its_end_whatever_its_text(bedrock: str
     backend = engine.make_backend(contract.Deployment.model_validate(told), None, transport)
     asked = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
 
-    chunks = [chunk async for chunk in engine.stream(backend, asked, Seen())]
+    chunks = [chunk async for chunk in engine.stream(backend, asked, UpstreamTrace())]
 
     text = "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
     assert text == BREAKERS

@@ -18,7 +18,7 @@ from litellm.types.utils import LlmProviders
 from llmproxy import contract
 from llmproxy.providers import LITELLMS, PROVIDERS, REFUSED, Way
 from llmproxy.translator import engine
-from llmproxy.translator.transport import Seen, Transport
+from llmproxy.translator.transport import Transport, UpstreamTrace
 
 pytestmark = [pytest.mark.agl, pytest.mark.filterwarnings("ignore")]  # LiteLLM's own
 
@@ -106,8 +106,8 @@ def test_a_translated_one_is_called_through_the_transport_with_its_key(name: str
 
 async def _ask(name: str, backend: engine.Backend) -> Any:
     if name in EMBEDDINGS_ONLY:
-        return await engine.embed(backend, {"input": ["a"]}, Seen())
-    return await engine.complete(backend, {"messages": [{"role": "user", "content": "hi"}]}, Seen())
+        return await engine.embed(backend, {"input": ["a"]}, UpstreamTrace())
+    return await engine.complete(backend, {"messages": [{"role": "user", "content": "hi"}]}, UpstreamTrace())
 
 
 Json = dict[str, Any]
@@ -151,7 +151,7 @@ def streamed(handler: type[Cohere]) -> str:
         document = {"id": "d/0", "model": "cohere/m", "api_base": f"http://127.0.0.1:{port}/v2/chat"}
         backend = engine.make_backend(contract.Deployment.model_validate(document), KEY, transport)
         asked = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
-        seen = Seen()
+        seen = UpstreamTrace()
         try:
             parts = [part async for part in engine.stream(backend, asked, seen)]
         finally:

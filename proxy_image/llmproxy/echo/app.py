@@ -29,7 +29,7 @@ ENDPOINTS = ("chat/completions", "completions", "embeddings", "responses")
 _SECRETS = (b"authorization", b"api-key", b"x-api-key", b"x-goog-api-key", b"cookie")
 
 
-class _DisconnectedError(Exception):
+class _ClientDisconnectedError(Exception):
     """The client closed its connection."""
 
 
@@ -122,7 +122,7 @@ class Echo:
 
         try:
             await self._serve(endpoint, scope, receive, counting)
-        except _DisconnectedError:
+        except _ClientDisconnectedError:
             self.stats.client_gone += 1
         finally:
             self.stats.in_flight -= 1
@@ -185,7 +185,7 @@ class _ModelCall:
     _disconnected: "asyncio.Future[None] | None" = None
 
     async def run(self) -> None:
-        """Respond at the requested pace; raise _DisconnectedError after the client has disconnected."""
+        """Respond at the requested pace; raise _ClientDisconnectedError after the client has disconnected."""
         self._disconnected = asyncio.ensure_future(_until_disconnected(self.receive))
         try:
             await self._pause(self.behaviour.delay_ms)
@@ -279,7 +279,7 @@ class _ModelCall:
         if ms > 0:
             await asyncio.wait({self._disconnected}, timeout=ms / 1000)
         if self._disconnected.done():
-            raise _DisconnectedError
+            raise _ClientDisconnectedError
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
         return [(b"retry-after", self.behaviour.retry_after.encode("latin-1"))] if self.behaviour.retry_after else []
@@ -306,7 +306,7 @@ async def _body(receive: Receive) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise _DisconnectedError
+            raise _ClientDisconnectedError
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > MAX_BODY:

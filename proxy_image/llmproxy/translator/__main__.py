@@ -43,15 +43,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def translated(document: contract.Document) -> list[contract.Deployment]:
     """Return the deployments that need translation; raise ContractError on a provider that is not in the table."""
-    found = []
+    deployments = []
     for deployment in (d for model in document.models for d in model.deployments):
         try:
             provider, _ = providers.split(deployment.model)
         except providers.UnknownProviderError as exc:
             raise contract.ContractError(f"deployment {deployment.id}: {exc}") from exc
         if provider.way is providers.Way.TRANSLATED:
-            found.append(deployment)
-    return found
+            deployments.append(deployment)
+    return deployments
 
 
 def read_keys(deployments: list[contract.Deployment], environment: Mapping[str, str]) -> dict[str, str]:
@@ -95,13 +95,13 @@ def _serve(document: contract.Document, keys: dict[str, str], path: Path) -> int
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises what ended it once more: an end, no failure
         signal.signal(number, lambda *_: None)
     ready = {"socket": str(path), "deployments": sorted(backends), "seconds": round(time.monotonic() - started_s, 1)}
-    _Server(config, ready).run(sockets=[listener])
+    _TranslatorServer(config, ready).run(sockets=[listener])
     path.unlink(missing_ok=True)
     return 0
 
 
-class _Server(uvicorn.Server):
-    """Says when it is ready."""
+class _TranslatorServer(uvicorn.Server):
+    """Logs `translator_ready`."""
 
     def __init__(self, config: uvicorn.Config, ready: dict[str, object]) -> None:
         super().__init__(config)

@@ -12,8 +12,8 @@ from typing import Any
 
 from llmproxy.translator import engine, errors, fields, shapes
 from llmproxy.translator.engine import Backend, TranslationError
-from llmproxy.translator.errors import Refusal
-from llmproxy.translator.transport import Seen
+from llmproxy.translator.errors import ErrorResponse
+from llmproxy.translator.transport import UpstreamTrace
 
 log = logging.getLogger("llmproxy.translator")
 
@@ -28,7 +28,7 @@ CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
 
 
-class _CallerGoneError(Exception):
+class _DisconnectedError(Exception):
     """The caller closed its connection."""
 
 
@@ -36,7 +36,7 @@ class Reply:
     """The answer to one request, whole or in events."""
 
     def __init__(self, send: Send) -> None:
-        self.seen = Seen()
+        self.trace = UpstreamTrace()
         self._send = send
         self._streaming = False
 
@@ -50,7 +50,10 @@ class Reply:
         """Send an event of a stream; the first begins the answer."""
         if not self._streaming:
             self._streaming = True
-            head = [(b"content-type", b"text/event-stream; charset=utf-8"), *_lines(errors.passed(self.seen.headers))]
+            head = [
+                (b"content-type", b"text/event-stream; charset=utf-8"),
+                *_lines(errors.forwarded(self.trace.headers)),
+            ]
             await self._send({"type": "http.response.start", "status": 200, "headers": head})
         await self._send({"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True})
 
@@ -58,13 +61,13 @@ class Reply:
         """End a stream."""
         await self._send({"type": "http.response.body", "body": b""})
 
-    async def refuse(self, refusal: Refusal) -> None:
+    async def refuse(self, error: ErrorResponse) -> None:
         """Send an error: an answer of its own, or, in a stream, its last event."""
         if self._streaming:
-            await self.event(refusal.body())
+            await self.event(error.body())
             await self.end()
         else:
-            await self.whole(refusal.status, refusal.body(), refusal.headers)
+            await self.whole(error.status, error.body(), error.headers)
 
 
 def _lines(headers: tuple[tuple[str, str], ...]) -> list[tuple[bytes, bytes]]:
@@ -87,79 +90,79 @@ class Translator:
         if (method, path) == ("GET", "/healthz"):
             await reply.whole(200, b'{"status":"ok"}')
         elif method != "POST" or path not in {CHAT, EMBEDDINGS}:
-            await reply.refuse(Refusal(404, f"no {method} {path} here; there are POST {CHAT} and {EMBEDDINGS}"))
+            await reply.refuse(ErrorResponse(404, f"no {method} {path} here; there are POST {CHAT} and {EMBEDDINGS}"))
         elif backend is None:
-            known = ", ".join(sorted(self._backends))
-            await reply.refuse(Refusal(404, f"deployment {name!r} is not translated here; there is {known}"))
+            names = ", ".join(sorted(self._backends))
+            await reply.refuse(ErrorResponse(404, f"deployment {name!r} is not translated here; there is {names}"))
         else:
-            with contextlib.suppress(_CallerGoneError):
+            with contextlib.suppress(_DisconnectedError):
                 await _serve(backend, path, receive, reply)
 
 
 async def _serve(backend: Backend, path: str, receive: Receive, reply: Reply) -> None:
     try:
-        known = fields.CHAT if path == CHAT else fields.EMBEDDINGS
-        asked = fields.read(await _body(receive), known, backend.deployment.params)
+        names = fields.CHAT if path == CHAT else fields.EMBEDDINGS
+        arguments = fields.read(await _body(receive), names, backend.deployment.params)
     except fields.FieldError as exc:
-        await reply.refuse(Refusal(400, str(exc), param=exc.param))
+        await reply.refuse(ErrorResponse(400, str(exc), param=exc.param))
         return
-    seen = reply.seen
+    trace = reply.trace
     try:
         async with asyncio.timeout(backend.deployment.timeout_s):
-            await _while_wanted(_answer(backend, path, asked, reply), receive)
+            await _while_connected(_answer(backend, path, arguments, reply), receive)
     except TimeoutError:
-        seen.failure = "timeout"
-        await reply.refuse(_refusal(backend, seen, None))
+        trace.failure = "timeout"
+        await reply.refuse(_error_response(backend, trace, None))
     except TranslationError as exc:
-        await reply.refuse(_refusal(backend, seen, exc))
+        await reply.refuse(_error_response(backend, trace, exc))
     finally:
-        await seen.close()
+        await trace.close()
 
 
-async def _answer(backend: Backend, path: str, asked: dict[str, Any], reply: Reply) -> None:
-    seen = reply.seen
+async def _answer(backend: Backend, path: str, arguments: dict[str, Any], reply: Reply) -> None:
+    trace = reply.trace
     if path == EMBEDDINGS:
-        made = await engine.embed(backend, asked, seen)
-        await reply.whole(200, shapes.encode(made), errors.passed(seen.headers))
-    elif asked.get("stream") is True:
-        async for chunk in engine.stream(backend, asked, seen):
+        response = await engine.embed(backend, arguments, trace)
+        await reply.whole(200, shapes.encode(response), errors.forwarded(trace.headers))
+    elif arguments.get("stream") is True:
+        async for chunk in engine.stream(backend, arguments, trace):
             await reply.event(shapes.encode(chunk))
         await reply.event(b"[DONE]")
         await reply.end()
     else:
-        made = await engine.complete(backend, asked, seen)
-        await reply.whole(200, shapes.encode(made), errors.passed(seen.headers))
+        response = await engine.complete(backend, arguments, trace)
+        await reply.whole(200, shapes.encode(response), errors.forwarded(trace.headers))
 
 
-async def _while_wanted(work: Coroutine[Any, Any, None], receive: Receive) -> None:
-    """Do *work* until it is done or the caller has left; raise what it raises, or _CallerGoneError."""
+async def _while_connected(work: Coroutine[Any, Any, None], receive: Receive) -> None:
+    """Do *work* until it is done or the caller has disconnected; raise its exception, or _DisconnectedError."""
     task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_until_gone(receive))
+    disconnected = asyncio.ensure_future(_until_disconnected(receive))
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, disconnected}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise _CallerGoneError
+            raise _DisconnectedError
         task.result()
     finally:
-        gone.cancel()
+        disconnected.cancel()
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
 
 
-def _refusal(backend: Backend, seen: Seen, exc: TranslationError | None) -> Refusal:
-    """Return what to answer: what the provider said if it did, else what went wrong on the way to it."""
+def _error_response(backend: Backend, trace: UpstreamTrace, exc: TranslationError | None) -> ErrorResponse:
+    """Return the error for the caller: the provider's own, or else the failure on the way to it."""
     provider = backend.provider
-    if seen.status >= 400:  # noqa: PLR2004 - an error of the provider's own
-        body = seen.error_body.replace(backend.key.encode(), b"***") if backend.key else seen.error_body
-        made = errors.upstream_refused(provider, seen.status, seen.headers, body)
-    elif seen.failure:
-        made = errors.upstream_failed(provider, seen.failure)
+    if trace.status >= 400:  # noqa: PLR2004 - an error of the provider's own
+        body = trace.error_body.replace(backend.key.encode(), b"***") if backend.key else trace.error_body
+        response = errors.upstream_refused(provider, trace.status, trace.headers, body)
+    elif trace.failure:
+        response = errors.upstream_failed(provider, trace.failure)
     else:
-        made = errors.not_sent(provider, exc.status if exc else None, str(exc or ""))
-    fields_ = {"deployment": backend.deployment.id, "status": made.status, "upstream_status": seen.status}
+        response = errors.not_sent(provider, exc.status if exc else None, str(exc or ""))
+    fields_ = {"deployment": backend.deployment.id, "status": response.status, "upstream_status": trace.status}
     log.warning("call_failed", extra=fields_)
-    return made
+    return response
 
 
 async def _body(receive: Receive) -> bytes:
@@ -167,7 +170,7 @@ async def _body(receive: Receive) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise _CallerGoneError
+            raise _DisconnectedError
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > MAX_BODY:
@@ -176,6 +179,6 @@ async def _body(receive: Receive) -> bytes:
             return b"".join(parts)
 
 
-async def _until_gone(receive: Receive) -> None:
+async def _until_disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

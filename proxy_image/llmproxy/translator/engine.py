@@ -21,11 +21,11 @@ from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 from llmproxy import providers
 from llmproxy.contract import Deployment, Translation
 from llmproxy.translator import shapes
-from llmproxy.translator.transport import NO_KEY, SEEN, Seen, Transport
+from llmproxy.translator.transport import NO_KEY, TRACE, Transport, UpstreamTrace
 
 
 class TranslationError(Exception):
-    """litellm gave no answer; `status` is what it says, and Seen has what the provider said."""
+    """litellm gave no answer; `status` is its own, UpstreamTrace has the provider's."""
 
     def __init__(self, status: object, message: str) -> None:
         super().__init__(message)
@@ -42,12 +42,12 @@ class Backend:
     key: str | None
     client: AsyncHTTPHandler
 
-    def arguments(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all that litellm is told; *asked* cannot override what is ours."""
+    def arguments(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a litellm call; *arguments* cannot override what is ours."""
         deployment = self.deployment
         base = {} if deployment.api_base is None else {"api_base": deployment.api_base.rstrip("/")}
         own = {"model": deployment.model, "api_key": self.key or NO_KEY, "client": self.client, "max_retries": 0}
-        return {**asked, **base, **own, "num_retries": 0, "timeout": deployment.timeout_s}
+        return {**arguments, **base, **own, "num_retries": 0, "timeout": deployment.timeout_s}
 
 
 def prepare(transport: Transport, translation: Translation) -> None:
@@ -69,32 +69,32 @@ def make_backend(deployment: Deployment, key: str | None, transport: Transport) 
     return Backend(deployment, provider.name, model, key, client)
 
 
-async def complete(backend: Backend, asked: Mapping[str, Any], seen: Seen) -> shapes.Json:
+async def complete(backend: Backend, arguments: Mapping[str, Any], trace: UpstreamTrace) -> shapes.Json:
     """Return a chat completion; raise TranslationError."""
-    SEEN.set(seen)
+    TRACE.set(trace)
     try:
-        answer = await litellm.acompletion(**backend.arguments(asked))
+        answer = await litellm.acompletion(**backend.arguments(arguments))
     except Exception as exc:
         raise _foreign(exc) from exc
     return shapes.completion(answer.model_dump(exclude_none=True), backend.upstream_model)
 
 
-async def stream(backend: Backend, asked: Mapping[str, Any], seen: Seen) -> AsyncIterator[shapes.Json]:
+async def stream(backend: Backend, arguments: Mapping[str, Any], trace: UpstreamTrace) -> AsyncIterator[shapes.Json]:
     """Yield the chunks of a chat completion; raise TranslationError, the first time before any chunk if it can."""
-    SEEN.set(seen)
+    TRACE.set(trace)
     try:
-        answer = await litellm.acompletion(**backend.arguments(asked))
+        answer = await litellm.acompletion(**backend.arguments(arguments))
         async for part in answer:
             yield shapes.chunk(part.model_dump(exclude_none=True), backend.upstream_model)
     except Exception as exc:
         raise _foreign(exc) from exc
 
 
-async def embed(backend: Backend, asked: Mapping[str, Any], seen: Seen) -> shapes.Json:
+async def embed(backend: Backend, arguments: Mapping[str, Any], trace: UpstreamTrace) -> shapes.Json:
     """Return embeddings; raise TranslationError."""
-    SEEN.set(seen)
+    TRACE.set(trace)
     try:
-        answer = await litellm.aembedding(**backend.arguments(asked))
+        answer = await litellm.aembedding(**backend.arguments(arguments))
     except Exception as exc:
         raise _foreign(exc) from exc
     return shapes.embeddings(answer.model_dump(exclude_none=True), backend.upstream_model)

@@ -24,7 +24,7 @@ _KINDS = {
     502: ("upstream_error", "upstream_unavailable"),
     504: ("upstream_error", "upstream_timeout"),
 }
-_PASSED = ("retry-after", "retry-after-ms", "x-request-id")
+_FORWARDED = ("retry-after", "retry-after-ms", "x-request-id")
 _LIMITS = "ratelimit"
 _PREFIX = re.compile(r"^(?:litellm\.)?\w*(?:Error|Exception): *")
 _ADVICE = re.compile(r"\s*To drop these, set .*", re.DOTALL)
@@ -33,7 +33,7 @@ _SERVER_ERROR = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class ErrorResponse:
     """An answer that is an error."""
 
     status: int
@@ -49,54 +49,54 @@ class Refusal:
         return json.dumps({"error": error}).encode()
 
 
-def passed(headers: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    """Return what of a provider's *headers* a caller is told: its limits, and when to ask again."""
-    return tuple((n, v) for n, v in headers.items() if (n in _PASSED or _LIMITS in n) and v.isascii())
+def forwarded(headers: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return those of a provider's *headers* that go to the caller: limits, and when to try again."""
+    return tuple((n, v) for n, v in headers.items() if (n in _FORWARDED or _LIMITS in n) and v.isascii())
 
 
-def upstream_refused(provider: str, status: int, headers: dict[str, str], body: bytes) -> Refusal:
-    """Return what the *provider* answered itself."""
-    told = _error_in(body)
-    message = str(told.get("message") or body.decode(errors="replace").strip() or "no reason given")[:MAX_MESSAGE]
-    code = told.get("status")
-    lines = passed(headers)
-    if "retry-after" not in headers and (wait_s := _retry_info_s(told)) is not None:
+def upstream_refused(provider: str, status: int, headers: dict[str, str], body: bytes) -> ErrorResponse:
+    """Return the error of *provider* itself."""
+    error = _error_in(body)
+    message = str(error.get("message") or body.decode(errors="replace").strip() or "no reason given")[:MAX_MESSAGE]
+    code = error.get("status")
+    lines = forwarded(headers)
+    if "retry-after" not in headers and (wait_s := _retry_info_s(error)) is not None:
         lines += (("retry-after", str(math.ceil(wait_s))), ("retry-after-ms", str(math.ceil(wait_s * 1000))))
-    return Refusal(status, f"{provider}: {message}", code if isinstance(code, str) else None, headers=lines)
+    return ErrorResponse(status, f"{provider}: {message}", code if isinstance(code, str) else None, headers=lines)
 
 
-def upstream_failed(provider: str, failure: str) -> Refusal:
+def upstream_failed(provider: str, failure: str) -> ErrorResponse:
     """Return that *provider* gave no answer, or broke one off: `timeout`, or in words."""
     if failure == "timeout":
-        return Refusal(504, f"{provider} did not answer in time; raise the deployment's timeout or ask for less")
-    return Refusal(502, f"{provider}: {failure}")
+        return ErrorResponse(504, f"{provider} did not answer in time; raise the deployment's timeout or ask for less")
+    return ErrorResponse(502, f"{provider}: {failure}")
 
 
-def not_sent(provider: str, status: object, message: str) -> Refusal:
+def not_sent(provider: str, status: object, message: str) -> ErrorResponse:
     """Return that a request could not be translated: *status* and *message* of litellm's exception."""
     text = message
     while (shorter := _PREFIX.sub("", text)) != text:
         text = shorter
     text = _ADVICE.sub("", text).strip() or "the request cannot be translated"
     code = status if isinstance(status, int) and 400 <= status < _SERVER_ERROR else _SERVER_ERROR  # noqa: PLR2004
-    return Refusal(code, f"{provider}: {text[:MAX_MESSAGE]}")
+    return ErrorResponse(code, f"{provider}: {text[:MAX_MESSAGE]}")
 
 
 def _error_in(body: bytes) -> dict[str, Any]:
     """Return the error object: Google has it under `error`, Cohere writes it bare."""
     try:
-        told = json.loads(body)
+        value = json.loads(body)
     except ValueError:
         return {}
-    if isinstance(told, list) and told:
-        told = told[0]
-    inner = told.get("error", told) if isinstance(told, dict) else {}
+    if isinstance(value, list) and value:
+        value = value[0]
+    inner = value.get("error", value) if isinstance(value, dict) else {}
     return inner if isinstance(inner, dict) else {"message": inner}
 
 
-def _retry_info_s(told: dict[str, Any]) -> float | None:
-    """Return what google.rpc.RetryInfo says, in seconds: `"retryDelay": "17s"`."""
-    details = told.get("details")
+def _retry_info_s(error: dict[str, Any]) -> float | None:
+    """Return the delay of google.rpc.RetryInfo in seconds: `"retryDelay": "17s"`."""
+    details = error.get("details")
     for detail in details if isinstance(details, list) else ():
         delay = detail.get("retryDelay") if isinstance(detail, dict) else None
         if isinstance(delay, str) and re.fullmatch(r"\d+(\.\d+)?s", delay):

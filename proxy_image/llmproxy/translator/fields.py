@@ -1,4 +1,4 @@
-"""From a request's body to the arguments of a call: only fields that are known to be the model's. Pure.
+"""Arguments of a call from a request's body: only fields that are known to be the model's. Pure.
 
 litellm takes addresses, keys, callbacks and its own switches from the same arguments as the model's parameters, and
 passes what it does not know on. So a field goes through if OpenAI's API has it, or the deployment's params do.
@@ -32,25 +32,25 @@ class FieldError(Exception):
         self.param = param
 
 
-def read(body: bytes, known: frozenset[str], params: Mapping[str, Any]) -> dict[str, Any]:
+def read(body: bytes, allowed: frozenset[str], params: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments in *body*, with *params* where it says nothing; raise FieldError naming the field."""
     try:
-        given = json.loads(body)
+        fields = json.loads(body)
     except ValueError as exc:
         raise FieldError(f"the body is not JSON: {exc}") from exc
-    if not isinstance(given, dict):
+    if not isinstance(fields, dict):
         raise FieldError("the body must be a JSON object")
-    asked = {name: value for name, value in given.items() if name not in _IGNORED and value is not None}
-    for name in asked:
-        if name not in known and name not in params:
+    arguments = {name: value for name, value in fields.items() if name not in _IGNORED and value is not None}
+    for name in arguments:
+        if name not in allowed and name not in params:
             message = f"{name!r} is not a field that can be translated for this model: leave it out"
             raise FieldError(message, name)
-    needed = "messages" if "messages" in known else "input"
-    if not asked.get(needed):
-        raise FieldError(f"{needed} is missing", needed)
-    if needed == "messages":
-        _check_messages(asked["messages"])
-    return {**params, **asked}
+    required = "messages" if "messages" in allowed else "input"
+    if not arguments.get(required):
+        raise FieldError(f"{required} is missing", required)
+    if required == "messages":
+        _check_messages(arguments["messages"])
+    return {**params, **arguments}
 
 
 def _check_messages(messages: object) -> None:

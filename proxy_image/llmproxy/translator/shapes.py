@@ -8,45 +8,45 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from llmproxy.translator.cure import escape
+from llmproxy.translator.escapes import escape
 
 Json = dict[str, Any]
 
 
 def completion(answer: Mapping[str, Any], model: str) -> Json:
     """Return a whole chat completion."""
-    made = _outer(answer, model)
-    made["choices"] = [
+    response = _outer(answer, model)
+    response["choices"] = [
         {
             **choice,
-            "message": _said({"role": "assistant", "content": None, **choice.get("message", {})}),
+            "message": _without_empty_lists({"role": "assistant", "content": None, **choice.get("message", {})}),
             "finish_reason": choice.get("finish_reason"),
         }
         for choice in answer.get("choices", ())
     ]
-    return made
+    return response
 
 
 def chunk(part: Mapping[str, Any], model: str) -> Json:
     """Return a chunk of a stream; one that brings the usage has no choices."""
-    made = _outer(part, model)
+    response = _outer(part, model)
     if part.get("usage") is not None:
-        made["choices"] = []
-        return made
-    made["choices"] = [
-        {**choice, "delta": _said(choice.get("delta", {})), "finish_reason": choice.get("finish_reason")}
+        response["choices"] = []
+        return response
+    response["choices"] = [
+        {**choice, "delta": _without_empty_lists(choice.get("delta", {})), "finish_reason": choice.get("finish_reason")}
         for choice in part.get("choices", ())
     ]
-    return made
+    return response
 
 
 def embeddings(answer: Mapping[str, Any], model: str) -> Json:
     """Return a list of embeddings."""
-    made = _outer(answer, model)
-    usage = made.get("usage") or {}
+    response = _outer(answer, model)
+    usage = response.get("usage") or {}
     prompt = usage.get("prompt_tokens", 0)
-    made["usage"] = {"prompt_tokens": prompt, "total_tokens": usage.get("total_tokens") or prompt}
-    return made
+    response["usage"] = {"prompt_tokens": prompt, "total_tokens": usage.get("total_tokens") or prompt}
+    return response
 
 
 def encode(value: Json) -> bytes:
@@ -55,9 +55,9 @@ def encode(value: Json) -> bytes:
 
 
 def _outer(answer: Mapping[str, Any], model: str) -> Json:
-    kept = {name: value for name, value in answer.items() if value is not None and not name.startswith("vertex_ai_")}
-    return {**kept, "model": model}
+    fields = {name: value for name, value in answer.items() if value is not None and not name.startswith("vertex_ai_")}
+    return {**fields, "model": model}
 
 
-def _said(message: Mapping[str, Any]) -> Json:
+def _without_empty_lists(message: Mapping[str, Any]) -> Json:
     return {name: value for name, value in message.items() if value != [] or name == "content"}

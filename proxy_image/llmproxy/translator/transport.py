@@ -1,7 +1,7 @@
-"""litellm's way to a provider: httpx, with the cure of `cure`, and a note of what really happened.
+"""HTTP transport of litellm to a provider: httpx, with the escapes of `escapes`, and a trace of each call.
 
-It is asked through httpx's own seam for transports. What it sees of a call (status, headers, an error's body, a broken
-connection) stands in `Seen`, because litellm's exceptions lose it.
+litellm reaches it through httpx's own seam for transports. Status, headers, an error's body and a broken
+connection stand in `UpstreamTrace`, because litellm's exceptions lose them.
 """
 
 import contextlib
@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from llmproxy.translator.cure import Cure, is_text
+from llmproxy.translator.escapes import StreamEscaper, is_text
 
 NO_KEY = "llmproxy-sends-no-key"
 """Stands for the key where a deployment has none, since litellm insists on one; headers with it are not sent."""
 MAX_ERROR_BODY = 1 << 20
 """Bytes of an error's body that are read."""
 MAX_CONNECTIONS = 1000
-KEPT_CONNECTIONS = 100
+KEEPALIVE_CONNECTIONS = 100
 
 _BAD_REQUEST = 400
 _RECODED = {"content-encoding", "content-length", "transfer-encoding", "location"}
@@ -26,8 +26,8 @@ _RECODED = {"content-encoding", "content-length", "transfer-encoding", "location
 
 
 @dataclass
-class Seen:
-    """What one call met."""
+class UpstreamTrace:
+    """Status, headers and failure of one call at the provider."""
 
     status: int = 0
     """Of the last answer; 0: there was none."""
@@ -44,7 +44,7 @@ class Seen:
                 await response.aclose()
 
 
-SEEN: ContextVar[Seen] = ContextVar("SEEN")
+TRACE: ContextVar[UpstreamTrace] = ContextVar("TRACE")
 """Of the call that is running: litellm makes the request in the task of the call, at the latest at its first chunk."""
 
 
@@ -52,31 +52,31 @@ class Transport(httpx.AsyncBaseTransport):  # type: ignore[misc]  # httpx is in 
     """One for the process; it keeps connections."""
 
     def __init__(self) -> None:
-        limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=KEPT_CONNECTIONS)
+        limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=KEEPALIVE_CONNECTIONS)
         self._inner = httpx.AsyncHTTPTransport(limits=limits, retries=0)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send *request* once."""
-        seen = SEEN.get(None) or Seen()  # a client of litellm's own may ask for a token in a task of its own
-        request.headers["accept-encoding"] = "identity"  # bytes are cured as they come
+        trace = TRACE.get(None) or UpstreamTrace()  # a client of litellm's own may ask for a token in a task of its own
+        request.headers["accept-encoding"] = "identity"  # bytes are escaped as they come
         for name in [name for name, value in request.headers.items() if NO_KEY in value]:
             del request.headers[name]
         try:
             response = await self._inner.handle_async_request(request)
         except httpx.TimeoutException:
-            seen.failure = "timeout"
+            trace.failure = "timeout"
             raise
         except httpx.TransportError as exc:
-            seen.failure = f"cannot be reached: {exc or type(exc).__name__}"
+            trace.failure = f"cannot be reached: {exc or type(exc).__name__}"
             # litellm sends a request again after ConnectError and RemoteProtocolError; tries are the gateway's.
-            raise httpx.NetworkError(seen.failure) from exc
-        seen.responses.append(response)
-        seen.status, seen.headers = response.status_code, dict(response.headers)
+            raise httpx.NetworkError(trace.failure) from exc
+        trace.responses.append(response)
+        trace.status, trace.headers = response.status_code, dict(response.headers)
         headers = [(name, value) for name, value in response.headers.multi_items() if name not in _RECODED]
         if response.status_code >= _BAD_REQUEST:
-            seen.error_body = await _read(response)
-            return httpx.Response(response.status_code, headers=headers, content=seen.error_body)
-        return httpx.Response(response.status_code, headers=headers, stream=_Body(response, seen))
+            trace.error_body = await _read(response)
+            return httpx.Response(response.status_code, headers=headers, content=trace.error_body)
+        return httpx.Response(response.status_code, headers=headers, stream=_Body(response, trace))
 
     async def aclose(self) -> None:
         """Stay open: litellm closes clients of its own that share this transport."""
@@ -87,25 +87,25 @@ class Transport(httpx.AsyncBaseTransport):  # type: ignore[misc]  # httpx is in 
 
 
 class _Body(httpx.AsyncByteStream):  # type: ignore[misc]  # as above
-    """The body of an answer, decoded; text is cured."""
+    """The body of an answer, decoded; text is escaped."""
 
-    def __init__(self, response: httpx.Response, seen: Seen) -> None:
+    def __init__(self, response: httpx.Response, trace: UpstreamTrace) -> None:
         self._response = response
-        self._seen = seen
+        self._trace = trace
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        cure = Cure() if is_text(self._response.headers.get("content-type", "")) else None
+        escaper = StreamEscaper() if is_text(self._response.headers.get("content-type", "")) else None
         try:
             async for data in self._response.aiter_bytes():
-                if made := data if cure is None else cure.feed(data):
-                    yield made
+                if text := data if escaper is None else escaper.feed(data):
+                    yield text
         except httpx.TimeoutException:
-            self._seen.failure = "timeout"
+            self._trace.failure = "timeout"
             raise
         except httpx.HTTPError as exc:
-            self._seen.failure = f"broke its answer off: {exc or type(exc).__name__}"
+            self._trace.failure = f"broke its answer off: {exc or type(exc).__name__}"
             raise
-        if cure is not None and (rest := cure.rest()):
+        if escaper is not None and (rest := escaper.rest()):
             yield rest
 
     async def aclose(self) -> None:

@@ -50,7 +50,7 @@ def test_a_body_that_cannot_be_used_is_refused(body: bytes, complaint: str) -> N
         fields.read(body, fields.CHAT, {})
 
 
-def error_of(refusal: errors.Refusal) -> dict[str, Any]:
+def error_of(refusal: errors.ErrorResponse) -> dict[str, Any]:
     error: dict[str, Any] = json.loads(refusal.body())["error"]
     return error
 

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmproxy.translator.cure import Cure, escape, is_text
+from llmproxy.translator.escapes import StreamEscaper, escape, is_text
 
 TEXT = 'data: {"a": "x\u2028y\u2029z\u0085\u2028\u2028 \u00e4\u2027\u20ac\U0001f600"}\r\n\r\n'
 
 
 def cured(parts: list[bytes]) -> bytes:
-    cure = Cure()
+    cure = StreamEscaper()
     return b"".join(cure.feed(part) for part in parts) + cure.rest()
 
 
