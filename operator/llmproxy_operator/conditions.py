@@ -23,6 +23,7 @@ _BEFORE_FIRST_RECONCILE = frozenset({Reason.CREATED, Reason.PAUSED})
 _OF_RECONCILES: Mapping[str, Reason] = {
     reason.value: reason
     for reason in (
+        Reason.API_SERVER_UNAVAILABLE,
         Reason.CREATED,
         Reason.INVALID_SPEC,
         Reason.NAME_CONFLICT,

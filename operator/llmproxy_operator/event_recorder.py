@@ -26,6 +26,8 @@ MIN_INTERVAL_S = 60
 """Minimum interval of writes per LLMProxy and reason; changes in between are counted."""
 _HTTP_404 = 404
 """HTTP status for an Event that expired: API servers keep them for an hour."""
+_WARNINGS = frozenset({Reason.API_SERVER_UNAVAILABLE})
+"""Reasons in progress that are worth a Warning."""
 _STEPS = frozenset({Reason.ROLLING_OUT, Reason.REPLICAS_NOT_READY})
 """Reasons that follow each other in every roll: only the first one is recorded."""
 MAX_MESSAGE_CHARS = 1000
@@ -129,5 +131,6 @@ def _change(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, s
             expected = not before.get("conditions") or old.get("status") == "True"
             if kind == "Normal" and expected and new["reason"] in _STEPS:
                 return None
-            return kind, str(new["reason"]), str(new["message"])[:MAX_MESSAGE_CHARS]
+            severity = "Warning" if new["reason"] in _WARNINGS else kind
+            return severity, str(new["reason"]), str(new["message"])[:MAX_MESSAGE_CHARS]
     return None

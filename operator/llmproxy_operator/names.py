@@ -6,6 +6,7 @@ FIELD_MANAGER = "llmproxy-operator"
 
 LABEL_NAME = "llmproxy.dev/name"
 LABEL_COMPONENT = "llmproxy.dev/component"
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 ANNOTATION_CONFIG_HASH = "llmproxy.dev/config-hash"
 ANNOTATION_TEMPLATE_HASH = "llmproxy.dev/template-hash"
 """On pods: hash of the whole template, by which pods of an older one are recognized."""
@@ -118,7 +119,7 @@ def labels(proxy: str, component: str) -> dict[str, str]:
         "app.kubernetes.io/name": "llmproxy",
         "app.kubernetes.io/instance": proxy,
         "app.kubernetes.io/component": component,
-        "app.kubernetes.io/managed-by": FIELD_MANAGER,
+        LABEL_MANAGED_BY: FIELD_MANAGER,
     }
 
 

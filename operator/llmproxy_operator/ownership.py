@@ -1,6 +1,7 @@
-"""Ownership of an object that has the name of one of our children. Pure: judged by owner references, not by labels.
+"""Ownership of an object that has the name of one of our children. Pure: judged by owner references first.
 
-A label can be copied; an owner reference with the uid of our LLMProxy cannot be there by chance.
+A label can be copied; an owner reference with the uid of our LLMProxy, or the record of an apply by our field manager,
+cannot be there by chance.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,8 @@ class Ownership(Enum):
 
     ABSENT = auto()
     OURS = auto()
+    ORPHANED = auto()
+    """Ours without an owner, as backup tools restore it: the next apply adopts it."""
     LEAVING = auto()
     """It is being deleted, or belongs to a deleted LLMProxy of the same name: soon it will be gone."""
     FOREIGN = auto()
@@ -45,6 +48,8 @@ def ownership_of(live: Manifest | None, proxy: LLMProxy) -> Ownership:
         return Ownership.LEAVING if live["metadata"].get("deletionTimestamp") else Ownership.OURS
     if _is_of_predecessor(live, proxy.metadata.name):
         return Ownership.LEAVING
+    if _is_orphan(live, proxy.metadata.name):
+        return Ownership.LEAVING if live["metadata"].get("deletionTimestamp") else Ownership.ORPHANED
     return Ownership.FOREIGN
 
 
@@ -53,6 +58,24 @@ def _is_of_predecessor(live: Manifest, name: str) -> bool:
         owner.get("controller") and (owner["apiVersion"], owner["kind"], owner["name"]) == (API_VERSION, KIND, name)
         for owner in live["metadata"].get("ownerReferences") or ()
     )
+
+
+def _is_orphan(live: Manifest, name: str) -> bool:
+    """Return whether nobody controls *live*, its labels name the proxy, and our field manager applied it."""
+    metadata = live["metadata"]
+    labels = metadata.get("labels") or {}
+    controlled = any(owner.get("controller") for owner in metadata.get("ownerReferences") or ())
+    named = (labels.get(names.LABEL_NAME), labels.get(names.LABEL_MANAGED_BY)) == (name, names.FIELD_MANAGER)
+    applied = any(
+        (entry.get("manager"), entry.get("operation")) == (names.FIELD_MANAGER, "Apply")
+        for entry in metadata.get("managedFields") or ()
+    )
+    return named and applied and not controlled
+
+
+def is_ours(live: Manifest, proxy: LLMProxy) -> bool:
+    """Return whether *live* is a child of *proxy*, with or without its owner reference."""
+    return ownership_of(live, proxy) in {Ownership.OURS, Ownership.ORPHANED}
 
 
 def has_other_managers(live: Manifest) -> bool:
@@ -66,11 +89,7 @@ def has_other_managers(live: Manifest) -> bool:
 def obsolete(live: Iterable[Manifest], proxy: LLMProxy, desired: Iterable[Manifest]) -> tuple[Manifest, ...]:
     """Return those of *live* that are children of *proxy* and not desired, without the documents of old pods."""
     keep = {ref(item) for item in desired}
-    return tuple(
-        item
-        for item in live
-        if ownership_of(item, proxy) is Ownership.OURS and ref(item) not in keep and not is_document(item)
-    )
+    return tuple(item for item in live if is_ours(item, proxy) and ref(item) not in keep and not is_document(item))
 
 
 def is_document(item: Manifest) -> bool:

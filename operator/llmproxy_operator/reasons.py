@@ -47,6 +47,10 @@ class Reason(StrEnum):
         None,
         20.0,
     )
+    API_SERVER_UNAVAILABLE = (
+        "ApiServerUnavailable",
+        "requests to the API server keep failing, often in an admission webhook; they are repeated",
+    )
     # in progress for 60 s, then stalled: a Secret may be applied after the LLMProxy that names it
     SECRET_NOT_FOUND = "SecretNotFound", "a Secret that the spec names does not exist", 60.0
     SECRET_KEY_NOT_FOUND = "SecretKeyNotFound", "a Secret that the spec names lacks the key", 60.0

@@ -19,7 +19,7 @@ from llmproxy_operator import names, ownership
 from llmproxy_operator.cluster import Cluster
 from llmproxy_operator.conditions import Observation
 from llmproxy_operator.diff import differences
-from llmproxy_operator.errors import ConflictError, RefusedError
+from llmproxy_operator.errors import ClusterError, ConflictError, RefusedError, UnavailableError
 from llmproxy_operator.event_recorder import EventRecorder
 from llmproxy_operator.manifest import Manifest, Ref, owner_uid, ref
 from llmproxy_operator.ownership import Child, Ownership, ownership_of
@@ -27,8 +27,10 @@ from llmproxy_operator.policy import Policy
 from llmproxy_operator.reasons import Problem, Reason
 from llmproxy_operator.render import (
     Inputs,
+    Revision,
     client_secret,
     control_secret,
+    latest,
     monitoring,
     peers_secret,
     render,
@@ -47,6 +49,8 @@ log = logging.getLogger(__name__)
 
 INVALID = 422
 """HTTP status for an object that contradicts itself or its schema."""
+FAILURES = 3
+"""Failed reconciles in a row from which the status reports the API server's error."""
 MAX_FIELDS = 20
 """Names of changed fields in a line of the log."""
 PRUNED_KINDS = (
@@ -87,6 +91,7 @@ class Reconciler:
         self._dependencies = dependencies
         self._secrets = secrets
         self._recorder = recorder
+        self._failures: dict[Key, int] = {}
         self._missing_since: dict[Key, tuple[Reason, float]] = {}
 
     async def __call__(self, key: Key) -> float | None:
@@ -104,9 +109,25 @@ class Reconciler:
         if not raw.get("status"):  # the CRD's default says it, but not that of an older release
             created = Problem.of(Reason.CREATED, "accepted; creating resources")
             raw = await self._write_status(key, raw, Observation(_generation(raw), None, problem=created))
-        observation = await self._reconcile(key, raw)
+        try:
+            observation = await self._reconcile(key, raw)
+        except UnavailableError as exc:
+            await self._report_failure(key, raw, exc)
+            raise
+        self._failures.pop(key, None)
         await self._write_status(key, raw, replace(observation, note=reporting.pause_note(_annotations(raw))))
         return self._requeue_after_s(key, observation)
+
+    async def _report_failure(self, key: Key, raw: Manifest, error: UnavailableError) -> None:
+        """Write *error* into the status if the reconciles before failed too; best effort."""
+        self._failures[key] = self._failures.get(key, 0) + 1
+        if self._failures[key] < FAILURES:
+            return
+        try:
+            problem = Problem.of(Reason.API_SERVER_UNAVAILABLE, str(error))
+            await self._write_status(key, raw, await self._not_applied(raw, None, problem))
+        except ClusterError as exc:
+            log.warning("status_not_written", extra={"proxy": str(key), "error": str(exc)})
 
     async def _reconcile(self, key: Key, raw: Manifest) -> Observation:
         """Apply the desired state as far as it can be applied; return the observed state."""
@@ -119,11 +140,17 @@ class Reconciler:
             credentials = await read(
                 self._cluster, key.namespace, proxy.metadata.uid, secret_references(proxy), client_secret(proxy)
             )
-            if credentials.missing is not None:
-                self._secrets.follow(key, credentials.versions, urgent=True)
-                return await self._not_applied(raw, proxy, self._missing(key, raw, credentials.missing))
-            self._missing_since.pop(key, None)
-            return await self._apply_desired_state(key, raw, proxy, credentials)
+            if credentials.missing is None:
+                self._missing_since.pop(key, None)
+                return await self._apply_desired_state(key, raw, proxy, credentials)
+            self._secrets.follow(key, credentials.versions, urgent=True)
+            problem = self._missing(key, raw, credentials.missing)
+            last = latest(proxy, await self._revisions(key))
+            if last is None:
+                return await self._not_applied(raw, proxy, problem)
+            # Only what needs no Secret is applied: the pods keep their revision.
+            observation = await self._apply_desired_state(key, raw, proxy, credentials, last)
+            return replace(observation, config_hash=None, problem=observation.problem or problem)
         except SpecError as exc:
             self._secrets.forget(key)
             return await self._not_applied(raw, None, Problem.of(Reason.INVALID_SPEC, str(exc)))
@@ -131,7 +158,7 @@ class Reconciler:
             reason = Reason.QUOTA_EXCEEDED if "exceeded quota" in str(exc) else Reason.OBJECT_REFUSED
             return await self._not_applied(raw, parse(raw), Problem.of(reason, str(exc)))
 
-    async def _not_applied(self, raw: Manifest, proxy: LLMProxy | None, problem: Problem) -> Observation:
+    async def _not_applied(self, raw: Manifest, proxy: LLMProxy | None, problem: Problem | None) -> Observation:
         return Observation(_generation(raw), proxy, rollout=await self._observe_existing(raw), problem=problem)
 
     def _missing(self, key: Key, raw: Manifest, missing: tuple[Reason, str]) -> Problem:
@@ -144,15 +171,21 @@ class Reconciler:
         final = stalled or reason.is_final(self._dependencies.clock() - since[1])
         return Problem(reason, f"{message}; no pod rolls until then", final)
 
+    async def _revisions(self, key: Key) -> tuple[Manifest, ...]:
+        return await self._cluster.list("apps/v1", "ControllerRevision", key.namespace, {names.LABEL_NAME: key.name})
+
     async def _apply_desired_state(
-        self, key: Key, raw: Manifest, proxy: LLMProxy, credentials: Credentials
+        self, key: Key, raw: Manifest, proxy: LLMProxy, credentials: Credentials, last: Revision | None = None
     ) -> Observation:
+        """Apply every child, with the pods of *last* if it is given; return the observed state."""
         (peers, token), (control, control_token), revisions = await asyncio.gather(
             self._own_secret(proxy, names.peers(key.name), names.PEER_TOKEN_KEY),
             self._own_secret(proxy, names.control(key.name), names.CONTROL_TOKEN_KEY),
-            self._cluster.list("apps/v1", "ControllerRevision", key.namespace, {names.LABEL_NAME: key.name}),
+            self._revisions(key),
         )
-        pods = revision(proxy, self._inputs(proxy, credentials, token), revisions)
+        if last is not None and (peers is None or control is None):
+            return await self._not_applied(raw, proxy, None)  # a new token is a change of the pods
+        pods = last or revision(proxy, self._inputs(proxy, credentials, token), revisions)
         rendered = render(proxy, pods)
         secondary = await self._unserved_kind(rendered)
         if secondary is not None:
@@ -163,18 +196,20 @@ class Reconciler:
         )
         children = [*own, *await self._children(proxy, rendered)]
         contents = [*credentials.contents, token, store.password(token), control_token]
+        quoted = contents if credentials.missing is None else None  # a Secret that cannot be read cannot be redacted
         if (problem := _ownership_problem(children)) is not None:
             return await self._not_applied(raw, proxy, problem)
         live = await self._apply_all(children, proxy)
-        self._secrets.follow(key, credentials.versions, own=live[: len(own)])
+        urgent = credentials.missing is not None
+        self._secrets.follow(key, credentials.versions, own=live[: len(own)], urgent=urgent)
         deployments = {item["metadata"]["name"]: item for item in live if item["kind"] == "Deployment"}
         deployment = deployments[names.deployment(key.name)]
-        progress = await self._observe(deployment, contents, scaling.min_ready(proxy))
+        progress = await self._observe(deployment, quoted, scaling.min_ready(proxy))
         if any(child.live is not None for child in children):
             await self._prune(proxy, [child.desired for child in children], deployment, complete=progress.complete)
         store_progress = None
         if (store_deployment := deployments.get(names.limits(key.name))) is not None:
-            store_progress = await self._observe(store_deployment, contents, None)
+            store_progress = await self._observe(store_deployment, quoted, None)
             problem = reporting.store_problem(store_progress, proxy.metadata.generation, reporting.reported(raw))
             secondary = problem or secondary
         return Observation(
@@ -293,7 +328,7 @@ class Reconciler:
             self._cluster.list("apps/v1", "ReplicaSet", *place, uncached=uncached),
             *(self._cluster.list(*kind, *place, uncached=uncached) for kind in PRUNED_KINDS),
         )
-        ours = [item for item in maps if ownership_of(item, proxy) is Ownership.OURS]
+        ours = [item for item in maps if ownership.is_ours(item, proxy)]
         keep = [item["metadata"]["name"] for item in desired if ownership.is_document(item)]
         stale = set(stale_configs(ours, [*sets, deployment], keep=keep))
         documents = [item for item in ours if item["metadata"]["name"] in stale]
@@ -351,6 +386,7 @@ class Reconciler:
     def _forget(self, key: Key) -> None:
         self._secrets.forget(key)
         self._missing_since.pop(key, None)
+        self._failures.pop(key, None)
 
 
 def _head(manifest: Manifest) -> Manifest:

@@ -17,6 +17,8 @@ from llmproxy_operator.redact import redact
 
 CRASHES = 2
 """Exits of a container from which it counts as a crash loop."""
+CRASH_WINDOW_S = 300.0
+"""Age of the last run's start up to which its exit counts: older ones, as of a rebooted node, are no crash loop."""
 
 _PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"})
 _PULL_FINAL = frozenset({"InvalidImageName", "ErrImageNeverPull"})
@@ -102,11 +104,15 @@ def _of_pods(pods: Iterable[Manifest], now: datetime, secrets: tuple[str, ...] |
         status = pod.get("status") or {}
         containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
         age_s = (now - datetime.fromisoformat(pod["metadata"]["creationTimestamp"])).total_seconds()
-        problems += [problem for item in containers if (problem := _of_container(item, age_s, secrets)) is not None]
+        problems += [
+            problem for item in containers if (problem := _of_container(item, now, age_s, secrets)) is not None
+        ]
     return next((item for item in problems if item.final), problems[0] if problems else None)
 
 
-def _of_container(container: Mapping[str, Any], age_s: float, secrets: tuple[str, ...] | None) -> Problem | None:
+def _of_container(
+    container: Mapping[str, Any], now: datetime, age_s: float, secrets: tuple[str, ...] | None
+) -> Problem | None:
     name = container["name"]
     waiting = (container.get("state") or {}).get("waiting") or {}
     reason = str(waiting.get("reason") or "")
@@ -119,12 +125,22 @@ def _of_container(container: Mapping[str, Any], age_s: float, secrets: tuple[str
     exit_state = (container.get("state") or {}).get("terminated") or (container.get("lastState") or {}).get(
         "terminated"
     )
-    crashed = int(container.get("restartCount") or 0) >= CRASHES and not container.get("ready")
-    if exit_state and (crashed or reason == "CrashLoopBackOff"):
+    if exit_state and (reason == "CrashLoopBackOff" or _crashes(container, exit_state, now)):
         text = _message(exit_state, secrets)
         message = f"container {name} {_exit_cause(exit_state)} repeatedly{': ' + text if text else ''}"
         return Problem.of(Reason.CRASH_LOOP, message)
     return None
+
+
+def _crashes(container: Mapping[str, Any], exit_state: Mapping[str, Any], now: datetime) -> bool:
+    """Return whether a container that is not ready failed twice within the last minutes.
+
+    A run that is not the first begins right after an exit, so its start dates the exit before its own.
+    """
+    if container.get("ready") or int(container.get("restartCount") or 0) < CRASHES or exit_state.get("exitCode") == 0:
+        return False
+    start = exit_state.get("startedAt")
+    return start is not None and (now - datetime.fromisoformat(start)).total_seconds() <= CRASH_WINDOW_S
 
 
 def _message(state: Mapping[str, Any], secrets: tuple[str, ...] | None) -> str:

@@ -58,6 +58,8 @@ class FakeCluster:
         self.writes: Counter[str] = Counter()
         self.failures: dict[Ref, ClusterError] = {}
         """Requests about these objects fail so."""
+        self.write_failures: dict[str, ClusterError] = {}
+        """Writes of these kinds fail so."""
         self.fail_after: int | None = None
         """So many writes are done; then the process is as good as killed."""
         self.served = True
@@ -185,6 +187,8 @@ class FakeCluster:
 
     def _count(self, verb: str, target: Ref) -> None:
         self._may_fail(target)
+        if target.kind in self.write_failures:
+            raise self.write_failures[target.kind]
         if self.fail_after is not None:
             if self.fail_after == 0:
                 raise UnavailableError("the process was killed here")

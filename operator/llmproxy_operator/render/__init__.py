@@ -22,7 +22,7 @@ from llmproxy_operator.render.deployment import deployment
 from llmproxy_operator.render.inputs import Inputs
 from llmproxy_operator.render.monitoring import pod_monitor
 from llmproxy_operator.render.network import network_policy
-from llmproxy_operator.render.revisions import Revision, controller_revision, revision
+from llmproxy_operator.render.revisions import Revision, controller_revision, latest, revision
 from llmproxy_operator.render.scaling import autoscaler, disruption_budget
 from llmproxy_operator.render.secrets import control_secret, peers_secret
 from llmproxy_operator.render.services import peers_service, service
@@ -36,6 +36,7 @@ __all__ = [
     "control_secret",
     "digested",
     "document",
+    "latest",
     "peers_secret",
     "render",
     "revision",

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llmproxy import contract
 from llmproxy_api import LLMProxy
 from llmproxy_operator import names
 from llmproxy_operator.manifest import Manifest, owned, owner_uid
 from llmproxy_operator.render import store
-from llmproxy_operator.render.config import client_secret, digested, document, max_pods
+from llmproxy_operator.render.config import MAX_SURGE, client_secret, digested, document, max_pods
 from llmproxy_operator.render.deployment import template
 from llmproxy_operator.render.inputs import Inputs
 
@@ -58,6 +59,32 @@ def revision(proxy: LLMProxy, inputs: Inputs, revisions: Iterable[Manifest] = ()
     number = 1 if last is None else last.number + 1
     store_pod = store.template(proxy, inputs) if proxy.spec.sharing == "Managed" else None
     return Revision(name, number, pod, document(proxy).to_json(), restart, store_pod)
+
+
+def latest(proxy: LLMProxy, revisions: Iterable[Manifest]) -> Revision | None:
+    """Return the newest of *revisions* if the pods of *proxy* may keep it while its spec cannot be rendered, or None.
+
+    The other objects follow the spec then. So the number of pods must be one that the revision counts limits for, and
+    who may call must not change apart from the keys that callers need.
+    """
+    last = _newest(proxy, revisions)
+    if last is None:
+        return None
+    try:
+        document = contract.parse(last.document)
+    except contract.ContractError:
+        return None
+    spec = proxy.spec
+    pods = (
+        spec.autoscaling.max_replicas if spec.autoscaling is not None else 1 if spec.replicas is None else spec.replicas
+    )
+    if document.shared_limits is not None:
+        fits = pods + MAX_SURGE <= document.shared_limits.max_pods
+    else:
+        limited = document.rate_limits.any() or any(model.rate_limits.any() for model in document.models)
+        fits = pods <= 1 or not limited
+    same_access = document.require_api_key == (client_secret(proxy) is not None)
+    return last if fits and same_access else None
 
 
 def controller_revision(proxy: LLMProxy, content: Revision) -> Manifest:

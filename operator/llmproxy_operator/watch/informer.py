@@ -31,7 +31,7 @@ KINDS = (
     ("v1", "Service"),
 )
 """Kinds that are watched besides LLMProxies. Secrets never are: that would take the right to read all of them."""
-LABELS = {"app.kubernetes.io/managed-by": names.FIELD_MANAGER}
+LABELS = {names.LABEL_MANAGED_BY: names.FIELD_MANAGER}
 """Only objects with our label leave the API server."""
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 20.0

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from llmproxy_api import LLMProxy, parse
+from llmproxy_operator import names
 from llmproxy_operator.ownership import Ownership, ownership_of
 
 Manifest = dict[str, Any]
@@ -26,6 +27,16 @@ def a_child(uid: str, owner: str = "p", *, controller: bool = True, **metadata: 
     return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "p", "ownerReferences": owners, **metadata}}
 
 
+OWNER: Manifest = {"apiVersion": "v1", "kind": "LLMProxy", "name": "p", "uid": "other"}
+
+
+def an_orphan(**metadata: Any) -> Manifest:
+    """A child as a backup tool restores it: labels and managedFields, and no owner reference."""
+    record = {"manager": names.FIELD_MANAGER, "operation": "Apply", "fieldsV1": {}}
+    made = {"name": "p", "labels": names.labels("p", names.GATEWAY), "managedFields": [record], **metadata}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": made}
+
+
 @pytest.mark.parametrize(
     ("live", "expected"),
     [
@@ -40,6 +51,15 @@ def a_child(uid: str, owner: str = "p", *, controller: bool = True, **metadata: 
             {"kind": "Service", "metadata": {"name": "p", "labels": {"llmproxy.dev/name": "p"}}},
             Ownership.FOREIGN,
             id="with our labels only",
+        ),
+        pytest.param(an_orphan(), Ownership.ORPHANED, id="ours, restored without its owner"),
+        pytest.param(an_orphan(deletionTimestamp="x"), Ownership.LEAVING, id="restored, being deleted"),
+        pytest.param(an_orphan(labels=names.labels("q", names.GATEWAY)), Ownership.FOREIGN, id="an orphan of another"),
+        pytest.param(an_orphan(managedFields=[]), Ownership.FOREIGN, id="never applied by us"),
+        pytest.param(
+            an_orphan(ownerReferences=[{**OWNER, "kind": "Application", "controller": True}]),
+            Ownership.FOREIGN,
+            id="restored and controlled by another",
         ),
     ],
 )

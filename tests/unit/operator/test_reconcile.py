@@ -521,3 +521,122 @@ async def test_a_control_token_that_was_deleted_is_made_anew_and_rolls_nothing(
     await operator.reconcile()
     assert cluster.one("Secret", "p-control")["data"]["token"] != token
     assert cluster.one("Deployment", "p")["spec"] == before
+
+
+async def test_children_that_a_backup_restored_without_their_owner_are_adopted(
+    cluster: FakeCluster, operator: Operator
+) -> None:
+    cluster.put(a_proxy(replicas=2, rateLimits={"rpm": 5}))
+    await operator.reconcile()
+    tokens = {name: cluster.one("Secret", name)["data"] for name in ("p-peers", "p-control")}
+    [document] = documents(cluster)
+    restored = [item for target, item in cluster.objects.items() if target != PROXY]
+    for item in restored:
+        del item["metadata"]["ownerReferences"]
+        for entry in item["metadata"]["managedFields"]:
+            entry["fieldsV1"].get("f:metadata", {}).pop("f:ownerReferences", None)
+    cluster.objects.pop(PROXY)
+    cluster.put(a_proxy(replicas=2, rateLimits={"rpm": 5}))
+    uid = cluster.objects[PROXY]["metadata"]["uid"]
+    again = Operator(cluster)
+
+    await again.reconcile()
+
+    assert again.condition("Reconciling") == ("True", "RollingOut")
+    children = [item for target, item in cluster.objects.items() if target.kind not in {"LLMProxy", "Event"}]
+    kept = [item for item in children if f"{item['kind']}/{item['metadata']['name']}" != document]
+    assert {item["metadata"]["ownerReferences"][0]["uid"] for item in kept} == {uid}
+    assert {name: cluster.one("Secret", name)["data"] for name in tokens} == tokens
+    before = cluster.writes.copy()
+    await again.reconcile()
+    assert cluster.writes == before
+
+
+async def test_an_error_that_lasts_is_in_the_status_in_the_words_of_the_api_server(
+    cluster: FakeCluster, operator: Operator
+) -> None:
+    cluster.put(a_proxy())
+    cluster.objects[PROXY]["status"] = {"observedGeneration": -1}
+    words = 'failed calling webhook "validate.kyverno.svc": no endpoints available'
+    cluster.failures[Ref("apps/v1", "Deployment", "n", "p")] = UnavailableError(words, status=500)
+
+    for _ in range(2):
+        with pytest.raises(UnavailableError):
+            await operator.reconcile()
+    assert "conditions" not in cluster.objects[PROXY]["status"]  # that may be a hiccup
+
+    with pytest.raises(UnavailableError):
+        await operator.reconcile()
+    assert "conditions" not in cluster.objects[PROXY]["status"]  # its Deployment cannot even be read
+
+    cluster.failures.clear()
+    cluster.write_failures["Deployment"] = UnavailableError(words, status=500)
+    with pytest.raises(UnavailableError):
+        await operator.reconcile()
+    assert operator.condition("Ready") == ("False", "ApiServerUnavailable")
+    assert operator.condition("Reconciling") == ("True", "ApiServerUnavailable")
+    assert words in condition(cluster.objects[PROXY]["status"], "Ready")["message"]
+    [event] = [item for target, item in cluster.objects.items() if target.kind == "Event"]
+    assert (event["type"], event["reason"], words in event["message"]) == ("Warning", "ApiServerUnavailable", True)
+
+    cluster.write_failures.clear()
+    await operator.reconcile()
+    assert operator.condition("Reconciling") == ("True", "RollingOut")
+    cluster.write_failures["Deployment"] = UnavailableError(words, status=500)
+    cluster.put(a_proxy(replicas=0))
+    with pytest.raises(UnavailableError):
+        await operator.reconcile()
+    assert operator.condition("Reconciling") == ("True", "RollingOut")  # it is counted anew
+
+
+async def test_what_needs_no_secret_is_applied_while_one_is_missing(cluster: FakeCluster, operator: Operator) -> None:
+    cluster.put(a_secret("first"))
+    cluster.put(a_proxy("provider"))
+    await operator.reconcile()
+    serve(cluster)
+    await operator.reconcile()
+    template = cluster.one("Deployment", "p")["spec"]["template"]
+    cluster.remove(Ref("v1", "Secret", "n", "provider"))
+
+    cluster.put(a_proxy("provider", replicas=0, access={"namespaces": ["train"]}))
+    await operator.reconcile()
+
+    assert cluster.one("Deployment", "p")["spec"]["replicas"] == 0
+    assert cluster.one("Deployment", "p")["spec"]["template"] == template
+    assert {"NetworkPolicy/p"} <= {*cluster.kinds()}
+    assert operator.condition("Reconciling") == ("True", "SecretNotFound")
+
+    cluster.put(a_proxy("provider", autoscaling={"maxReplicas": 3}))
+    await operator.reconcile()
+    assert "HorizontalPodAutoscaler/p" in cluster.kinds()  # without limits any number of pods is right
+    assert "NetworkPolicy/p" not in cluster.kinds()
+    assert cluster.one("Deployment", "p")["spec"]["template"] == template
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        pytest.param({"rateLimits": {"rpm": 5}, "replicas": 2}, id="pods that would each admit the whole limit"),
+        pytest.param({"rateLimits": {"rpm": 5}, "autoscaling": {"maxReplicas": 2}}, id="or may come to"),
+        pytest.param(
+            {"rateLimits": {"rpm": 5}, "access": {"apiKeys": {"secretRef": {"name": "keys"}}, "namespaces": ["*"]}},
+            id="callers who are let in because they need keys",
+        ),
+    ],
+)
+async def test_while_a_secret_is_missing_nothing_is_applied_that_the_pods_of_before_do_not_bear(
+    cluster: FakeCluster, operator: Operator, edit: Manifest
+) -> None:
+    cluster.put(a_secret("first"))
+    cluster.put(a_proxy("provider", rateLimits={"rpm": 5}))
+    await operator.reconcile()
+    serve(cluster)
+    await operator.reconcile()
+    cluster.remove(Ref("v1", "Secret", "n", "provider"))
+    before = cluster.writes.copy()
+
+    cluster.put(a_proxy("provider", **edit))
+    await operator.reconcile()
+
+    changed = cluster.writes - before
+    assert {verb for verb in changed if "LLMProxy" not in verb and "Event" not in verb} == set()

@@ -102,9 +102,31 @@ def test_one_crash_is_no_crash_loop() -> None:
 
 
 def test_a_loop_is_seen_also_while_the_container_runs_for_a_moment() -> None:
-    again = {"name": "gateway", "ready": False, "restartCount": 4, "lastState": {"terminated": {"exitCode": 1}}}
+    assert failure_of(a_pod(ran(restarts=4, began_s=20, code=1))) == ("CrashLoop", True)
 
-    assert failure_of(a_pod({**again, "state": {"running": {}}})) == ("CrashLoop", True)
+
+def ran(*, restarts: int, began_s: float, code: int) -> Manifest:
+    """A container that runs and is not ready, whose run before began so long ago."""
+    start, end = NOW - timedelta(seconds=began_s), NOW - timedelta(seconds=min(began_s, 5))
+    ended = {"exitCode": code, "startedAt": f"{start:%Y-%m-%dT%H:%M:%SZ}", "finishedAt": f"{end:%Y-%m-%dT%H:%M:%SZ}"}
+    last = {"terminated": ended}
+    return {"name": "gateway", "ready": False, "restartCount": restarts, "state": {"running": {}}, "lastState": last}
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        pytest.param(ran(restarts=2, began_s=86_400, code=255), id="the node rebooted for the second time"),
+        pytest.param(ran(restarts=3, began_s=60, code=0), id="clean ends"),
+        pytest.param(ran(restarts=1, began_s=5, code=1), id="the first crash"),
+    ],
+)
+def test_restarts_of_long_ago_and_clean_ends_are_no_crash_loop(container: Manifest) -> None:
+    assert failure_of(a_pod(container, age_s=1e6)) is None
+
+
+def test_a_back_off_of_the_node_is_a_crash_loop_whatever_the_code() -> None:
+    assert failure_of(a_pod(crashed("", exitCode=0))) == ("CrashLoop", True)
 
 
 def test_out_of_memory_is_said_in_words() -> None:

@@ -94,7 +94,7 @@ async def test_a_key_is_nowhere_but_in_its_secret(*, paused: bool, rotated: bool
         },
     }
     cluster.put(pod, "kubelet")
-    ended = {"exitCode": 2, "message": f"refused: {PLANTED}"}
+    ended = {"exitCode": 2, "startedAt": "1970-01-01T00:16:00Z", "message": f"refused: {PLANTED}"}
     crash = {"name": "gateway", "restartCount": 5, "ready": False, "state": {"terminated": ended}}
     cluster.set_status("Pod", "p-1", {"containerStatuses": [crash]})
     if paused:
