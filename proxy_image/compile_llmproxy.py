@@ -52,10 +52,10 @@ follow_imports = skip
 
 def key() -> str:
     """Return what the outcome depends on, as a name."""
-    found = hashlib.sha256(f"{sys.version}{sysconfig.get_platform()}".encode())
+    digest = hashlib.sha256(f"{sys.version}{sysconfig.get_platform()}".encode())
     for path in (Path(__file__), *sorted(SOURCES.rglob("*.py"))):
-        found.update(str(path.relative_to(SOURCES.parent)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return found.hexdigest()[:16]
+        digest.update(str(path.relative_to(SOURCES.parent)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def folder() -> Path | None:
@@ -79,18 +79,18 @@ def compile_into(out: Path, python: str) -> None:
     *python* is the interpreter whose packages the sources are checked against.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent) as made:
-        shutil.copytree(SOURCES, Path(made, "llmproxy"), ignore=shutil.ignore_patterns("__pycache__"))
-        said = io.StringIO()
-        with contextlib.chdir(made), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    with tempfile.TemporaryDirectory(dir=out.parent) as workdir:
+        shutil.copytree(SOURCES, Path(workdir, "llmproxy"), ignore=shutil.ignore_patterns("__pycache__"))
+        output = io.StringIO()
+        with contextlib.chdir(workdir), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             try:
                 _build(python)
             except (Exception, SystemExit) as exc:  # setuptools ends the process when the compiler fails
-                raise RuntimeError(f"{exc}\n{said.getvalue()[-4000:]}") from exc
-        shutil.rmtree(Path(made, "build"))
+                raise RuntimeError(f"{exc}\n{output.getvalue()[-4000:]}") from exc
+        shutil.rmtree(Path(workdir, "build"))
         shutil.rmtree(out, ignore_errors=True)
-        shutil.move(made, out)
-        Path(made).mkdir()  # for the end of the with
+        shutil.move(workdir, out)
+        Path(workdir).mkdir()  # for the end of the with
 
 
 def _build(python: str) -> None:

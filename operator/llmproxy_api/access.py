@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 from pydantic import BeforeValidator, Field
 
 from llmproxy_api.base import ApiModel, UniqueItems, integral
-from llmproxy_api.pod import Labels, unreserved_keys, well_formed_keys
+from llmproxy_api.metadata import Labels, unreserved_keys, well_formed_keys
 from llmproxy_api.rules import Rule, optional_matches
 
 EVERYWHERE = "*"

@@ -8,8 +8,8 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from llmproxy.providers import PROVIDERS, Protocol, Way, unusable
 from llmproxy_api import model_params as params_of
 from llmproxy_api.base import ApiModel, Weight
-from llmproxy_api.durations import Duration, seconds
-from llmproxy_api.rules import Rule, longer_than_zero, optional_matches
+from llmproxy_api.durations import Duration, longer_than_zero, seconds
+from llmproxy_api.rules import Rule, optional_matches
 from llmproxy_api.secret_refs import SecretSource
 
 DEFAULT_TIMEOUT = "10m"

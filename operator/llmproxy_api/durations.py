@@ -5,6 +5,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from llmproxy_api.rules import Rule
+
 PATTERN = r"^([0-9]{1,9}(\.[0-9]{1,3})?(ms|s|m|h))+$"
 MAX_S = 168 * 3600
 """A week: a longer duration is a typing error."""
@@ -40,3 +42,13 @@ Duration = Annotated[
     AfterValidator(_bounded),
 ]
 """A field that holds a duration."""
+
+
+def longer_than_zero(name: str, attribute: str) -> Rule:
+    """Return the rule that the duration, if set, is not zero."""
+    return Rule(
+        f"!has(self.{name}) || duration(self.{name}) > duration('0s')",
+        f"{name} must be longer than 0s",
+        lambda part: getattr(part, attribute) is None or seconds(getattr(part, attribute)) > 0,
+        f".{name}",
+    )

@@ -3,8 +3,8 @@
 from typing import ClassVar, Literal
 
 from llmproxy_api.base import ApiModel, Limit
-from llmproxy_api.durations import Duration
-from llmproxy_api.rules import Rule, longer_than_zero
+from llmproxy_api.durations import Duration, longer_than_zero
+from llmproxy_api.rules import Rule
 from llmproxy_api.secret_refs import SecretSource
 
 KINDS = ("rpm", "rps", "tpm", "maxParallel")

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from llmproxy_api.durations import seconds
-
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -40,13 +38,3 @@ def optional_matches(name: str, attribute: str, regex: str, message: str) -> Rul
         return text is None or integral.fullmatch(text) is not None
 
     return Rule(f"!has(self.{name}) || self.{name}.matches('^{quoted}$')", message, holds, f".{name}")
-
-
-def longer_than_zero(name: str, attribute: str) -> Rule:
-    """Return the rule that the duration, if set, is not zero."""
-    return Rule(
-        f"!has(self.{name}) || duration(self.{name}) > duration('0s')",
-        f"{name} must be longer than 0s",
-        lambda part: getattr(part, attribute) is None or seconds(getattr(part, attribute)) > 0,
-        f".{name}",
-    )

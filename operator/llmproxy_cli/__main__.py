@@ -252,9 +252,8 @@ def top(  # noqa: PLR0913, PLR0917 - a flag of the command line each
         everywhere=everywhere,
         interval_s=interval,
     )
-    is_once = once or output is Output.json or not sys.stdout.isatty()
     try:
-        raise typer.Exit(asyncio.run(_top(options, output, is_once=is_once)))
+        raise typer.Exit(asyncio.run(_top(options, output, is_once=once or not sys.stdout.isatty())))
     except SourceError as exc:
         _fail(str(exc))
     except KeyboardInterrupt:
@@ -263,7 +262,7 @@ def top(  # noqa: PLR0913, PLR0917 - a flag of the command line each
 
 async def _top(options: view.TopOptions, output: Output, *, is_once: bool) -> int:
     console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=view.PIPE_WIDTH)
-    if not is_once:
+    if not is_once and output is not Output.json:
         await view.live(options, console)
         return 0
     history, place, sample = await view.once(options)

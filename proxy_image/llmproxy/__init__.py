@@ -1,10 +1,13 @@
-r"""The data plane: a request comes in, an answer and a span go out.
+r"""The data plane: a request comes in, an answer and a span go out. Begin with `contract`.
 
 gateway (HTTP in, limits, retries, HTTP out)  ->  shipper (spool on disk, spans to the LightningStore)
         \->  translator (litellm, only for providers that do not speak the client's protocol)
 
-`contract` says what the three are told, `calls` what the gateway tells the shipper, `providers` how to reach a model.
-Nothing here knows Kubernetes.
+`contract` is the document that the three read, `shipping_protocol` the messages from gateway to shipper, `providers`
+the table of providers, `protocols` every wire format.
+
+May import: nothing of the operator and nothing of Kubernetes. Gateway, shipper, translator and echo do not import each
+other.
 """
 
 __version__ = "0.1.0"

@@ -20,7 +20,7 @@ class Way(Enum):
 
 
 class Protocol(Enum):
-    """What a provider's server speaks; a translated one is met through the translator, which speaks OpenAI's."""
+    """Protocol of a provider's server; OPENAI for a translated one, for that is what the translator speaks."""
 
     OPENAI = "openai"
     ANTHROPIC = "anthropic"

@@ -148,8 +148,7 @@ class LLMProxy(agentlightning.LLMProxy):  # type: ignore[misc] # upstream has no
         self.store = store
         self.litellm_config = litellm_config if litellm_config is not None else {}
         self.model_list = model_list or self.litellm_config.get("model_list") or []
-        self.litellm_config.setdefault("litellm_settings", {})
-        self.litellm_config["litellm_settings"].setdefault("num_retries", num_retries)
+        self.litellm_config.setdefault("litellm_settings", {}).setdefault("num_retries", num_retries)
         self.server_launcher_args = args
         self.middlewares = list(middlewares) if middlewares is not None else list(_MIDDLEWARES)
         self.callbacks = None if callbacks is None else list(callbacks)
@@ -158,9 +157,8 @@ class LLMProxy(agentlightning.LLMProxy):  # type: ignore[misc] # upstream has no
         _warn_unsupported(args, self.middlewares, self.callbacks)
         if mode == "cluster" or (mode == "auto" and (kubeconfig is not None or in_pod())):
             target = ClusterTarget(kubeconfig, context, namespace, endpoint)
-            fresh = name is None
             self._backend: Backend = ClusterBackend(
-                name or _new_name(), target, keep=keep, fresh=fresh, ready_timeout_s=ready_timeout_s
+                name or _new_name(), target, keep=keep, fresh=name is None, ready_timeout_s=ready_timeout_s
             )
         elif mode in {"auto", "local"}:
             self._backend = _local(name or _new_name(), args)

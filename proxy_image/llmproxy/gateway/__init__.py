@@ -1,5 +1,8 @@
-"""The endpoint that trainers and agents call.
+"""The endpoint that trainers and agents call. Begin with `requests`, for the way of a call; `process` wires the parts.
 
-app (routes) -> pipeline (one call, top to bottom) -> limits, balance, retry, upstream; streaming for answers in parts;
-handover tells the shipper. Nothing here imports litellm, and nothing on the request path imports FastAPI.
+process > admin > requests > adapters > upstreams, limits, shipping > http > metrics, errors: each may import those
+behind it. `http` and `limits` work alone.
+
+May import: the contract, the table of providers, `protocols` and `shipping_protocol`. Nothing here imports litellm, and
+nothing on the request path imports FastAPI.
 """

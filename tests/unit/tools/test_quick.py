@@ -56,3 +56,5 @@ def test_hooks_run_the_linters_of_make_check() -> None:
 
     assert {"ruff", "mypy", "lint-imports"} <= set(linters)
     assert [name for name in linters if f"$(BIN)/{name}" not in check and name != "pytest"] == []
+    paths = [word for hook in hooks for word in hook["entry"].split() if "/" in word and not word.startswith(".venv/")]
+    assert [path for path in paths if not (ROOT / path).exists()] == []
