@@ -28,16 +28,27 @@ CIDR = f"({_IPV4}|{_IPV6})"
 
 
 class Destination(ApiModel):
-    """A destination that the pods may call."""
+    """A destination that the pods may call: a range of addresses, or pods by namespace and labels."""
 
-    cidr: Annotated[str, Field(min_length=1, max_length=49)]
+    cidr: Annotated[str, Field(min_length=1, max_length=49)] | None = None
     """Range of addresses: `10.0.0.0/8`; `0.0.0.0/0` is all of IPv4. NetworkPolicies apply to the pods behind a Service,
-    not to the Service: use the addresses of the pods."""
+    not to the Service: use the addresses of the pods. Cilium matches no pod by address: use `namespace` there.
+    Default: pods, by `namespace` and `podLabels`."""
+    namespace: Namespace | None = None
+    """Namespace of the pods; `*` for all. Default, with `podLabels`: the LLMProxy's own."""
+    pod_labels: Labels | None = None
+    """Labels of the pods. Default: every pod of `namespace`."""
     ports: Annotated[tuple[Port, ...], Field(min_length=1, max_length=16, strict=False), UniqueItems()] | None = None
     """TCP ports; behind a Service those of the pods. Default: every port."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         optional_matches("cidr", "cidr", CIDR, "must be a range of addresses such as 10.0.0.0/8 or fd00::/8"),
+        well_formed_keys("podLabels", "pod_labels"),
+        Rule(
+            "has(self.cidr) != (has(self.namespace) || has(self.podLabels))",
+            "must have either cidr, or namespace or podLabels",
+            lambda d: (d.cidr is not None) != (d.namespace is not None or d.pod_labels is not None),
+        ),
     )
 
 
@@ -62,14 +73,19 @@ class Access(ApiModel):
     namespaces: Annotated[tuple[Namespace, ...], Field(max_length=64, strict=False), UniqueItems()] | None = None
     """Namespaces whose pods may call, besides the LLMProxy's own; `["*"]` for all. It is a NetworkPolicy, which the
     cluster's network must enforce. Default: no policy."""
+    metrics_namespaces: Annotated[tuple[Namespace, ...], Field(max_length=64, strict=False), UniqueItems()] | None = (
+        None
+    )
+    """Namespaces whose pods may read health and metrics (port 9090), besides the LLMProxy's own; `["*"]` for all.
+    Default: those of the operator's settings. Probes of the node are always allowed."""
     api_keys: ApiKeys | None = None
     """API keys of callers, sent as `Authorization: Bearer`, `x-api-key` or `api-key`. Requests without a valid key get
     401. Keys of callers are never sent to an upstream. Default: no key is required."""
 
     egress: Annotated[tuple[Destination, ...], Field(max_length=64, strict=False)] | None = None
     """Destinations that the pods may call, by a NetworkPolicy, which the cluster's network must enforce. List all: the
-    upstreams of every model, the store and the collector of the spans, your Redis. DNS (port 53), the proxy's other
-    pods and its managed limit store are always allowed, and with `[]` nothing else. Default: no such policy."""
+    upstreams of every model, the store and the collector of the spans, your Redis. DNS (ports 53 and 5353), the proxy's
+    other pods and its managed limit store are always allowed, and with `[]` nothing else. Default: no such policy."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -77,6 +93,21 @@ class Access(ApiModel):
             f"{EVERYWHERE} means all namespaces: leave the others out",
             lambda a: a.namespaces is None or len(a.namespaces) == 1 or EVERYWHERE not in a.namespaces,
             ".namespaces",
+        ),
+        Rule(
+            f"!has(self.metricsNamespaces) || self.metricsNamespaces.size() == 1 || "
+            f"!self.metricsNamespaces.exists(n, n == '{EVERYWHERE}')",
+            f"{EVERYWHERE} means all namespaces: leave the others out",
+            lambda a: (
+                a.metrics_namespaces is None or len(a.metrics_namespaces) == 1 or EVERYWHERE not in a.metrics_namespaces
+            ),
+            ".metricsNamespaces",
+        ),
+        Rule(
+            "!has(self.metricsNamespaces) || has(self.namespaces)",
+            "metricsNamespaces requires namespaces: without a policy all may read metrics",
+            lambda a: a.metrics_namespaces is None or a.namespaces is not None,
+            ".metricsNamespaces",
         ),
     )
 

@@ -1,5 +1,6 @@
 """HTTP server of the operator: /healthz for the kubelet, /readyz, and /metrics."""
 
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -29,8 +30,8 @@ class Health:
 
 
 @asynccontextmanager
-async def serve(health: Health, *, port: int, host: str = "0.0.0.0") -> AsyncIterator[int]:  # noqa: S104 - in a pod
-    """Serve on *port* (0: any) while the context lasts; yield the port."""
+async def serve(health: Health, *, port: int) -> AsyncIterator[int]:
+    """Serve on *port* (0: any) of every IPv4 and IPv6 address while the context lasts; yield the port."""
 
     async def healthz(_: web.Request) -> web.Response:
         problem = health.problem()
@@ -47,9 +48,15 @@ async def serve(health: Health, *, port: int, host: str = "0.0.0.0") -> AsyncIte
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port)
-        await site.start()
-        addresses: list[tuple[str, int]] = runner.addresses
-        yield addresses[0][1]
+        listener = _listener(port)
+        await web.SockSite(runner, listener).start()
+        yield int(listener.getsockname()[1])
     finally:
         await runner.cleanup()
+
+
+def _listener(port: int) -> socket.socket:
+    """Return a socket for IPv6 and IPv4, for IPv4 alone where the kernel has no IPv6."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))

@@ -116,7 +116,15 @@ async def _work(settings: Settings, cluster: ApiServer, connection: ConnectionIn
     event_filter, cache = EventFilter(wake), Cache(wake_for_child)
     informer = Informer(cluster, cache, namespaces=settings.watch_namespaces, jitter=random.random)
     secret_watch = SecretWatch(cluster, wake, clock=time.monotonic, jitter=random.random)
-    inputs = Inputs(settings.proxy_image, {}, settings.proxy_image_pull_policy, store_image=settings.limits_store_image)
+    inputs = Inputs(
+        settings.proxy_image,
+        {},
+        settings.proxy_image_pull_policy,
+        store_image=settings.limits_store_image,
+        pod_user=settings.pod_user,
+        pull_secrets=settings.pull_secrets,
+        children=settings.children,
+    )
     dependencies = Dependencies(
         inputs, settings.policy, time.monotonic, _now, lambda: secrets.token_hex(32), event_filter.expect
     )

@@ -30,6 +30,7 @@ from llmproxy_operator.render import (
     Revision,
     client_secret,
     control_secret,
+    inherit,
     latest,
     monitoring,
     peers_secret,
@@ -40,6 +41,7 @@ from llmproxy_operator.render import (
     secret_references,
     stale_configs,
     store,
+    with_pod_owners,
 )
 from llmproxy_operator.rollout_status import Rollout, min_ready_of, rollout
 from llmproxy_operator.secret_watch import Credentials, SecretWatch, decoded, read
@@ -186,13 +188,19 @@ class Reconciler:
         if last is not None and (peers is None or control is None):
             return await self._not_applied(raw, proxy, None)  # a new token is a change of the pods
         pods = last or revision(proxy, self._inputs(proxy, credentials, token), revisions)
-        rendered = render(proxy, pods)
+        options = self._dependencies.inputs.children
+        rendered = await self._with_pod_owners(key, render(proxy, pods, options))
+        rendered = tuple(inherit(item, raw["metadata"], options) for item in rendered)
         secondary = await self._unserved_kind(rendered)
         if secondary is not None:
             rendered = tuple(item for item in rendered if item["kind"] != monitoring.KIND)
         own = (
-            Child(peers_secret(proxy, token), peers, ownership_of(peers, proxy)),
-            Child(control_secret(proxy, control_token), control, ownership_of(control, proxy)),
+            Child(inherit(peers_secret(proxy, token), raw["metadata"], options), peers, ownership_of(peers, proxy)),
+            Child(
+                inherit(control_secret(proxy, control_token), raw["metadata"], options),
+                control,
+                ownership_of(control, proxy),
+            ),
         )
         children = [*own, *await self._children(proxy, rendered)]
         contents = [*credentials.contents, token, store.password(token), control_token]
@@ -215,6 +223,14 @@ class Reconciler:
         return Observation(
             proxy.metadata.generation, proxy, pods.config_hash, progress, secondary=secondary, store=store_progress
         )
+
+    async def _with_pod_owners(self, key: Key, rendered: Sequence[Manifest]) -> tuple[Manifest, ...]:
+        """Return *rendered*, with a policy that outlives the pods."""
+        policy = Ref("networking.k8s.io/v1", "NetworkPolicy", key.namespace, names.policy(key.name))
+        if not any(ref(item) == policy for item in rendered):
+            return tuple(rendered)
+        pods = await self._cluster.list("v1", "Pod", key.namespace, names.selector_labels(key.name))
+        return tuple(with_pod_owners(item, pods) if ref(item) == policy else item for item in rendered)
 
     async def _own_secret(self, proxy: LLMProxy, name: str, field: str) -> tuple[Manifest | None, str]:
         """Return a Secret of the proxy's own and its token, a new one if there is none.

@@ -7,11 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llmproxy_operator.policy import ANY, METADATA_KEYS, Policy
-from llmproxy_operator.render.inputs import DEFAULT_STORE_IMAGE
+from llmproxy_operator.render.inputs import DEFAULT_STORE_IMAGE, ChildOptions
+from llmproxy_operator.render.placement import USER
 
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _MAX_PORT = 65535
+_MAX_ID = 1 << 31
+NO_OPTIONS = ChildOptions()
+AUTO = "auto"
+"""The cluster's admission sets the user of pods, as OpenShift does for each namespace."""
 
 
 class SettingsError(Exception):
@@ -30,6 +35,11 @@ class Settings:
     """None: the default of Kubernetes, which depends on the tag."""
     limits_store_image: str = DEFAULT_STORE_IMAGE
     """Image of the stores of shared limits."""
+    pod_user: int | None = USER
+    """User, group and fsGroup of pods; None: the cluster's admission sets them."""
+    pull_secrets: tuple[str, ...] = ()
+    """Names of Secrets to pull images of proxies with, in the namespace of each LLMProxy."""
+    children: ChildOptions = NO_OPTIONS
     watch_namespaces: tuple[str, ...] = ()
     """Empty: all of them."""
     namespace: str = "default"
@@ -50,6 +60,13 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         proxy_image_pull_policy=_pull_policy(environment),
         policy=_policy(environment),
         limits_store_image=environment.get("OPERATOR_LIMITS_STORE_IMAGE") or DEFAULT_STORE_IMAGE,
+        pod_user=_user(environment, "OPERATOR_POD_USER"),
+        pull_secrets=_list(environment, "OPERATOR_PROXY_IMAGE_PULL_SECRETS"),
+        children=ChildOptions(
+            inherited_labels=_list(environment, "OPERATOR_INHERITED_LABELS"),
+            inherited_annotations=_list(environment, "OPERATOR_INHERITED_ANNOTATIONS"),
+            metrics_namespaces=_list(environment, "OPERATOR_METRICS_NAMESPACES"),
+        ),
         watch_namespaces=_list(environment, "OPERATOR_WATCH_NAMESPACES"),
         namespace=environment.get("OPERATOR_NAMESPACE") or "default",
         pod_name=environment.get("OPERATOR_POD_NAME") or "operator",
@@ -92,6 +109,15 @@ def _choice(environment: Mapping[str, str], name: str, choices: tuple[str, ...],
     if value not in choices:
         raise SettingsError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
     return value
+
+
+def _user(environment: Mapping[str, str], name: str) -> int | None:
+    value = environment.get(name) or str(USER)
+    if value == AUTO:
+        return None
+    if not value.isascii() or not value.isdecimal() or not 0 < int(value) < _MAX_ID:
+        raise SettingsError(f"{name} must be {AUTO} or a number from 1 to {_MAX_ID - 1}, got {value!r}")
+    return int(value)
 
 
 def _port(environment: Mapping[str, str], name: str, default: int) -> int:

@@ -61,7 +61,11 @@ BASE: Object = {
     "litellm": {"settings": {"drop_params": True}},
     "access": {
         "namespaces": ["agents"],
-        "egress": [{"cidr": "10.0.0.0/8", "ports": [443]}],
+        "metricsNamespaces": ["monitoring"],
+        "egress": [
+            {"cidr": "10.0.0.0/8", "ports": [443]},
+            {"namespace": "vllm", "podLabels": {"app": "vllm"}},
+        ],
         "apiKeys": {"secretRef": {"name": "trainers"}},
     },
     "monitoring": {"podMonitor": True, "labels": {"a": "b"}},

@@ -77,8 +77,17 @@ class FakeCluster:
         """Delete an object and, as the garbage collector would, what it owns."""
         uid = self.objects.pop(target)["metadata"]["uid"]
         for item in list(self.objects.values()):
-            if any(owner["uid"] == uid for owner in item["metadata"].get("ownerReferences") or ()):
+            owners = item["metadata"].get("ownerReferences") or ()
+            if not any(owner["uid"] == uid for owner in owners):
+                continue
+            left = [owner for owner in owners if owner["uid"] != uid and self._is_there(owner["uid"])]
+            if left:  # the garbage collector takes out the owners that are gone
+                item["metadata"]["ownerReferences"] = left
+            else:
                 self.remove(ref(item))
+
+    def _is_there(self, uid: str) -> bool:
+        return any(item["metadata"]["uid"] == uid for item in self.objects.values())
 
     def kinds(self) -> list[str]:
         """Return what there is, as sorted `Kind/name`."""

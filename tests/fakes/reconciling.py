@@ -11,7 +11,7 @@ from llmproxy_operator.event_recorder import EventRecorder
 from llmproxy_operator.manifest import Ref
 from llmproxy_operator.policy import Policy
 from llmproxy_operator.reconcile import Dependencies, Reconciler
-from llmproxy_operator.render import Inputs
+from llmproxy_operator.render import ChildOptions, Inputs
 from llmproxy_operator.secret_watch import SecretWatch
 from llmproxy_operator.workqueue import Key
 
@@ -39,14 +39,14 @@ def a_secret(content: str, key: str = "api-key", name: str = "provider") -> Mani
 class Operator:
     """A reconciler with all its dependencies, and a clock that tests move."""
 
-    def __init__(self, cluster: FakeCluster, image: str = "img:1") -> None:
+    def __init__(self, cluster: FakeCluster, image: str = "img:1", options: ChildOptions | None = None) -> None:
         self.cluster = cluster
         self.now_s = 1000.0
         self.woken: list[Key] = []
         tokens = itertools.count(1)
         self.secrets = SecretWatch(cluster, self.woken.append, clock=lambda: self.now_s, jitter=lambda: 1.0)
         dependencies = Dependencies(
-            inputs=Inputs(image, {}),
+            inputs=Inputs(image, {}, children=options or ChildOptions()),
             policy=Policy(image),
             clock=lambda: self.now_s,
             now=lambda: datetime.fromtimestamp(self.now_s, UTC),

@@ -19,15 +19,17 @@ from llmproxy_operator.render.config import (
 )
 from llmproxy_operator.render.configmaps import config_map, endpoint_config_map, stale_configs
 from llmproxy_operator.render.deployment import deployment
-from llmproxy_operator.render.inputs import Inputs
+from llmproxy_operator.render.inheritance import inherit
+from llmproxy_operator.render.inputs import ChildOptions, Inputs
 from llmproxy_operator.render.monitoring import pod_monitor
-from llmproxy_operator.render.network import network_policy
+from llmproxy_operator.render.network import network_policy, with_pod_owners
 from llmproxy_operator.render.revisions import Revision, controller_revision, latest, revision
 from llmproxy_operator.render.scaling import autoscaler, disruption_budget
 from llmproxy_operator.render.secrets import control_secret, peers_secret
 from llmproxy_operator.render.services import peers_service, service
 
 __all__ = [
+    "ChildOptions",
     "Inputs",
     "Revision",
     "SecretRef",
@@ -36,6 +38,7 @@ __all__ = [
     "control_secret",
     "digested",
     "document",
+    "inherit",
     "latest",
     "peers_secret",
     "render",
@@ -43,16 +46,18 @@ __all__ = [
     "secret_digest",
     "secret_references",
     "stale_configs",
+    "with_pod_owners",
 ]
 
 
-def render(proxy: LLMProxy, pods: Revision) -> tuple[Manifest, ...]:
+def render(proxy: LLMProxy, pods: Revision, options: ChildOptions | None = None) -> tuple[Manifest, ...]:
     """Return every child of *proxy* with the pods of the revision *pods*, in the order to apply them."""
+    scrapers = options.metrics_namespaces if options is not None else ()
     children = (
         controller_revision(proxy, pods),
         config_map(proxy, pods.document),
         endpoint_config_map(proxy),
-        network_policy(proxy),  # before the pods, so that none is open for a moment
+        network_policy(proxy, scrapers),  # before the pods, so that none is open for a moment
         service(proxy),
         peers_service(proxy),
         *(store.objects(proxy, pods.store) if pods.store is not None else ()),

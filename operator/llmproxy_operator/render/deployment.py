@@ -22,7 +22,7 @@ from llmproxy_operator.render.config import (
     spool_bytes,
 )
 from llmproxy_operator.render.inputs import Inputs
-from llmproxy_operator.render.placement import USER, placement, security, spread
+from llmproxy_operator.render.placement import placement, security, spread
 from llmproxy_operator.render.scaling import replicas
 
 FLUSH_S = 15
@@ -93,36 +93,39 @@ def _pod(proxy: LLMProxy, inputs: Inputs) -> dict[str, Any]:
     sidecars = containers.sidecars(proxy, inputs)
     pod = proxy.spec.pod or Pod()
     return {
-        **placement(pod),
+        **placement(pod, inputs.pull_secrets),
         **spread(pod, names.selector_labels(proxy.metadata.name)),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": grace_period_s(proxy),
-        "securityContext": security(USER),
+        "securityContext": security(inputs.pod_user),
         **({"initContainers": sidecars} if sidecars else {}),
         "containers": [containers.gateway(proxy, inputs)],
-        "volumes": _volumes(proxy),
+        "volumes": _volumes(proxy, inputs),
     }
 
 
-def _volumes(proxy: LLMProxy) -> list[dict[str, Any]]:
+def _volumes(proxy: LLMProxy, inputs: Inputs) -> list[dict[str, Any]]:
     config = names.config(proxy.metadata.name, document_hash(document(proxy).to_json()))
     volumes: list[dict[str, Any]] = [
         {"name": "config", "configMap": {"name": config}},
         {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}},
         {"name": "tmp", "emptyDir": {"sizeLimit": "128Mi"}},
     ]
-    volumes.append({"name": "control", "secret": _readable(names.control(proxy.metadata.name))})
+    volumes.append({"name": "control", "secret": _readable(names.control(proxy.metadata.name), inputs)})
     if (keys := client_secret(proxy)) is not None:
-        volumes.append({"name": "keys", "secret": _readable(keys)})
+        volumes.append({"name": "keys", "secret": _readable(keys, inputs)})
     if proxy.spec.spans is not None:
         volumes.append({"name": "spool", "emptyDir": {"sizeLimit": _spool_size_limit(spool_bytes(proxy.spec.spans))}})
     return volumes
 
 
-def _readable(secret: str) -> dict[str, Any]:
-    """Return the volume source of a Secret that only the pod's user and group may read."""
-    return {"secretName": secret, "defaultMode": 0o440}
+def _readable(secret: str, inputs: Inputs) -> dict[str, Any]:
+    """Return the volume source of a Secret that only the pod's user and group may read.
+
+    Without an fsGroup of ours its files may belong to root alone, so any user of the container may read them then.
+    """
+    return {"secretName": secret, "defaultMode": 0o440 if inputs.pod_user is not None else 0o444}
 
 
 def _spool_size_limit(cap_bytes: int) -> str:

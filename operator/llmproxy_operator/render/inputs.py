@@ -4,8 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llmproxy_operator.render.config import SecretRef
+from llmproxy_operator.render.placement import USER
 
 DEFAULT_STORE_IMAGE = "docker.io/valkey/valkey:8.1.4-alpine"
+
+
+@dataclass(frozen=True)
+class ChildOptions:
+    """Settings of the installation for objects other than pods: they roll nothing."""
+
+    inherited_labels: tuple[str, ...] = ()
+    """Patterns of labels of an LLMProxy that every child gets."""
+    inherited_annotations: tuple[str, ...] = ()
+    metrics_namespaces: tuple[str, ...] = ()
+    """Namespaces whose pods may scrape proxies that restrict callers."""
 
 
 @dataclass(frozen=True)
@@ -22,3 +34,8 @@ class Inputs:
     """Value of the annotation that restarts: a new one rolls the pods."""
     store_image: str = DEFAULT_STORE_IMAGE
     """Image of the stores of shared limits."""
+    pod_user: int | None = USER
+    """User, group and fsGroup of pods; None: the cluster's admission sets them."""
+    pull_secrets: tuple[str, ...] = ()
+    """Names of Secrets to pull images with, besides those of the resource."""
+    children: ChildOptions = ChildOptions()

@@ -1,5 +1,6 @@
 """NetworkPolicy of a proxy's pods; rendered only if the resource says so. The cluster's network must enforce it."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from llmproxy_api import LLMProxy
@@ -11,11 +12,17 @@ _NAMESPACE_NAME = "kubernetes.io/metadata.name"
 """Label that the API server sets on each namespace; nobody else can."""
 _OWN: dict[str, Any] = {"podSelector": {}}
 """Every pod of the proxy's own namespace."""
-_DNS = 53
+_DNS = (53, 5353)
+"""Ports of DNS servers: policies apply after the Service's DNAT, and the pods of OpenShift's DNS listen on 5353."""
+HBONE = 15008
+"""Port of the tunnel of Istio's ambient mode: there all traffic between pods of the mesh arrives at it."""
 
 
-def network_policy(proxy: LLMProxy) -> Manifest | None:
-    """Return the policy of *proxy*, None if it restricts nothing."""
+def network_policy(proxy: LLMProxy, scrapers: tuple[str, ...] = ()) -> Manifest | None:
+    """Return the policy of *proxy*, None if it restricts nothing.
+
+    *scrapers* are the namespaces that may read metrics if the resource names none.
+    """
     access = proxy.spec.access
     if access is None or (access.namespaces is None and access.egress is None):
         return None
@@ -23,7 +30,8 @@ def network_policy(proxy: LLMProxy) -> Manifest | None:
     spec: dict[str, Any] = {"podSelector": {"matchLabels": names.selector_labels(name)}, "policyTypes": []}
     if access.namespaces is not None:
         spec["policyTypes"].append("Ingress")
-        spec["ingress"] = _ingress(name, access.namespaces)
+        own = access.metrics_namespaces
+        spec["ingress"] = _ingress(name, access.namespaces, scrapers if own is None else own)
     if access.egress is not None:
         spec["policyTypes"].append("Egress")
         spec["egress"] = _egress(name, access.egress)
@@ -31,13 +39,15 @@ def network_policy(proxy: LLMProxy) -> Manifest | None:
     return {**head, "spec": spec}
 
 
-def _ingress(name: str, namespaces: tuple[str, ...]) -> list[dict[str, Any]]:
+def _ingress(name: str, namespaces: tuple[str, ...], scrapers: tuple[str, ...]) -> list[dict[str, Any]]:
+    everybody = (EVERYWHERE,) if EVERYWHERE in {*namespaces, *scrapers} else (*namespaces, *scrapers)
     return [
         _rule(_callers(namespaces), names.PORT_HTTP),
-        # Health and metrics are read-only, and a Prometheus may be in any namespace.
-        _rule([{"namespaceSelector": {}}], names.PORT_ADMIN),
+        # Probes come from the node, which no policy keeps out.
+        _rule(_callers(scrapers), names.PORT_ADMIN),
         _rule([_OWN], names.PORT_CONTROL),  # trainers of this namespace; the port requires a token too
         _rule([{"podSelector": {"matchLabels": names.selector_labels(name)}}], names.PORT_PEERS),
+        _rule(_callers(everybody), HBONE),
     ]
 
 
@@ -46,16 +56,28 @@ def _egress(name: str, destinations: tuple[Destination, ...]) -> list[dict[str, 
     peers = {"podSelector": {"matchLabels": names.selector_labels(name)}}
     store = {"podSelector": {"matchLabels": names.limits_selector_labels(name)}}
     return [
-        {"ports": [{"port": _DNS, "protocol": "UDP"}, {"port": _DNS, "protocol": "TCP"}]},
-        {"to": [peers], "ports": [_tcp(names.PORT_PEERS)]},
-        {"to": [store], "ports": [_tcp(names.PORT_LIMITS)]},
+        {"ports": [{"port": port, "protocol": protocol} for port in _DNS for protocol in ("UDP", "TCP")]},
+        {"to": [peers], "ports": [tcp(names.PORT_PEERS), tcp(HBONE)]},
+        {"to": [store], "ports": [tcp(names.PORT_LIMITS), tcp(HBONE)]},
         *(_destination(item) for item in destinations),
     ]
 
 
 def _destination(item: Destination) -> dict[str, Any]:
-    to = {"to": [{"ipBlock": {"cidr": item.cidr}}]}
-    return to if item.ports is None else {**to, "ports": [_tcp(port) for port in item.ports]}
+    if item.cidr is not None:
+        to: dict[str, Any] = {"ipBlock": {"cidr": item.cidr}}
+    else:
+        to = {}
+        if item.namespace is not None:
+            labels = {} if item.namespace == EVERYWHERE else {"matchLabels": {_NAMESPACE_NAME: item.namespace}}
+            to["namespaceSelector"] = labels
+        if item.pod_labels is not None or item.namespace is None:
+            to["podSelector"] = {"matchLabels": dict(item.pod_labels or {})}
+    if item.ports is None:
+        return {"to": [to]}
+    # Pods of an ambient mesh are reached through its tunnel.
+    tunnel = [] if item.cidr is not None else [tcp(HBONE)]
+    return {"to": [to], "ports": [*(tcp(port) for port in item.ports), *tunnel]}
 
 
 def _callers(namespaces: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -68,8 +90,22 @@ def _callers(namespaces: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def _rule(callers: list[dict[str, Any]], port: int) -> dict[str, Any]:
-    return {"from": callers, "ports": [_tcp(port)]}
+    return {"from": callers, "ports": [tcp(port)]}
 
 
-def _tcp(port: int) -> dict[str, Any]:
+def tcp(port: int) -> dict[str, Any]:
+    """Return a port of a rule."""
     return {"port": port, "protocol": "TCP"}
+
+
+def with_pod_owners(policy: Manifest, pods: Iterable[Manifest]) -> Manifest:
+    """Return *policy* with *pods* as further owners: the garbage collector deletes it after the last of them.
+
+    With the LLMProxy as its only owner it would go at once, while pods finish calls for up to `spec.drainTimeout`.
+    """
+    owners = [
+        {"apiVersion": "v1", "kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
+        for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["uid"]))
+    ]
+    metadata = policy["metadata"]
+    return {**policy, "metadata": {**metadata, "ownerReferences": [*metadata["ownerReferences"], *owners]}}

@@ -17,25 +17,21 @@ LOCKED: dict[str, Any] = {
 _SPREAD_OVER = ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
 
 
-def security(user: int) -> dict[str, Any]:
-    """Return the security context of a pod."""
-    return {
-        "runAsNonRoot": True,
-        "runAsUser": user,
-        "runAsGroup": user,
-        "fsGroup": user,
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
+def security(user: int | None) -> dict[str, Any]:
+    """Return the security context of a pod; without *user* the cluster's admission sets user and groups (OpenShift)."""
+    ids = {} if user is None else {"runAsUser": user, "runAsGroup": user, "fsGroup": user}
+    return {"runAsNonRoot": True, **ids, "seccompProfile": {"type": "RuntimeDefault"}}
 
 
-def placement(pod: Pod) -> dict[str, Any]:
-    """Return the scheduling fields of a pod; unset ones are left out."""
+def placement(pod: Pod, pull_secrets: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the scheduling fields of a pod; unset ones are left out. *pull_secrets* are those of the installation."""
+    secrets = dict.fromkeys([*(item.name for item in pod.image_pull_secrets or ()), *pull_secrets])
     tolerations = [item.model_dump(by_alias=True, exclude_none=True) for item in pod.tolerations or ()]
     fields = {
         "nodeSelector": dict(pod.node_selector or {}),
         "tolerations": tolerations,
         "priorityClassName": pod.priority_class_name,
-        "imagePullSecrets": [{"name": item.name} for item in pod.image_pull_secrets or ()],
+        "imagePullSecrets": [{"name": name} for name in secrets],
         # Always sent: a removed name would live on in `serviceAccount`, which the API server defaults from it.
         "serviceAccountName": pod.service_account_name or "default",
     }

@@ -13,8 +13,9 @@ from llmproxy_api import LLMProxy
 from llmproxy_api.pod import Pod
 from llmproxy_operator import names
 from llmproxy_operator.manifest import Manifest, owned
+from llmproxy_operator.render import network
 from llmproxy_operator.render.inputs import Inputs
-from llmproxy_operator.render.placement import LOCKED, USER, placement, security
+from llmproxy_operator.render.placement import LOCKED, placement, security
 
 MAX_MEMORY = "64mb"
 """Counters of 64 models take less than 1 MB; above this the store refuses writes, and evicts nothing."""
@@ -70,11 +71,11 @@ def template(proxy: LLMProxy, inputs: Inputs) -> dict[str, Any]:
             "annotations": {**(pod.annotations or {}), names.ANNOTATION_CONFIG_HASH: digest[:16]},
         },
         "spec": {
-            **placement(pod),
+            **placement(pod, inputs.pull_secrets),
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": 5,
-            "securityContext": security(USER),
+            "securityContext": security(inputs.pod_user),
             "containers": [container],
             "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "16Mi"}}],
         },
@@ -92,7 +93,7 @@ def objects(proxy: LLMProxy, pods: Mapping[str, Any]) -> tuple[Manifest, ...]:
         "spec": {
             "podSelector": {"matchLabels": selector},
             "policyTypes": ["Ingress"],
-            "ingress": [{"from": [callers], "ports": [{"port": names.PORT_LIMITS, "protocol": "TCP"}]}],
+            "ingress": [{"from": [callers], "ports": [network.tcp(names.PORT_LIMITS), network.tcp(network.HBONE)]}],
         },
     }
     service = {

@@ -40,6 +40,7 @@ CHANGED: dict[str, Any] = {
     "rateLimits.shared.ca.secretKeyRef.key": "other",
     "access.egress[].cidr": "fd00::/8",
     "access.egress[].ports": [8443],
+    "access.metricsNamespaces": ["other"],
     "spans.store": "http://other:4747",
     "spans.otlp.endpoint": "http://other:4318",
     "spans.otlp.headers[].name": "x-other",

@@ -13,7 +13,7 @@ async def test_the_own_port_answers_for_health_readiness_and_metrics() -> None:
     metrics.wrote("PATCH", "Service")
     metrics.wrote("PUT", "Lease")
     metrics.reconciled(failed=True, took_s=0.1)
-    async with serve(health, port=0, host="127.0.0.1") as port, aiohttp.ClientSession() as client:
+    async with serve(health, port=0) as port, aiohttp.ClientSession() as client:
 
         async def ask(path: str) -> tuple[int, str]:
             async with client.get(f"http://127.0.0.1:{port}{path}") as answer:
@@ -34,3 +34,10 @@ async def test_the_own_port_answers_for_health_readiness_and_metrics() -> None:
         for line in text.splitlines()
         if line[0] != "#"
     )
+
+
+async def test_it_listens_on_ipv6_and_ipv4() -> None:
+    async with serve(Health(Metrics()), port=0) as port, aiohttp.ClientSession() as session:
+        for host in ("127.0.0.1", "[::1]"):
+            async with session.get(f"http://{host}:{port}/healthz") as answer:
+                assert answer.status == 200

@@ -52,7 +52,7 @@ class Reads(FakeCluster):
 
 
 def test_no_field_names_a_namespace_of_a_secret() -> None:
-    assert [path for path in fields(SCHEMA) if path.endswith(".namespace")] == []
+    assert [path for path in fields(SCHEMA) if path.endswith(".namespace")] == [".access.egress.namespace"]
     raw = a_proxy("provider")
     raw["spec"]["models"][0]["deployments"][0]["apiKey"]["secretKeyRef"]["namespace"] = "kube-system"
     with pytest.raises(SpecError, match="namespace: unknown field"):

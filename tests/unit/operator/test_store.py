@@ -84,7 +84,7 @@ async def test_the_store_is_for_the_proxys_gateways_alone(cluster: FakeCluster, 
     callers = {"llmproxy.dev/name": "p", "llmproxy.dev/component": "gateway"}
     assert rule == {
         "from": [{"podSelector": {"matchLabels": callers}}],
-        "ports": [{"port": 6379, "protocol": "TCP"}],
+        "ports": [{"port": 6379, "protocol": "TCP"}, {"port": 15008, "protocol": "TCP"}],
     }
     deployment = cluster.one("Deployment", "p-limits")["spec"]
     assert deployment["strategy"] == {"type": "Recreate"}  # two at a time would admit twice
