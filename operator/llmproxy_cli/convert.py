@@ -53,8 +53,7 @@ def convert_file(options: ConvertOptions, environment: Mapping[str, str]) -> Con
         )
     except SpecError as exc:
         raise FileError("\n".join(_with_location(problem, text, source) for problem in exc.problems)) from None
-    secret = conversion.secret(placeholders=True)
-    objects = [conversion.proxy] if secret is None else [conversion.proxy, secret]
+    objects = [conversion.proxy, *conversion.secrets(placeholders=True)]
     written = yaml.safe_dump_all(objects, sort_keys=False, allow_unicode=True, explicit_start=True)
     return ConvertedText(written, tuple(_with_location(remark, text, source) for remark in conversion.warnings))
 

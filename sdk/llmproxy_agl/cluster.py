@@ -113,16 +113,16 @@ class ClusterBackend:
         deadline_s = time.monotonic() + self._ready_timeout_s
         before = self._get()
         self._check_managed(before)
-        new_secret = self._apply_secret(manifests, before)
+        new_secret = self._apply_secrets(manifests, before)
         try:
             live = self._apply(self._path(), _applied_form(manifests.proxy, _owners_of(before) or self._owners()))
         except KubeError:
-            if before is None and manifests.secret is not None:
-                self._delete(self._path("secrets", manifests.secret["metadata"]["name"]))
+            for secret in manifests.secrets if before is None else ():
+                self._delete(self._path("secrets", secret["metadata"]["name"]))
             raise
         self._owner = os.getpid()
         if before is None:
-            self._apply_secret(manifests, live)
+            self._apply_secrets(manifests, live)
         generation = live["metadata"]["generation"]
         old_hash = (before or {}).get("status", {}).get("configHash") if new_secret and before is not None else None
         self._wait_ready(generation, old_hash, deadline_s, cancelled)
@@ -227,11 +227,14 @@ class ClusterBackend:
                 ) from exc
             raise
 
-    def _apply_secret(self, manifests: Manifests, owner: Mapping[str, Any] | None) -> bool:
-        """Apply the Secret, owned by the LLMProxy once that exists; return whether its contents changed."""
-        if manifests.secret is None:
-            return False
-        name = manifests.secret["metadata"]["name"]
+    def _apply_secrets(self, manifests: Manifests, owner: Mapping[str, Any] | None) -> bool:
+        """Apply the Secrets; return whether keys of servers changed, which is a roll. Callers' keys are not."""
+        changed = {s["metadata"]["name"] for s in manifests.secrets if self._apply_secret(s, owner)}
+        return f"{self.name}-keys" in changed
+
+    def _apply_secret(self, secret: Mapping[str, Any], owner: Mapping[str, Any] | None) -> bool:
+        """Apply a Secret, owned by the LLMProxy once that exists; return whether its contents changed."""
+        name = secret["metadata"]["name"]
         path = self._path("secrets", name)
         before: Mapping[str, Any] = {}
         with contextlib.suppress(KubeError):
@@ -244,7 +247,7 @@ class ClusterBackend:
             if uid
             else before.get("metadata", {}).get("ownerReferences", [])
         )
-        live = self._apply(path, _applied_form(manifests.secret, owners))
+        live = self._apply(path, _applied_form(secret, owners))
         return live.get("data") != before.get("data")
 
     def _owners(self) -> list[dict[str, Any]]:

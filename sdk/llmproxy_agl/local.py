@@ -184,7 +184,7 @@ class LocalBackend:
 
 
 def _manifests(manifests: Manifests) -> str:
-    objects = [manifests.proxy] + ([manifests.secret] if manifests.secret else [])
+    objects = [manifests.proxy, *manifests.secrets]
     return yaml.safe_dump_all(objects, sort_keys=True)
 
 

@@ -18,14 +18,14 @@ _CLASSES = {"AddReturnTokenIds": TOKEN_IDS, "AddLogprobs": LOGPROBS, "LightningO
 
 @dataclass(frozen=True)
 class Manifests:
-    """LLMProxy and Secret to apply, and warnings of the conversion."""
+    """LLMProxy and Secrets to apply, and warnings of the conversion."""
 
     proxy: dict[str, Any]
-    secret: dict[str, Any] | None
+    secrets: tuple[dict[str, Any], ...]
     warnings: tuple[str, ...]
 
     def __repr__(self) -> str:
-        return f"Manifests({self.proxy!r})"  # the Secret holds keys
+        return f"Manifests({self.proxy!r})"  # the Secrets hold keys
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ def build_manifests(  # noqa: PLR0913 - arguments of the trainer
             proxy["spec"]["spans"]["ackWait"] = ACK_WAIT
         proxy["spec"] = merged(proxy["spec"], spec)
         parse(proxy)
-        secret = conversion.secret()
+        secrets = tuple(conversion.secrets())
     except SpecError as exc:
         raise ProxyError(
             "model_list and litellm_config cannot be converted to a proxy:\n"
             + "\n".join(f"  {p}" for p in exc.problems)
         ) from None
-    return Manifests(proxy, secret, tuple(str(warning) for warning in conversion.warnings))
+    return Manifests(proxy, secrets, tuple(str(warning) for warning in conversion.warnings))
 
 
 def supported_callbacks(callbacks: Sequence[Any] | None) -> frozenset[str]:

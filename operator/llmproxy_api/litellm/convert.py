@@ -23,7 +23,12 @@ from llmproxy_api.validation import Problem, SpecError, parse
 __all__ = ["Conversion", "Credential", "convert", "is_loopback"]
 
 PLACEHOLDER = "REPLACE-ME"
-_TOP_READ = {"model_list", "litellm_settings", "router_settings", "general_settings", "environment_variables"}
+CALLER_KEY = "master-key"
+_MASTER = "master_key"
+_TOP_READ = {
+    *("model_list", "litellm_settings", "router_settings", "general_settings", "environment_variables"),
+    "credential_list",
+}
 _RETRIES = "num_retries"
 _TIMEOUTS = ("request_timeout", "timeout")
 _PAUSE = "stream_timeout"
@@ -31,6 +36,7 @@ _ENFORCED = "enforce_model_rate_limits"
 _OTHER_READERS = {
     *((section, name) for section in litellm_fallbacks.SECTIONS for name in litellm_fallbacks.NAMES),
     (aliases.SECTION, aliases.NAME),
+    ("general_settings", _MASTER),
 }
 
 
@@ -43,6 +49,9 @@ class Conversion:
     keys: Mapping[str, Credential]
     """Contents of the Secret `secret_name`, by key. Empty: no Secret is needed."""
     secret_name: str
+    caller_key: Credential | None
+    """API key of callers, LiteLLM's master_key: the contents of the Secret `callers_name`."""
+    callers_name: str
     warnings: tuple[Problem, ...]
     """Settings that are ignored, or mean something else here; each with the place and what to do."""
 
@@ -51,21 +60,35 @@ class Conversion:
 
         With *placeholders* no value is written at all: what is meant to be kept in a file must not hold any.
         """
-        if not self.keys:
+        return self._secret(self.secret_name, self.keys, PLACEHOLDER if placeholders else None)
+
+    def secrets(self, *, placeholders: bool = False) -> list[dict[str, Any]]:
+        """Return all Secrets: that of the servers' keys, and that of the callers' key.
+
+        The placeholder of a caller's key is empty, which is no key: a proxy with it does not start.
+        """
+        callers = {} if self.caller_key is None else {CALLER_KEY: self.caller_key}
+        secrets = (
+            self.secret(placeholders=placeholders),
+            self._secret(self.callers_name, callers, "" if placeholders else None),
+        )
+        return [secret for secret in secrets if secret is not None]
+
+    def _secret(self, name: str, keys: Mapping[str, Credential], placeholder: str | None) -> dict[str, Any] | None:
+        if not keys:
             return None
-        missing = [k for k in self.keys.values() if not k.value]
-        if missing and not placeholders:
+        missing = sorted({str(key.variable) for key in keys.values() if not key.value})
+        if missing and placeholder is None:
             raise SpecError(
-                tuple(Problem("api_key", f"the environment variable {k.variable} is not set") for k in missing)
+                tuple(Problem("api_key", f"the environment variable {variable} is not set") for variable in missing)
             )
-        values = {name: PLACEHOLDER if placeholders else key.value for name, key in self.keys.items()}
         metadata = {k: v for k, v in self.proxy["metadata"].items() if k == "namespace"}
         return {
             "apiVersion": "v1",
             "kind": "Secret",
-            "metadata": {"name": self.secret_name, **metadata},
+            "metadata": {"name": name, **metadata},
             "type": "Opaque",
-            "stringData": values,
+            "stringData": {key: value.value if placeholder is None else placeholder for key, value in keys.items()},
         }
 
 
@@ -88,46 +111,114 @@ def convert(
         in_cluster: Refuse addresses of this machine, which in a pod are the pod's own.
         environment: Variables that `os.environ/NAME` stands for; `environment_variables` of the file win over them.
     """
-    variables = config.get("environment_variables")
-    own = {k: str(v) for k, v in variables.items() if v is not None} if isinstance(variables, Mapping) else {}
-    diagnostics = Diagnostics({**(environment or {}), **own})
+    diagnostics = Diagnostics({**(environment or {}), **_own_variables(config)})
     if store is not None and in_cluster and is_loopback(store):
-        diagnostics.refuse("store", "is this machine's own address, which pods cannot reach: say one that they can")
-    entries = list(_entries(diagnostics, config.get("model_list"), in_cluster=in_cluster))
+        diagnostics.refuse("store", "is this machine's own address, which pods cannot reach: use one that they can")
+    credentials = _credentials(diagnostics, config.get("credential_list"))
+    entries = list(_entries(diagnostics, config.get("model_list"), credentials, in_cluster=in_cluster))
+    caller_key = _caller_key(diagnostics, config)
     limits, retries, defaults = _settings(diagnostics, config)
     fallbacks = litellm_fallbacks.read(diagnostics, config, list(dict.fromkeys(entry.name for entry in entries)))
+    environment_of_pods = _environment(diagnostics, entries)
+    _require_models(diagnostics, entries)
     if diagnostics.problems:
         raise SpecError(tuple(diagnostics.problems))
     secret_name = f"{name}-keys"
-    keys, refs = _keys(entries)
-    spec: dict[str, Any] = {"models": _models(diagnostics, entries, refs, secret_name, defaults)}
-    if limits:
-        spec["rateLimits"] = limits
-    if retries is not None:
-        spec["retries"] = {"max": retries}
-    if fallbacks:
-        spec["fallbacks"] = fallbacks
+    keys, refs = _keys(entries, environment_of_pods)
+    pod_env = [_variable(variable, value, refs, secret_name) for variable, value in environment_of_pods.items()]
+    optional = {
+        "rateLimits": limits,
+        "retries": {} if retries is None else {"max": retries},
+        "fallbacks": fallbacks,
+        "litellm": {"settings": {"drop_params": True}} if _drops_params(diagnostics, config, entries) else {},
+        "pod": {"env": pod_env} if pod_env else {},
+        "access": {} if caller_key is None else {"apiKeys": {"secretRef": {"name": f"{name}-callers"}}},
+        "spans": {} if store is None else {"store": store.rstrip("/")},
+    }
+    models = _models(diagnostics, entries, refs, secret_name, defaults)
+    spec = {"models": models, **{field: value for field, value in optional.items() if value}}
     aliases.add(diagnostics, config, spec)
     if diagnostics.problems:
         raise SpecError(tuple(diagnostics.problems))
-    if _drops_params(diagnostics, config, entries):
-        spec["litellm"] = {"settings": {"drop_params": True}}
-    if store is not None:
-        spec["spans"] = {"store": store.rstrip("/")}
+    proxy = _manifest(name, namespace, spec)
+    return Conversion(proxy, keys, secret_name, caller_key, f"{name}-callers", tuple(diagnostics.warnings))
+
+
+def _manifest(name: str, namespace: str | None, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the LLMProxy; raise SpecError if it is invalid."""
     metadata = {"name": name} | ({"namespace": namespace} if namespace else {})
     proxy = {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}
     parse(proxy)
-    return Conversion(proxy, keys, secret_name, tuple(diagnostics.warnings))
+    return proxy
 
 
-def _entries(diagnostics: Diagnostics, raw: object, *, in_cluster: bool) -> Iterator[ModelEntry]:
+def _own_variables(config: Mapping[str, Any]) -> dict[str, str]:
+    variables = config.get("environment_variables")
+    return {k: str(v) for k, v in variables.items() if v is not None} if isinstance(variables, Mapping) else {}
+
+
+def _require_models(diagnostics: Diagnostics, entries: Sequence[ModelEntry]) -> None:
+    if not entries and not diagnostics.problems:
+        diagnostics.problems += diagnostics.warnings
+        diagnostics.refuse("model_list", "has no model that is served here")
+
+
+def _entries(
+    diagnostics: Diagnostics, raw: object, credentials: Mapping[str, Mapping[str, Any]], *, in_cluster: bool
+) -> Iterator[ModelEntry]:
     if not isinstance(raw, Sequence) or isinstance(raw, str) or not raw:
         diagnostics.refuse("model_list", "must list at least one model, with model_name and litellm_params")
         return
     for i, item in enumerate(raw):
-        entry = litellm_model.read(diagnostics, f"model_list[{i}]", item, in_cluster=in_cluster)
+        entry = litellm_model.read(diagnostics, f"model_list[{i}]", item, credentials, in_cluster=in_cluster)
         if entry is not None:
             yield entry
+
+
+def _credentials(diagnostics: Diagnostics, raw: object) -> dict[str, Mapping[str, Any]]:
+    """Return the values of credential_list by name."""
+    credentials: dict[str, Mapping[str, Any]] = {}
+    if raw is not None and not isinstance(raw, list):
+        diagnostics.refuse("credential_list", "must list credential_name and credential_values")
+        return credentials
+    for i, item in enumerate(raw or ()):
+        values = item.get("credential_values") if isinstance(item, Mapping) else None
+        if isinstance(item, Mapping) and isinstance(item.get("credential_name"), str) and isinstance(values, Mapping):
+            credentials[item["credential_name"]] = values
+        else:
+            diagnostics.refuse(f"credential_list[{i}]", "must have credential_name and credential_values")
+    return credentials
+
+
+def _caller_key(diagnostics: Diagnostics, config: Mapping[str, Any]) -> Credential | None:
+    """Return LiteLLM's master_key: with it every caller needs a key, and without it none."""
+    path = f"general_settings.{_MASTER}"
+    value = diagnostics.section(config, "general_settings").get(_MASTER)
+    if value is None or value == "":
+        return None
+    key = litellm_model.read_credential(diagnostics, path, value)
+    if key is not None:
+        diagnostics.warn(path, "becomes spec.access.apiKeys: callers need a key of that Secret")
+    return key
+
+
+def _environment(diagnostics: Diagnostics, entries: Sequence[ModelEntry]) -> dict[str, str | Credential]:
+    """Return the variables of all entries; those with two values are an error, as pods have one environment."""
+    variables: dict[str, str | Credential] = {}
+    for entry in entries:
+        for name, value in entry.environment.items():
+            if variables.setdefault(name, value) != value:
+                diagnostics.refuse(
+                    entry.path, f"has another {name} than an entry before it: pods have one, so convert them apart"
+                )
+    return variables
+
+
+def _variable(name: str, value: str | Credential, refs: Mapping[str, str], secret_name: str) -> dict[str, Any]:
+    """Return an item of `spec.pod.env`."""
+    if isinstance(value, str):
+        return {"name": name, "value": value}
+    return {"name": name, "secretKeyRef": {"name": secret_name, "key": refs[name]}}
 
 
 def _settings(diagnostics: Diagnostics, config: Mapping[str, Any]) -> tuple[dict[str, int], int | None, dict[str, Any]]:
@@ -198,23 +289,31 @@ def _report_unread_top(diagnostics: Diagnostics, config: Mapping[str, Any]) -> N
             diagnostics.unknown(str(key), str(key), _TOP_READ)
 
 
-def _keys(entries: Sequence[ModelEntry]) -> tuple[dict[str, Credential], dict[str, str]]:
-    """Return the Secret's contents, and the key in it of each entry by the entry's path.
+def _keys(
+    entries: Sequence[ModelEntry], environment: Mapping[str, str | Credential]
+) -> tuple[dict[str, Credential], dict[str, str]]:
+    """Return the Secret's contents, and the key in it by the path of an entry or the name of a variable of pods.
 
     A key has the name of its environment variable, else of its provider. Equal credentials share a key.
     """
     keys: dict[str, Credential] = {}
     refs: dict[str, str] = {}
-    for entry in entries:
-        if entry.key is None:
-            continue
-        stem = entry.key.variable or entry.deployment["model"].partition("/")[0].replace("_", "-")
+
+    def add(place: str, stem: str, credential: Credential) -> None:
         name, number = stem, 1
-        while name in keys and keys[name] != entry.key:
+        while name in keys and keys[name] != credential:
             number += 1
             name = f"{stem}-{number}"
-        keys[name] = entry.key
-        refs[entry.path] = name
+        keys[name] = credential
+        refs[place] = name
+
+    for entry in entries:
+        if entry.key is not None:
+            provider = entry.deployment["model"].partition("/")[0].replace("_", "-")
+            add(entry.path, entry.key.variable or provider, entry.key)
+    for variable, value in environment.items():
+        if isinstance(value, Credential):
+            add(variable, value.variable or variable, value)
     return keys, refs
 
 

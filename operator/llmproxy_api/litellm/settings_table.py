@@ -29,10 +29,7 @@ _COOLDOWN = "the gateway ejects failing servers by its own rules, and never bloc
 _REDIS = "LiteLLM's store is not used: the gateways count limits themselves"
 _COST = "costs are not tracked"
 _LOGS = "logs are the gateway's own, JSON lines without bodies or keys"
-_OPEN = (
-    "callers need a key only if spec.access.apiKeys names a Secret with keys: put it into one, or say by "
-    "spec.access.namespaces who may call without"
-)
+
 _DATABASE = "there is no database: models, limits and keys are in the LLMProxy and its Secret"
 _DROP = "fields reach the model server unchanged; it refuses unknown ones"
 
@@ -100,7 +97,6 @@ GENERAL_SETTINGS: Mapping[str, str] = {
     "health_check_interval": "health checks of the gateway call no model",
     "key_management_settings": _DATABASE,
     "key_management_system": _DATABASE,
-    "master_key": _OPEN,
     "proxy_batch_write_at": _DATABASE,
     "proxy_budget_rescheduler_max_time": _COST,
     "store_model_in_db": _DATABASE,
@@ -117,7 +113,6 @@ TOP: Mapping[str, str] = {
 """Ignored sections of the file."""
 
 TOP_REFUSED: Mapping[str, str] = {
-    "credential_list": "keys are in litellm_params.api_key of each model: set them there",
     "guardrails": "guardrails do not run here, and requests would bypass them: put them before the proxy",
     "include": "other files are not read: put everything into one",
     "mcp_servers": "MCP servers are not served here: remove them, or keep LiteLLM for them",

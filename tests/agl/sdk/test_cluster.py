@@ -323,3 +323,17 @@ def test_outside_of_a_cluster_the_way_to_the_api_server_must_be_said() -> None:
 def test_outside_of_a_cluster_the_way_to_the_proxy_must_be_said(rig: Rig) -> None:
     with pytest.raises(ValueError, match="endpoint= is required"):
         rig.proxy(endpoint=None)
+
+
+def test_a_master_key_is_a_secret_of_callers(rig: Rig) -> None:
+    config = {"litellm_settings": {}, "general_settings": {"master_key": "sk-callers"}}
+    proxy = rig.proxy(litellm_config=config)
+
+    asyncio.run(proxy.start())
+
+    live, secret = rig.cluster.get("llmproxies", "mine"), rig.cluster.get("secrets", "mine-callers")
+    assert live is not None
+    assert live["spec"]["access"] == {"apiKeys": {"secretRef": {"name": "mine-callers"}}}
+    assert base64.b64decode((secret or {})["data"]["master-key"]) == b"sk-callers"
+    asyncio.run(proxy.restart())
+    asyncio.run(proxy.stop())

@@ -187,10 +187,10 @@ def test_a_section_that_can_be_left_out_is_ignored(key: str) -> None:
         pytest.param(config(max_requests_per_minute=1), "move it into litellm_settings", id="wrong place"),
         pytest.param({"model_list": []}, "must list at least one model", id="no models"),
         pytest.param({"model_list": [{"model_name": "m"}]}, "model_list[0]: must have", id="no params"),
-        pytest.param(config({"model": "qwen"}), "names no provider", id="no provider"),
+        pytest.param(config({"model": "qwen"}), "has no provider", id="no provider"),
         pytest.param(config({"model": "agl-tinker/qwen"}), "runs in the trainer's process", id="in process"),
         pytest.param(config({"model": "vllm/qwen", "api_base": None}), "runs in the trainer's process", id="vllm lib"),
-        pytest.param(config({"api_base": None}), "api_base: is needed by hosted_vllm", id="no address"),
+        pytest.param(config({"api_base": None}), "api_base: is required for hosted_vllm", id="no address"),
         pytest.param(config({"api_base": "http://localhost:8000/v1"}), "this machine's own address", id="loopback"),
         pytest.param(config({"api_base": "os.environ/NOT"}), "variable NOT is not set", id="no variable"),
         pytest.param(config({"extra_headers": {"a": "b"}}), "litellm_params.extra_headers", id="headers"),
@@ -412,7 +412,179 @@ def test_fallbacks_are_taken_over_and_the_routers_win() -> None:
 
 
 @pytest.mark.parametrize(
-    "fallbacks", ["main", [{"main": ["nobody"]}], [{"*": ["main"]}], [{"main": ["main"]}], [{"main": [{"model": "x"}]}]]
+    "fallbacks",
+    ["main", [{"main": ["nobody"]}], [{"*": ["nobody"]}], [{"main": ["main"]}], [{"main": [{"model": "x"}]}]],
 )
 def test_fallbacks_that_name_nobody_are_refused(fallbacks: object) -> None:
     assert "litellm_settings.fallbacks" in refused({"model_list": TWO, "litellm_settings": {"fallbacks": fallbacks}})
+
+
+def entry(name: str = "m", **params: Any) -> dict[str, Any]:
+    return {"model_list": [{"model_name": name, "litellm_params": params}]}
+
+
+def only_deployment(result: Conversion) -> dict[str, Any]:
+    [model] = result.proxy["spec"]["models"]
+    [found] = model["deployments"]
+    return dict(found)
+
+
+@pytest.mark.parametrize(
+    ("params", "variable"),
+    [
+        pytest.param({"model": "gpt-4o"}, "OPENAI_API_KEY", id="openai by its name"),
+        pytest.param({"model": "claude-sonnet-4-5"}, "ANTHROPIC_API_KEY", id="anthropic by its name"),
+        pytest.param({"model": "together_ai/m"}, "TOGETHERAI_API_KEY", id="a variable of another name"),
+        pytest.param(
+            {"model": "mistral/m", "api_base": "https://api.mistral.ai/v1"}, "MISTRAL_API_KEY", id="its own address"
+        ),
+        pytest.param(
+            {"model": "azure/m", "api_base": "https://x.openai.azure.com"}, "AZURE_API_KEY", id="an address each"
+        ),
+    ],
+)
+def test_a_model_without_a_key_has_that_of_the_providers_usual_variable(params: dict[str, Any], variable: str) -> None:
+    result = made(entry(**params), environment={variable: "sk-usual"})
+
+    assert only_deployment(result)["apiKey"] == {"secretKeyRef": {"name": "p-keys", "key": variable}}
+    assert (result.secret() or {})["stringData"] == {variable: "sk-usual"}
+    with pytest.raises(SpecError, match=f"{variable} is not set"):
+        made(entry(**params)).secret()
+
+
+def test_a_providers_usual_key_is_not_sent_to_another_server() -> None:
+    result = made(entry(model="openai/qwen", api_base="http://vllm:8000/v1"), environment={"OPENAI_API_KEY": "sk-1"})
+
+    assert "apiKey" not in only_deployment(result)
+    assert "OPENAI_API_KEY is only sent to api.openai.com" in str(result.warnings)
+
+
+@pytest.mark.parametrize(("environment", "has_key"), [({}, False), ({"HOSTED_VLLM_API_KEY": "k"}, True)])
+def test_a_server_of_ones_own_has_a_key_only_if_the_variable_is_set(
+    environment: dict[str, str], *, has_key: bool
+) -> None:
+    assert ("apiKey" in only_deployment(made(entry(**VLLM), environment=environment))) is has_key
+
+
+def test_a_master_key_is_required_of_callers_and_never_printed() -> None:
+    result = made(config(general_settings={"master_key": "sk-1234"}), namespace="n")
+
+    assert result.proxy["spec"]["access"] == {"apiKeys": {"secretRef": {"name": "p-callers"}}}
+    [secret] = result.secrets()
+    assert secret["metadata"] == {"name": "p-callers", "namespace": "n"}
+    assert secret["stringData"] == {"master-key": "sk-1234"}
+    assert "sk-1234" not in f"{result} {result.secrets(placeholders=True)}"
+
+
+def test_the_placeholder_of_a_master_key_lets_nobody_in() -> None:
+    result = made(config(general_settings={"master_key": "os.environ/MASTER"}))
+
+    [secret] = result.secrets(placeholders=True)
+    assert secret["stringData"] == {"master-key": ""}
+    with pytest.raises(SpecError, match="MASTER is not set"):
+        result.secrets()
+
+
+def test_regions_and_projects_are_variables_of_the_translator() -> None:
+    result = made(
+        {
+            "model_list": [
+                {
+                    "model_name": "h",
+                    "litellm_params": {
+                        "model": "bedrock/amazon.nova",
+                        "aws_region_name": "us-east-1",
+                        "aws_secret_access_key": "os.environ/MINE",
+                    },
+                },
+                {
+                    "model_name": "g",
+                    "litellm_params": {
+                        "model": "vertex_ai/gemini-2.5-pro",
+                        "vertex_project": "p1",
+                        "vertex_location": "os.environ/PLACE",
+                        "vertex_credentials": '{"type": "service_account"}',
+                    },
+                },
+            ]
+        },
+        environment={"MINE": "s3cret", "PLACE": "eu"},
+    )
+
+    env = {v["name"]: v.get("value") or v["secretKeyRef"]["key"] for v in result.proxy["spec"]["pod"]["env"]}
+    assert env == {
+        "AWS_REGION": "us-east-1",
+        "AWS_SECRET_ACCESS_KEY": "MINE",
+        "VERTEXAI_PROJECT": "p1",
+        "VERTEXAI_LOCATION": "PLACE",
+        "VERTEXAI_CREDENTIALS": "VERTEXAI_CREDENTIALS",
+    }
+    assert (result.secret() or {})["stringData"] == {
+        "MINE": "s3cret",
+        "PLACE": "eu",
+        "VERTEXAI_CREDENTIALS": '{"type": "service_account"}',
+    }
+
+
+def test_two_regions_are_an_error_as_pods_have_one_environment() -> None:
+    models = [
+        {"model_name": region, "litellm_params": {"model": "bedrock/m", "aws_region_name": region}}
+        for region in ("us-east-1", "eu-west-1")
+    ]
+
+    assert "model_list[1].litellm_params: has another AWS_REGION" in refused({"model_list": models})
+
+
+def test_a_translated_model_without_credentials_is_a_warning() -> None:
+    result = made(entry(model="bedrock/m", aws_region_name="us-east-1"))
+
+    assert "has no credentials: bedrock needs AWS_REGION and AWS_ACCESS_KEY_ID" in str(result.warnings)
+
+
+def test_credentials_by_name_are_those_of_the_list_and_an_entrys_own_win() -> None:
+    values = {"api_key": "os.environ/K", "api_base": "https://one.openai.azure.com", "api_version": "2024"}
+    listed = {"credential_list": [{"credential_name": "c", "credential_values": values, "credential_info": {}}]}
+
+    result = made({**entry(model="azure/gpt", litellm_credential_name="c"), **listed}, environment={"K": "sk-1"})
+
+    assert only_deployment(result)["apiBase"] == "https://one.openai.azure.com"
+    assert only_deployment(result)["apiKey"]["secretKeyRef"]["key"] == "K"
+    own = made({**entry(model="azure/gpt", litellm_credential_name="c", api_base="https://two.azure.com"), **listed})
+    assert only_deployment(own)["apiBase"] == "https://two.azure.com"
+    assert "names d, which is not in credential_list" in refused(
+        {**entry(model="azure/gpt", litellm_credential_name="d", api_base="https://x"), **listed}
+    )
+
+
+def test_no_fallbacks_of_one_model_stand_against_the_default_ones() -> None:
+    settings = {"fallbacks": [{"main": ["spare"]}, {"third": []}], "default_fallbacks": ["main"]}
+
+    result = made({"model_list": TWO, "router_settings": settings})
+
+    assert result.proxy["spec"]["fallbacks"] == [{"model": "main", "to": ["spare"]}, {"model": "spare", "to": ["main"]}]
+    star = made({"model_list": TWO, "router_settings": {"fallbacks": [{"*": ["main"]}]}})
+    assert [f["model"] for f in star.proxy["spec"]["fallbacks"]] == ["spare", "third"]
+
+
+def test_a_model_of_a_mode_that_is_not_served_is_left_out() -> None:
+    image = {"model_name": "i", "litellm_params": {"model": "gpt-image-1"}, "model_info": {"mode": "image_generation"}}
+
+    result = made({"model_list": [*TWO, image]})
+
+    assert [model["name"] for model in result.proxy["spec"]["models"]] == ["main", "spare", "third"]
+    assert "models of the mode image_generation are not served" in str(result.warnings)
+    assert "model_list[0]: is left out: models of the mode image_generation" in refused({"model_list": [image]})
+
+
+@pytest.mark.parametrize(
+    ("params", "says"),
+    [
+        pytest.param({"guardrails": ["pii"]}, "would bypass them", id="guardrails"),
+        pytest.param({"itpm": 5}, "use tpm", id="a limit that is not counted"),
+        pytest.param({"prompt_id": "x"}, "prompts are not inserted", id="prompts"),
+        pytest.param({"azure_ad_token": "t"}, "only API keys", id="another way to authenticate"),
+        pytest.param({"extra_body": {"api_key": "sk"}}, "extra_body.api_key", id="a key in the body"),
+    ],
+)
+def test_a_parameter_whose_loss_would_be_noticed_is_an_error(params: dict[str, Any], says: str) -> None:
+    assert says in refused(config(params))
