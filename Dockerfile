@@ -64,9 +64,16 @@ USER 65532:65532
 FROM runtime AS operator
 COPY --from=operator-packages /opt/venv /opt/venv
 COPY --from=operator-sources /app /app
+# Of a release: --build-arg VERSION=... REVISION=$(git rev-parse HEAD) SOURCE=<URL of the repository>
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+ARG SOURCE=unknown
 LABEL org.opencontainers.image.title="llmproxy-operator" \
       org.opencontainers.image.description="Runs LLM proxies on Kubernetes: the operator" \
-      org.opencontainers.image.licenses="Apache-2.0"
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.source="${SOURCE}"
 ENTRYPOINT ["python", "-m", "llmproxy_operator"]
 
 # Gateway and shipper run on /opt/venv, the translator on /opt/translator/bin/python.
@@ -74,7 +81,13 @@ FROM runtime AS proxy
 COPY --from=translator-packages /opt/translator /opt/translator
 COPY --from=proxy-packages /opt/venv /opt/venv
 COPY --from=proxy-sources /app /app
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+ARG SOURCE=unknown
 LABEL org.opencontainers.image.title="llmproxy" \
       org.opencontainers.image.description="Runs LLM proxies on Kubernetes: gateway, shipper and translator" \
-      org.opencontainers.image.licenses="Apache-2.0"
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.source="${SOURCE}"
 ENTRYPOINT ["python", "-m", "llmproxy.gateway"]

@@ -8,15 +8,23 @@ import yaml
 from charts.conftest import CHART, Helm, Object, of_kind
 from llmproxy_api.crd import crd
 from llmproxy_operator import settings
+from llmproxy_operator.render import ChildOptions
 
 # A value other than the default for every leaf of values.yaml.
 CHANGES: dict[str, Any] = {
     "image.repository": "registry.test/operator",
     "image.tag": "1.2.3",
+    "image.digest": "sha256:" + "0" * 64,
     "image.pullPolicy": "Always",
     "proxyImage.repository": "registry.test/proxy",
     "proxyImage.tag": "1.2.3",
+    "proxyImage.digest": "sha256:" + "0" * 64,
     "proxyImage.pullPolicy": "Never",
+    "proxyImage.pullSecrets": ["pull"],
+    "proxies.user": "auto",
+    "proxies.inheritedLabels": ["team"],
+    "proxies.inheritedAnnotations": ["example.com/*"],
+    "proxies.metricsNamespaces": ["monitoring"],
     "limitsStore.image": "registry.test/valkey:1",
     "imagePullSecrets": ["pull"],
     "replicas": 2,
@@ -47,6 +55,17 @@ CHANGES: dict[str, Any] = {
     "resources.requests.cpu": "1",
     "resources.requests.memory": "1Gi",
     "resources.limits.memory": "2Gi",
+    "podSecurityContext.runAsNonRoot": False,
+    "podSecurityContext.runAsUser": None,
+    "podSecurityContext.runAsGroup": 0,
+    "podSecurityContext.seccompProfile.type": "Unconfined",
+    "securityContext.allowPrivilegeEscalation": True,
+    "securityContext.capabilities.drop": ["NET_RAW"],
+    "securityContext.readOnlyRootFilesystem": False,
+    "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy.test:3128"}],
+    "extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
+    "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/ca"}],
+    "commonLabels": {"team": "a"},
     "podLabels": {"team": "a"},
     "podAnnotations": {"a": "b"},
     "nodeSelector": {"disk": "ssd"},
@@ -71,6 +90,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"image.pullPolicy": "Sometimes"}, "pullPolicy"),
     ({"image.repository": ""}, "repository"),
     ({"proxyImage.digest": "sha256:0"}, "digest"),
+    ({"image.digest": "latest"}, "digest"),
+    ({"proxies.user": "root"}, "user"),
+    ({"proxies.metricsNamespaces": ["Team"]}, "metricsNamespaces"),
+    ({"extraEnv": [{"value": "x"}]}, "name"),
     ({"limitsStore": {"image": ""}}, "image"),
     ({"replicas": 3}, "replicas"),
     ({"replicas": "2"}, "replicas"),
@@ -149,13 +172,20 @@ def test_the_crd_is_the_one_of_the_models(helm: Helm) -> None:
 def test_the_operator_understands_what_it_is_told(helm: Helm) -> None:
     told = environment(
         helm.rendered(
-            **{k: v for k, v in CHANGES.items() if k.startswith(("proxyImage", "limitsStore", "watch", "log"))}
+            **{
+                k: v
+                for k, v in CHANGES.items()
+                if k.startswith(("proxyImage", "proxies", "limitsStore", "watch", "log"))
+            }
         )
     )
 
     understood = settings.from_environment(told)
 
-    assert (understood.proxy_image, understood.proxy_image_pull_policy) == ("registry.test/proxy:1.2.3", "Never")
+    digest = "sha256:" + "0" * 64
+    assert (understood.proxy_image, understood.proxy_image_pull_policy) == (f"registry.test/proxy@{digest}", "Never")
+    assert (understood.pull_secrets, understood.pod_user) == (("pull",), None)
+    assert understood.children == ChildOptions(("team",), ("example.com/*",), ("monitoring",))
     assert understood.limits_store_image == "registry.test/valkey:1"
     assert understood.watch_namespaces == ("team-a", "team-b")
     assert (understood.namespace, understood.pod_name) == ("from the pod", "from the pod")
@@ -238,3 +268,35 @@ def test_the_store_is_a_restricted_pod_that_its_service_finds(helm: Helm) -> Non
         for d in of_kind(objects, "Deployment")
         if d is not store and d["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
     ]
+
+
+def test_an_image_is_named_by_digest_else_by_tag_else_by_the_release(helm: Helm) -> None:
+    digest = "sha256:" + "1" * 64
+
+    assert container(helm.rendered())["image"] == "localhost/llmproxy-operator:0.1.0"
+    assert container(helm.rendered(**{"image.tag": "2"}))["image"] == "localhost/llmproxy-operator:2"
+    pinned = container(helm.rendered(**{"image.tag": "2", "image.digest": digest}))
+    assert pinned["image"] == f"localhost/llmproxy-operator@{digest}"
+
+
+def test_common_labels_are_on_every_object_and_pod(helm: Helm) -> None:
+    on = {key: value for part in WITH.values() for key, value in part.items()}
+    objects = helm.rendered(**on, replicas=2, commonLabels={"team": "a"})
+
+    assert [item["kind"] for item in objects if item["metadata"]["labels"].get("team") != "a"] == []
+    pods = [item["spec"]["template"]["metadata"]["labels"] for item in of_kind(objects, "Deployment")]
+    assert [labels["team"] for labels in pods] == ["a", "a"]
+
+
+def test_on_openshift_no_user_is_named(helm: Helm) -> None:
+    objects = helm.rendered(
+        **{"podSecurityContext.runAsUser": None, "podSecurityContext.runAsGroup": None, "proxies.user": "auto"}
+    )
+    context = deployment(objects)["spec"]["template"]["spec"]["securityContext"]
+
+    assert context == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert environment(objects)["OPERATOR_POD_USER"] == "auto"
+
+
+def test_a_parent_chart_may_switch_it_by_enabled(helm: Helm) -> None:
+    assert helm.rendered(enabled=True) == helm.rendered()

@@ -22,6 +22,9 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{- define "llmproxy-operator.serviceAccountName" -}}
@@ -33,11 +36,21 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 
 {{- define "llmproxy-operator.image" -}}
-{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) }}
+{{- include "llmproxy-operator.reference" (list .Values.image .Chart.AppVersion) }}
 {{- end }}
 
 {{- define "llmproxy-operator.proxyImage" -}}
-{{- printf "%s:%s" .Values.proxyImage.repository (default .Chart.AppVersion .Values.proxyImage.tag) }}
+{{- include "llmproxy-operator.reference" (list .Values.proxyImage .Chart.AppVersion) }}
+{{- end }}
+
+{{- /* An image by digest, else by tag, else by the chart's appVersion. */ -}}
+{{- define "llmproxy-operator.reference" -}}
+{{- $image := index . 0 }}
+{{- if $image.digest }}
+{{- printf "%s@%s" $image.repository $image.digest }}
+{{- else }}
+{{- printf "%s:%s" $image.repository (default (index . 1) $image.tag) }}
+{{- end }}
 {{- end }}
 
 {{- /* What the operator may do where it looks after LLMProxies. */ -}}
