@@ -24,10 +24,10 @@ from litellm.llms.anthropic.pass_through.adapters import streaming_iterator, tra
 from llmproxy.protocols.anthropic_to_openai import request as request_to_openai  # noqa: E402
 from llmproxy.protocols.anthropic_to_openai import response as response_from_openai  # noqa: E402
 from llmproxy.protocols.anthropic_to_openai.stream import MessagesStream  # noqa: E402
+from llmproxy.protocols.json_fields import decode_fields, encode  # noqa: E402
 from llmproxy.protocols.openai_to_anthropic import request as request_to_anthropic  # noqa: E402
 from llmproxy.protocols.openai_to_anthropic import response as response_from_anthropic  # noqa: E402
 from llmproxy.protocols.openai_to_anthropic.stream import ChatStream  # noqa: E402
-from llmproxy.protocols.sse import decode_fields, encode  # noqa: E402
 
 pytestmark = [pytest.mark.agl, pytest.mark.filterwarnings("ignore")]
 
@@ -290,7 +290,7 @@ def test_chat_stream_to_messages(case: Case) -> None:
     chunks = case.body["chunks"]
     stream = MessagesStream()
     data = b"".join(b"data: " + encode(c) + b"\n\n" for c in chunks) + b"data: [DONE]\n\n"
-    ours = _joined_message(_events(b"".join([*stream.feed(data), *stream.end()])))
+    ours = _joined_message(_events(b"".join([*stream.feed(data), stream.rest()])))
     given = iter([litellm.ModelResponseStream(**copy.deepcopy(c)) for c in chunks])
     wrapper = streaming_iterator.AnthropicStreamWrapper(completion_stream=given, model="m")
     theirs = _joined_message(_events(b"".join(wrapper.anthropic_sse_wrapper())))
@@ -358,7 +358,7 @@ def test_messages_stream_to_chat(case: Case) -> None:
     events = case.body["events"]
     stream = ChatStream(1, with_usage=True)
     data = b"".join(b"event: %b\ndata: %b\n\n" % (e["type"].encode(), encode(e)) for e in events)
-    made = b"".join([*stream.feed(data), *stream.end()]).removesuffix(b"data: [DONE]\n\n")
+    made = b"".join([*stream.feed(data), stream.rest()]).removesuffix(b"data: [DONE]\n\n")
     ours = _joined_chat([json.loads(e[6:]) for e in made.removesuffix(b"\n\n").split(b"\n\n")])
     reader = ModelResponseIterator(streaming_response=iter(()), sync_stream=True)
     theirs = _joined_chat([json.loads(reader.chunk_parser(copy.deepcopy(e)).model_dump_json()) for e in events])

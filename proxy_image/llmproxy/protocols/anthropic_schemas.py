@@ -1,14 +1,41 @@
-"""A message (Anthropic's) as an upstream sends it, in the events of a stream: what its mapping reads. Pure.
+"""A message (Anthropic's) as an upstream sends it, whole and in the events of a stream. Pure."""
 
-A whole message, in `chat_answer`, adds what it has at once.
-"""
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
-from llmproxy.protocols.stop_reasons import MessagesUsage
+
+class ContentBlock(msgspec.Struct):
+    """A content block; in a stream, its beginning."""
+
+    type: str
+    id: str = ""
+    name: str = ""
+    data: str = ""
+    text: str = ""
+    thinking: str = ""
+    signature: str = ""
+    input: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-class Delta(msgspec.Struct):
+class MessageHead(msgspec.Struct):
+    """The fields of a message beside its content."""
+
+    id: str = ""
+    model: str = ""
+    usage: Any = None
+
+
+class WholeMessage(MessageHead, kw_only=True):
+    """A whole message."""
+
+    content: list[ContentBlock]
+    stop_reason: str | None = None
+    stop_sequence: str | None = None
+
+
+class MessageDelta(msgspec.Struct):
     """A piece of a block, or of the message at its end."""
 
     type: str | None = None
@@ -20,31 +47,16 @@ class Delta(msgspec.Struct):
     stop_sequence: str | None = None
 
 
-class Block(msgspec.Struct):
-    """A content block; in a stream, as it begins."""
-
-    type: str
-    id: str = ""
-    name: str = ""
-    data: str = ""
-    text: str = ""
-    input: msgspec.Raw = msgspec.Raw(b"{}")
-
-
-class Message(msgspec.Struct):
-    """A message; in a stream, as it begins."""
-
-    id: str = ""
-    model: str = ""
-    usage: MessagesUsage | None = None
-
-
-class Event(msgspec.Struct):
+class MessagesEvent(msgspec.Struct):
     """An event of any type."""
 
     type: str
     index: int = 0
-    message: Message | None = None
-    content_block: Block | None = None
-    delta: Delta | None = None
-    usage: MessagesUsage | None = None
+    message: MessageHead | None = None
+    content_block: ContentBlock | None = None
+    delta: MessageDelta | None = None
+    usage: Any = None
+
+
+read_event: Callable[[bytes], MessagesEvent] = msgspec.json.Decoder(MessagesEvent).decode
+read_message: Callable[[bytes], WholeMessage] = msgspec.json.Decoder(WholeMessage).decode

@@ -6,7 +6,7 @@ Types and codes are those of Anthropic's "Errors" (docs.anthropic.com/en/api/err
 
 import msgspec
 
-from llmproxy.protocols.sse import Json, decode, encode
+from llmproxy.protocols.json_fields import Json, decode, encode
 
 _TYPES = {
     400: "invalid_request_error",

@@ -1,21 +1,23 @@
-"""A chat completion as an upstream sends it, whole and in chunks: what every mapping of one reads. Pure.
+"""A chat completion as an upstream sends it, whole and in chunks, and the events of a streamed response. Pure.
 
-A mapping adds to these shapes what it alone reads, in its own module.
+Types that JSON is decoded into stand in modules that are not compiled: msgspec reads their annotations, of which a
+compiled module keeps less.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from llmproxy.protocols.stop_reasons import ChatUsage
+from llmproxy.protocols.json_fields import Json
 
 
 class AnswerError(Exception):
     """An upstream's answer is none of its protocol."""
 
 
-class Function(msgspec.Struct):
-    """A function that is called, or a piece of one."""
+class FunctionCall(msgspec.Struct):
+    """The name and arguments of a call, or a piece of them."""
 
     name: str | None = None
     arguments: str | None = None
@@ -25,30 +27,32 @@ class ToolCall(msgspec.Struct):
     """A call of a tool."""
 
     id: str | None = None
-    function: Function = msgspec.field(default_factory=Function)
+    function: FunctionCall = msgspec.field(default_factory=FunctionCall)
 
 
-class ToolCallPiece(msgspec.Struct):
-    """A call of a tool on its way."""
+class ToolCallDelta(msgspec.Struct):
+    """A piece of a call of a tool."""
 
     index: int | None = None
     id: str | None = None
-    function: Function | None = None
+    function: FunctionCall | None = None
 
-    def number(self, begun: int) -> int:
-        """Return which call it belongs to, *begun* being how many have: an unnumbered one with an id is the next."""
+    def number(self, calls: int) -> int:
+        """Return the number of its call, *calls* being how many there are: an unnumbered one with an id is the next."""
         if self.index is not None:
             return self.index
-        return begun if self.id or not begun else begun - 1
+        return calls if self.id or not calls else calls - 1
 
 
-class Words(msgspec.Struct):
-    """What a model says and thinks, in a message or a piece of one."""
+class AssistantText(msgspec.Struct):
+    """The texts of a model, in a message or a piece of one."""
 
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: Any = None
     refusal: str | None = None
+    thinking_blocks: list[Json] | None = None
+    """LiteLLM's: thinking with the signatures that Anthropic wants back."""
 
     @property
     def thought(self) -> str:
@@ -56,38 +60,101 @@ class Words(msgspec.Struct):
         return self.reasoning_content or (self.reasoning if isinstance(self.reasoning, str) else "")
 
 
-class Message(Words):
+class ChatMessage(AssistantText):
     """A message."""
 
     tool_calls: list[ToolCall] | None = None
 
 
-class Delta(Words):
+class ChatDelta(AssistantText):
     """A piece of a message."""
 
-    tool_calls: list[ToolCallPiece] | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
 
-class Head(msgspec.Struct, kw_only=True):
-    """What stands beside the choices, in an answer and in a chunk."""
+class ChatLogprobs(msgspec.Struct):
+    """The log-probabilities of a choice."""
+
+    content: list[Json] | None = None
+
+
+class _Head(msgspec.Struct, kw_only=True):
+    """The fields beside the choices, in an answer and in a chunk."""
 
     id: str | None = None
     model: str | None = None
-    usage: ChatUsage | None = None
+    usage: Any = None
 
 
-class Choice(msgspec.Struct):
+class ChunkChoice(msgspec.Struct):
     """A choice in a chunk."""
 
     index: int = 0
-    delta: Delta | None = None
+    delta: ChatDelta | None = None
     finish_reason: str | None = None
     stop_reason: Any = None
     """vLLM's: the stop sequence that ended the answer."""
+    logprobs: ChatLogprobs | None = None
 
 
-class Chunk(Head):
+class ChatChunk(_Head):
     """A chunk of a stream."""
 
-    choices: list[Choice] | None = None
+    choices: list[ChunkChoice] | None = None
     error: Any = None
+
+
+class CompletionChoice(msgspec.Struct):
+    """A choice of a whole answer."""
+
+    message: ChatMessage
+    finish_reason: str | None = None
+    stop_reason: Any = None
+    logprobs: ChatLogprobs | None = None
+
+
+class ChatCompletion(_Head):
+    """A whole answer."""
+
+    choices: list[CompletionChoice]
+
+
+class _ChoiceEnd(msgspec.Struct):
+    index: object = 0
+    finish_reason: object = None
+
+
+class ChunkEnd(msgspec.Struct):
+    """The fields of a chunk that a stream which is forwarded as it is looks for."""
+
+    choices: list[_ChoiceEnd] | None = None
+    usage: Any = None
+    error: Any = None
+
+
+class _ResponseUsage(msgspec.Struct):
+    usage: Any = None
+
+
+class ResponseEvent(msgspec.Struct):
+    """The same fields of an event of the Responses API."""
+
+    type: str
+    response: _ResponseUsage | None = None
+
+
+_decode_completion = msgspec.json.Decoder(ChatCompletion).decode
+read_chunk: Callable[[bytes], ChatChunk] = msgspec.json.Decoder(ChatChunk).decode
+read_chunk_end: Callable[[bytes], ChunkEnd] = msgspec.json.Decoder(ChunkEnd).decode
+read_response_event: Callable[[bytes], ResponseEvent] = msgspec.json.Decoder(ResponseEvent).decode
+
+
+def read_completion(body: bytes) -> ChatCompletion:
+    """Return the chat completion in *body*, with one choice at least; raise AnswerError."""
+    try:
+        completion = _decode_completion(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        raise AnswerError(f"no chat completion: {exc}") from exc
+    if not completion.choices:
+        raise AnswerError("no chat completion: choices is empty")
+    return completion

@@ -1,9 +1,12 @@
-"""Server-sent events between upstream and caller: bytes in, bytes out, events only where they must be known.
+"""Streams that are forwarded as they are, of all three protocols: bytes in, bytes out. Pure.
 
-A part of a stream is forwarded when it comes. Looked for are the end (`data: [DONE]`, or an error), the usage, and the
-usage chunk that we asked for and the caller did not, which is taken out again. A stream of a server that never sends
-`[DONE]` is whole when every choice has its `finish_reason`. Lines are never split at anything but LF: U+2028, U+2029
-and U+0085 are text.
+A piece is forwarded when it comes. Events are read only where they may hold the end, an error, the usage, or the usage
+chunk that the gateway asked for and the client did not, which is taken out. The end of a stream is returned apart, so
+that it can be held until the call is recorded.
+
+    chat completions, completions   `data: [DONE]`, an error, or a `finish_reason` of every choice
+    Responses                       `response.completed`, `.incomplete`, `.failed`, or `error`; there is no `[DONE]`
+    Messages                        `message_stop` or `error`
 """
 
 import re
@@ -11,125 +14,169 @@ from typing import Final
 
 import msgspec
 
-from llmproxy.protocols.usage import chunk_tokens
-from llmproxy.protocols.usage_json import Chunk, read_chunk
+from llmproxy.protocols.anthropic_schemas import read_event
+from llmproxy.protocols.openai_schemas import read_chunk_end, read_response_event
+from llmproxy.protocols.sse import EventReader, event_data
+from llmproxy.protocols.usage import MessagesUsage, tokens_of
 
-_DONE: Final = re.compile(rb"(?:^|\n)data: ?\[DONE\][ \r]*(?:\n|$)")
-_EVENT_END: Final = re.compile(rb"\r?\n\r?\n")
-_LONGEST_END: Final = 4
-MAX_EVENT = 16 << 20
-"""Bytes of one event. A larger one is no stream of a model."""
-
-
-class EventTooLargeError(Exception):
-    """An event has no end within MAX_EVENT."""
+_RESPONSE_NOTABLE: Final = re.compile(rb'response\.(?:completed|incomplete|failed)|"type": ?"error"')
+_RESPONSE_ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed", "error"})
+_RESPONSE_FAILURES: Final = frozenset({"response.failed", "error"})
+_MESSAGES_NOTABLE: Final = re.compile(rb'"usage"|message_stop|"error"')
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError)
 
 
-class Relay:
-    """One stream on its way to the caller."""
+class PassthroughStream:
+    """One stream; a subclass reads the events of its protocol."""
 
-    __slots__ = ("_buffer", "_choices", "_finished", "_hide_usage", "_passed", "done", "failed", "tokens")
+    __slots__ = ("_reader", "done", "failed", "tokens")
 
-    def __init__(self, *, hide_usage: bool, choices: int = 1) -> None:
-        """*choices* are how many were asked for."""
-        self._hide_usage = hide_usage
-        self._choices = choices
-        self._finished: set[int | None] = set()
-        """Indexes of the choices that have a `finish_reason`."""
-        self._buffer = bytearray()
-        """What came after the last whole event."""
-        self._passed = b""
-        """The last part, if it was passed on without being read."""
+    def __init__(self) -> None:
+        self._reader = EventReader()
         self.done = False
-        """`[DONE]` has come, or an error."""
+        """The upstream has ended its answer, or failed."""
         self.failed = False
-        """It was an error."""
+        """It has failed."""
         self.tokens: int | None = None
+        """Tokens used, None until the upstream counts them."""
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """Return what to forward now, and what to hold until the call has been told: the end and what follows."""
-        buffer = self._buffer
-        if not (buffer or self.done) and data.endswith(b"\n\n") and not _is_notable(data):
-            self._passed = data
+        """Return what to forward now, and what to hold: the end and what follows. Raise EventTooLargeError."""
+        reader = self._reader
+        if data.endswith(b"\n\n") and not (self.done or reader.pending) and not self._is_notable(data):
             return data, b""
-        self._look_back()
-        unseen = max(0, len(buffer) - _LONGEST_END + 1)  # an event's end may have begun in what is here already
-        buffer += data
-        ends = [found.end() for found in _EVENT_END.finditer(buffer, unseen)]
-        cut = ends[-1] if ends else 0
-        if len(buffer) - cut > MAX_EVENT:
-            raise EventTooLargeError
         now: list[bytes] = []
         held: list[bytes] = []
-        start = 0
-        for end in ends:
-            event = bytes(buffer[start:end])
-            start = end
-            hidden = not self.done and self._read(event)
+        for event in reader.feed(data):
+            hidden = not self.done and self._is_notable(event) and self._read(event_data(event))
             if self.done:
                 held.append(event)
             elif not hidden:
                 now.append(event)
-        del buffer[:cut]
         return b"".join(now), b"".join(held)
 
     def rest(self) -> bytes:
         """Return what came after the last whole event, unless it broke off; some servers do not end the last one."""
-        self._look_back()
-        rest = bytes(self._buffer)
-        self._buffer.clear()
+        tail = self._reader.rest()
         if self.done:
-            return rest
-        hidden = self._read(rest)
+            return tail
+        data = event_data(tail)
+        hidden = self._read(data)
         if not self.done:
-            self.done = len(self._finished) >= self._choices and _is_whole(rest)
-        return rest if self.done and not hidden else b""
+            self.done = self._is_complete(data)
+        return tail if self.done and not hidden else b""
 
-    def _look_back(self) -> None:
-        """Read the part before if it may be an error: after one comes the end, so it is not looked for in each part."""
-        if b'"error"' in self._passed:
-            self._read(self._passed)
-        self._passed = b""
+    def _is_notable(self, data: bytes) -> bool:
+        """Return True where *data* may hold what `_read` looks for. Text of a model may look like it."""
+        raise NotImplementedError
 
-    def _read(self, event: bytes) -> bool:
-        """Read what is notable of an event; True when the event is to be taken out."""
-        if b"[DONE]" in event and _DONE.search(event):
+    def _read(self, data: bytes) -> bool:
+        """Read the data of an event; return True when the event is to be taken out."""
+        raise NotImplementedError
+
+    def _is_complete(self, tail: bytes) -> bool:  # noqa: ARG002 - most protocols have an event for it
+        """Return True when the answer is whole without an end; *tail* is the data of an event without its own."""
+        return False
+
+
+class ChatPassthrough(PassthroughStream):
+    """A stream of chat completions or completions."""
+
+    __slots__ = ("_choices", "_finished", "_hide_usage")
+
+    def __init__(self, *, hide_usage: bool, choices: int = 1) -> None:
+        """*choices* is the number of choices that the request asks for."""
+        super().__init__()
+        self._hide_usage = hide_usage
+        self._choices = choices
+        self._finished: set[object] = set()
+        """Indexes of the choices that have a `finish_reason`."""
+
+    def _is_notable(self, data: bytes) -> bool:
+        # A `finish_reason` of null, which OpenAI and vLLM write into every chunk, is none.
+        return (
+            b'"usage"' in data
+            or b"[DONE]" in data
+            or b'"finish_reason":"' in data
+            or b'"finish_reason": "' in data
+            or b'"error"' in data
+        )
+
+    def _read(self, data: bytes) -> bool:
+        if data.rstrip().endswith(b"[DONE]"):
+            head, _, last = data.rpartition(b"\n")
+            if last.strip() == b"[DONE]":
+                self.done = True
+                data = head
+        if not data:
+            return False
+        try:
+            chunk = read_chunk_end(data)
+        except _UNREADABLE:
+            return False
+        if chunk.error:
+            self.done = self.failed = True
+        for choice in chunk.choices or ():
+            if choice.finish_reason is not None:
+                self._finished.add(choice.index)
+        tokens = tokens_of(chunk.usage)
+        if tokens is None:
+            return False
+        self.tokens = tokens
+        return self._hide_usage and not chunk.choices
+
+    def _is_complete(self, tail: bytes) -> bool:
+        if len(self._finished) < self._choices:
+            return False
+        try:
+            return not tail or read_chunk_end(tail) is not None
+        except _UNREADABLE:
+            return False
+
+
+class ResponsesPassthrough(PassthroughStream):
+    """A stream of the Responses API."""
+
+    __slots__ = ()
+
+    def _is_notable(self, data: bytes) -> bool:
+        return _RESPONSE_NOTABLE.search(data) is not None
+
+    def _read(self, data: bytes) -> bool:
+        try:
+            event = read_response_event(data)
+        except _UNREADABLE:
+            return False
+        if event.type in _RESPONSE_ENDS:
             self.done = True
+            self.failed = event.type in _RESPONSE_FAILURES
+            if event.response is not None:
+                self.tokens = tokens_of(event.response.usage)
+        return False
+
+
+class MessagesPassthrough(PassthroughStream):
+    """A stream of Anthropic's Messages."""
+
+    __slots__ = ("_usage",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._usage = MessagesUsage()
+
+    def _is_notable(self, data: bytes) -> bool:
+        return _MESSAGES_NOTABLE.search(data) is not None
+
+    def _read(self, data: bytes) -> bool:
+        try:
+            event = read_event(data)
+        except _UNREADABLE:
             return False
-        if not (_is_notable(event) or b'"error"' in event):
-            return False
-        hidden = False
-        for chunk in _chunks(event):
-            if chunk is None:
-                continue
-            if chunk.error:
-                self.done = self.failed = True
-            for choice in chunk.choices or ():
-                if choice.finish_reason is not None:
-                    self._finished.add(choice.index)
-            tokens = chunk_tokens(chunk)
-            if tokens is not None:
-                self.tokens = tokens
-                hidden = self._hide_usage and not chunk.choices
-        return hidden
-
-
-def _is_notable(data: bytes) -> bool:
-    """Whether there may be a usage, a choice's or the stream's end in *data*; a `finish_reason` of null is none."""
-    return b'"usage"' in data or b"[DONE]" in data or b'"finish_reason":"' in data or b'"finish_reason": "' in data
-
-
-def _is_whole(event: bytes) -> bool:
-    return None not in _chunks(event)
-
-
-def _chunks(event: bytes) -> list[Chunk | None]:
-    """Return what the lines of an event say, None for one that cannot be read."""
-    found: list[Chunk | None] = []
-    for line in event.split(b"\n"):
-        if line.startswith(b"data:"):
-            try:
-                found.append(read_chunk(line[5:]))
-            except (msgspec.MsgspecError, UnicodeDecodeError):
-                found.append(None)
-    return found
+        for usage in (event.message.usage if event.message is not None else None, event.usage):
+            if usage is not None:
+                self._usage.update(usage)
+        self.tokens = self._usage.total or None
+        if event.type in {"message_stop", "error"}:
+            self.done = True
+            self.failed = event.type == "error"
+        return False

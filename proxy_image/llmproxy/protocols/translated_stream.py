@@ -1,51 +1,54 @@
-"""What streams that are mapped from one protocol to another have in common: reading events, and their end. Pure."""
+"""Streams that are translated from one protocol to another: their events in, their end, and two in a chain. Pure."""
 
-from llmproxy.protocols.sse import Events
+from llmproxy.protocols.sse import EventReader, event_data
 
 
-class MappedStream:
-    """One stream; a subclass says what becomes of an event."""
+class TranslatedStream:
+    """One stream; a subclass translates an event."""
 
     def __init__(self) -> None:
-        self._events = Events()
+        self._reader = EventReader()
         self.done = False
-        """Its end, or an error, has been said."""
+        """The end, or an error, is written."""
         self.failed = False
-        """It was an error."""
+        """It is an error."""
 
     @property
-    def pending(self) -> int:
-        """Bytes of an event without an end."""
-        return self._events.pending
+    def tokens(self) -> int | None:
+        """Tokens used, None until the upstream counts them."""
+        raise NotImplementedError
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """Return the events to send now, and those that end the stream."""
-        return self._take(self._events.feed(data))
-
-    def end(self) -> tuple[bytes, bytes]:
-        """The upstream has ended in order: return the last events; an error if its answer was not complete."""
-        now, last = self._take(self._events.rest())
-        if self.done:
-            return now, last
-        if self._is_complete():
-            return now, self._stop()
-        return now, self._broken("the model server ended the stream before the answer's end")
-
-    def _take(self, contents: list[bytes]) -> tuple[bytes, bytes]:
-        made: list[bytes] = []
-        last = b""
-        for content in contents:
+        """Return the events to send now, and those that end the stream. Raise EventTooLargeError."""
+        out: list[bytes] = []
+        end = b""
+        for event in self._reader.feed(data):
             if self.done:
                 break
-            last = self._read(content, made)
-        return b"".join(made), last
+            end = self._data(event, out)
+        return b"".join(out), end
 
-    def _read(self, content: bytes, made: list[bytes]) -> bytes:
-        """Add to *made* what becomes of an event; return what ends the stream, or nothing."""
+    def rest(self) -> bytes:
+        """Return the last events of a stream that has closed in order; an error if its answer is not complete."""
+        out: list[bytes] = []
+        end = b""
+        if not self.done:
+            end = self._data(self._reader.rest(), out)
+        if not self.done:
+            whole = self._is_complete()
+            end = self._stop() if whole else self._broken("the model server ended the stream before the answer's end")
+        return b"".join([*out, end])
+
+    def _data(self, event: bytes, out: list[bytes]) -> bytes:
+        data = event_data(event)
+        return self._read(data, out) if data else b""
+
+    def _read(self, data: bytes, out: list[bytes]) -> bytes:
+        """Translate the data of an event into *out*; return what ends the stream, or nothing."""
         raise NotImplementedError
 
     def _is_complete(self) -> bool:
-        """Whether the answer was whole, though its last event did not come."""
+        """Return True when the answer is whole, though its last event has not come."""
         raise NotImplementedError
 
     def _stop(self) -> bytes:
@@ -53,5 +56,36 @@ class MappedStream:
         raise NotImplementedError
 
     def _broken(self, problem: str) -> bytes:
-        """Return the event of an end that is none."""
+        """Return the event of an end before the answer's."""
         raise NotImplementedError
+
+
+class ChainedStream:
+    """Two translations of a stream, one after the other."""
+
+    def __init__(self, first: TranslatedStream, second: TranslatedStream) -> None:
+        self._first = first
+        self._second = second
+
+    @property
+    def done(self) -> bool:
+        """True once the end, or an error, is written."""
+        return self._second.done
+
+    @property
+    def failed(self) -> bool:
+        """True when it is an error."""
+        return self._second.failed
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens used, None until the upstream counts them."""
+        return self._first.tokens
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """Return the events to send now, and those that end the stream."""
+        return self._second.feed(b"".join(self._first.feed(data)))
+
+    def rest(self) -> bytes:
+        """Return the last events of a stream that has closed in order."""
+        return b"".join([*self._second.feed(self._first.rest()), self._second.rest()])

@@ -67,13 +67,13 @@ GAPS: dict[tuple[str, str, str], str] = {
     ("anthropic", "anthropic", "json mode"): "Anthropic's protocol has JSON by a schema only, shown by `json schema`",
     **{
         (client, upstream, "cached tokens"): "the model server of the test keeps no cache; the mapping of its counts "
-        "is in tests/unit/anthropic/test_answers.py"
+        "is in tests/unit/protocols/test_anthropic_answers.py"
         for client in CLIENTS
         for upstream in ("openai", "vllm")
     },
     **{
         (client, upstream, "error in a stream"): "the model server of the test closes the connection instead, shown by "
-        "`broken stream`; the mapping of such an event is in tests/unit/anthropic/test_streams.py"
+        "`broken stream`; the mapping of such an event is in tests/unit/protocols/test_anthropic_streams.py"
         for client in CLIENTS
         for upstream in ("openai", "vllm")
     },

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from llmproxy.gateway.adapters.base import ERRORS, Adapter, BoundedStream, ClientResponse
+from llmproxy.gateway.adapters.base import ERRORS, Adapter, ClientResponse, Stream
 from llmproxy.gateway.adapters.request_body import ModelRequest, parse_request, upstream_body
 from llmproxy.gateway.errors import BadRequestError, CallError, Header, UpstreamError
 from llmproxy.gateway.limits import Limiter
@@ -24,12 +24,14 @@ from llmproxy.protocols import errors
 from llmproxy.protocols.anthropic_to_openai import request as request_to_openai
 from llmproxy.protocols.anthropic_to_openai import response as response_from_openai
 from llmproxy.protocols.anthropic_to_openai.stream import MessagesStream
-from llmproxy.protocols.native_stream import NativeStream, answer_tokens
+from llmproxy.protocols.json_fields import Json, MappingError
 from llmproxy.protocols.openai_schemas import AnswerError
 from llmproxy.protocols.openai_to_anthropic import request as request_to_anthropic
 from llmproxy.protocols.openai_to_anthropic import response as response_from_anthropic
 from llmproxy.protocols.openai_to_anthropic.stream import ChatStream
-from llmproxy.protocols.sse import Json, MappingError, anthropic_event
+from llmproxy.protocols.passthrough import MessagesPassthrough
+from llmproxy.protocols.sse import anthropic_event
+from llmproxy.protocols.usage import answer_tokens
 
 CHAT: Final = "chat.completions"
 OLDER_VERSION: Final = b"2023-06-01"
@@ -106,9 +108,9 @@ class MessagesForward(Adapter):
         """Return *body* as it is."""
         return ClientResponse(body, answer_tokens(body) if status < ERRORS else None)
 
-    def stream(self, request: ModelRequest) -> BoundedStream:  # noqa: ARG002
+    def stream(self, request: ModelRequest) -> Stream:  # noqa: ARG002
         """Return a stream that passes bytes on."""
-        return BoundedStream(NativeStream())
+        return MessagesPassthrough()
 
 
 class CountTokens(MessagesForward):
@@ -138,9 +140,9 @@ class MessagesToChat(Adapter):
             return ClientResponse(errors.to_anthropic(status, body), None, mapped=True)
         return map_response(lambda: response_from_openai.from_chat(body))
 
-    def stream(self, request: ModelRequest) -> BoundedStream:  # noqa: ARG002
+    def stream(self, request: ModelRequest) -> Stream:  # noqa: ARG002
         """Return a stream of messages."""
-        return BoundedStream(MessagesStream())
+        return MessagesStream()
 
 
 class ChatToMessages(Adapter):
@@ -163,9 +165,9 @@ class ChatToMessages(Adapter):
             return ClientResponse(errors.to_openai(status, body), None, mapped=True)
         return map_response(lambda: response_from_anthropic.from_message(body, int(time.time())))
 
-    def stream(self, request: ModelRequest) -> BoundedStream:
+    def stream(self, request: ModelRequest) -> Stream:
         """Return a stream of chat completion chunks."""
-        return BoundedStream(ChatStream(int(time.time()), with_usage=request.include_usage))
+        return ChatStream(int(time.time()), with_usage=request.include_usage)
 
 
 def _description(name: str) -> dict[str, str]:

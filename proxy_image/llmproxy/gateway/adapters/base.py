@@ -13,7 +13,7 @@ from llmproxy.gateway.adapters.request_body import ModelRequest, parse_request, 
 from llmproxy.gateway.errors import CallError, Header, error_body
 from llmproxy.gateway.limits import Limiter
 from llmproxy.gateway.upstreams.deployments import Upstream
-from llmproxy.protocols.passthrough import MAX_EVENT, EventTooLargeError, Relay
+from llmproxy.protocols.passthrough import ChatPassthrough
 from llmproxy.protocols.usage import answer_tokens
 
 ERRORS: Final = 300
@@ -147,59 +147,7 @@ class ForwardAdapter(Adapter):
 
     def stream(self, request: ModelRequest) -> Stream:
         """Return a stream that passes bytes on."""
-        return Relay(hide_usage=not request.include_usage, choices=request.choices)
-
-
-class _EventMapper(Protocol):
-    """Common interface of the streams in `llmproxy.protocols` that map events."""
-
-    done: bool
-    failed: bool
-
-    @property
-    def tokens(self) -> int | None: ...
-
-    @property
-    def pending(self) -> int: ...
-
-    def feed(self, data: bytes) -> tuple[bytes, bytes]: ...
-
-    def end(self) -> tuple[bytes, bytes]: ...
-
-
-class BoundedStream:
-    """A mapped stream with a bound on the size of an event."""
-
-    __slots__ = ("_inner",)
-
-    def __init__(self, inner: _EventMapper) -> None:
-        self._inner = inner
-
-    @property
-    def done(self) -> bool:
-        """Return True after the upstream's own end of the stream."""
-        return self._inner.done
-
-    @property
-    def failed(self) -> bool:
-        """Return True after an error event of the upstream, which was passed on."""
-        return self._inner.failed
-
-    @property
-    def tokens(self) -> int | None:
-        """Return the tokens used by the upstream's count, None without one."""
-        return self._inner.tokens
-
-    def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """Return the bytes to send now, and those to hold until the call is recorded."""
-        parts = self._inner.feed(data)
-        if self._inner.pending > MAX_EVENT:
-            raise EventTooLargeError
-        return parts
-
-    def rest(self) -> bytes:
-        """Return the last bytes after the upstream closed in order."""
-        return b"".join(self._inner.end())
+        return ChatPassthrough(hide_usage=not request.include_usage, choices=request.choices)
 
 
 OPENAI: Final = OpenAIDialect()

@@ -14,15 +14,17 @@ from typing import Final
 import msgspec
 
 from llmproxy.gateway.adapters import anthropic
-from llmproxy.gateway.adapters.base import ERRORS, Adapter, BoundedStream, ClientResponse, OpenAIDialect
+from llmproxy.gateway.adapters.base import ERRORS, Adapter, ClientResponse, OpenAIDialect, Stream
 from llmproxy.gateway.adapters.request_body import Fields, ModelRequest, parse_request, upstream_body
 from llmproxy.gateway.errors import BadRequestError, CallError
 from llmproxy.gateway.upstreams.deployments import Upstream
 from llmproxy.protocols.openai_to_anthropic.stream import ChatStream
-from llmproxy.protocols.responses_stream import ResponsesStream, answer_tokens
+from llmproxy.protocols.passthrough import ResponsesPassthrough
 from llmproxy.protocols.responses_to_openai.request import from_responses
 from llmproxy.protocols.responses_to_openai.response import from_chat
 from llmproxy.protocols.responses_to_openai.stream import ResponseStream, error_event
+from llmproxy.protocols.translated_stream import ChainedStream
+from llmproxy.protocols.usage import answer_tokens
 
 _CHAT_LIMITS: Final = ("max_completion_tokens", "max_tokens")
 _TRUE: Final = b"true"
@@ -57,9 +59,9 @@ class ResponsesForward(Adapter):
         """Return *body* as it is."""
         return ClientResponse(body, answer_tokens(body) if status < ERRORS else None)
 
-    def stream(self, request: ModelRequest) -> BoundedStream:  # noqa: ARG002
+    def stream(self, request: ModelRequest) -> Stream:  # noqa: ARG002
         """Return a stream that passes bytes on."""
-        return BoundedStream(ResponsesStream())
+        return ResponsesPassthrough()
 
 
 class ResponsesToChat(Adapter):
@@ -76,9 +78,9 @@ class ResponsesToChat(Adapter):
             return ClientResponse(body, None)
         return anthropic.map_response(lambda: from_chat(body, request.fields, int(time.time())))
 
-    def stream(self, request: ModelRequest) -> BoundedStream:
+    def stream(self, request: ModelRequest) -> Stream:
         """Return a stream of response events."""
-        return BoundedStream(ResponseStream(request.fields, int(time.time())))
+        return ResponseStream(request.fields, int(time.time()))
 
 
 class ResponsesToMessages(anthropic.ChatToMessages):
@@ -96,50 +98,10 @@ class ResponsesToMessages(anthropic.ChatToMessages):
         mapped, _ = from_chat(chat.body, request.fields, int(time.time()))
         return ClientResponse(mapped, chat.tokens, mapped=True)
 
-    def stream(self, request: ModelRequest) -> BoundedStream:
+    def stream(self, request: ModelRequest) -> Stream:
         """Return a stream of response events."""
         now_s = int(time.time())
-        return BoundedStream(ChainedStream(ChatStream(now_s, with_usage=True), ResponseStream(request.fields, now_s)))
-
-
-class ChainedStream:
-    """Two mapped streams, one after the other."""
-
-    def __init__(self, first: ChatStream, second: ResponseStream) -> None:
-        self._first = first
-        self._second = second
-        self.done = False
-        """The client has its end, or an error."""
-        self.failed = False
-        """It was an error."""
-
-    @property
-    def pending(self) -> int:
-        """Return the bytes of an event without an end."""
-        return self._first.pending
-
-    @property
-    def tokens(self) -> int | None:
-        """Return the tokens used so far, None before the first count."""
-        return self._first.tokens
-
-    def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """Return the events to send now, and those that end the stream."""
-        return self._chain(self._first.feed(data))
-
-    def end(self) -> tuple[bytes, bytes]:
-        """Return the last events after the upstream closed in order."""
-        now, last = self._chain(self._first.end())
-        if self.done:
-            return now, last
-        more, last = self._second.end()
-        self.done, self.failed = self._second.done, self._second.failed
-        return now + more, last
-
-    def _chain(self, parts: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
-        events = self._second.feed(b"".join(parts))
-        self.done, self.failed = self._second.done, self._second.failed
-        return events
+        return ChainedStream(ChatStream(now_s, with_usage=True), ResponseStream(request.fields, now_s))
 
 
 def to_chat(request: ModelRequest, output_limit: str) -> ModelRequest:

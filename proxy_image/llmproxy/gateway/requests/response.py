@@ -17,7 +17,7 @@ from llmproxy.gateway.http.exchange import JSON
 from llmproxy.gateway.requests.attempts import upstream_error
 from llmproxy.gateway.requests.context import MAX_RECORDED, AdmittedCall, Dependencies
 from llmproxy.gateway.requests.upstream_response import UpstreamResponse
-from llmproxy.protocols.passthrough import EventTooLargeError
+from llmproxy.protocols.sse import EventTooLargeError
 
 MAX_RESPONSE: Final = 256 << 20
 """Bytes of a whole response; embeddings of many texts are large."""

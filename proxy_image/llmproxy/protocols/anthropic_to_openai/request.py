@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
+from llmproxy.protocols.json_fields import Fields, Json, MappingError, decode, encode, refuse_unknown, value
 from llmproxy.protocols.openai_to_anthropic import tools as chat_tools
-from llmproxy.protocols.sse import Fields, Json, MappingError, decode, encode, refuse_unknown, value
 
 _MAPPED = frozenset({
     *("messages", "system", "max_tokens", "tools", "tool_choice", "stop_sequences", "metadata", "thinking"),

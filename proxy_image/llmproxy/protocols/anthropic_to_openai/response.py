@@ -1,56 +1,37 @@
 """A message (Anthropic's answer) from a chat completion. Pure."""
 
-from typing import Any
-
 import msgspec
 
-from llmproxy.protocols import stop_reasons
-from llmproxy.protocols.openai_schemas import AnswerError, Head, Message
-from llmproxy.protocols.sse import Json, decode, encode
-
-
-class _Choice(msgspec.Struct):
-    message: Message
-    finish_reason: str | None = None
-    stop_reason: Any = None
-
-
-class _Answer(Head):
-    choices: list[_Choice]
-
-
-_decode = msgspec.json.Decoder(_Answer).decode
+from llmproxy.protocols import stop_reasons, usage
+from llmproxy.protocols.json_fields import Json, decode, encode
+from llmproxy.protocols.openai_schemas import ChatMessage, read_completion
 
 
 def from_chat(body: bytes) -> tuple[bytes, int]:
     """Return the message in a chat completion, and the tokens it used; raise AnswerError if *body* is none."""
-    try:
-        answer = _decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-        raise AnswerError(f"no chat completion: {exc}") from exc
-    if not answer.choices:
-        raise AnswerError("no chat completion: choices is empty")
-    choice = answer.choices[0]
+    completion = read_completion(body)
+    choice = completion.choices[0]
     message = choice.message
-    ident = message_id(answer.id)
+    ident = message_id(completion.id)
     content = _content(message, ident)
     reason, matched = stop_reasons.stop_reason(
         choice.finish_reason, choice.stop_reason, called=bool(message.tool_calls), refused=bool(message.refusal)
     )
-    made: Json = {
+    counts = usage.read_chat(completion.usage)
+    answer: Json = {
         "id": ident,
         "type": "message",
         "role": "assistant",
-        "model": answer.model or "",
+        "model": completion.model or "",
         "content": content,
         "stop_reason": reason,
         "stop_sequence": matched,
-        "usage": stop_reasons.to_anthropic(answer.usage),
+        "usage": usage.to_anthropic(counts),
     }
-    return encode(made), answer.usage.total if answer.usage is not None else 0
+    return encode(answer), counts.total if counts is not None else 0
 
 
-def _content(message: Message, ident: str) -> list[Json]:
+def _content(message: ChatMessage, ident: str) -> list[Json]:
     blocks: list[Json] = []
     if thought := message.thought:
         blocks.append({"type": "thinking", "thinking": thought, "signature": ""})

@@ -9,14 +9,14 @@ from typing import Any, Final
 
 import msgspec
 
-from llmproxy.protocols import stop_reasons
+from llmproxy.protocols import stop_reasons, usage
 from llmproxy.protocols.anthropic_to_openai.response import message_id, tool_id
 from llmproxy.protocols.errors import anthropic_error, event_to_anthropic
-from llmproxy.protocols.openai_schemas import Choice, Chunk, Function, ToolCallPiece
-from llmproxy.protocols.sse import Json, anthropic_event, decode, encode, text_bytes
-from llmproxy.protocols.translated_stream import MappedStream
+from llmproxy.protocols.json_fields import Json, decode, encode
+from llmproxy.protocols.openai_schemas import ChatChunk, ChunkChoice, FunctionCall, ToolCallDelta, read_chunk
+from llmproxy.protocols.sse import anthropic_event, text_bytes
+from llmproxy.protocols.translated_stream import TranslatedStream
 
-_decode: Final = msgspec.json.Decoder(Chunk).decode
 _DELTAS: Final = {
     "text": b'"text_delta","text":',
     "thinking": b'"thinking_delta","thinking":',
@@ -37,7 +37,7 @@ class _Tool:
         self.id = self.name = self.waiting = ""
 
 
-class MessagesStream(MappedStream):
+class MessagesStream(TranslatedStream):
     """One stream."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class MessagesStream(MappedStream):
         self._finish: str | None = None
         self._matched: Any = None
         self._refused = False
-        self._usage: stop_reasons.ChatUsage | None = None
+        self._usage: usage.ChatUsage | None = None
 
     @property
     def tokens(self) -> int | None:
@@ -62,18 +62,17 @@ class MessagesStream(MappedStream):
     def _is_complete(self) -> bool:
         return self._finish is not None
 
-    def _read(self, content: bytes, made: list[bytes]) -> bytes:
-        if content.strip() == b"[DONE]":
+    def _read(self, data: bytes, made: list[bytes]) -> bytes:
+        if data.strip() == b"[DONE]":
             return self._stop()
         try:
-            chunk = _decode(content)
+            chunk = read_chunk(data)
         except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
             return self._broken(f"the model server sent a chunk that is none of a chat completion: {exc}")
         if chunk.error is not None:
             self.done = self.failed = True
-            return anthropic_event("error", event_to_anthropic(decode(content)))
-        if chunk.usage is not None:
-            self._usage = chunk.usage
+            return anthropic_event("error", event_to_anthropic(decode(data)))
+        self._usage = usage.read_chat(chunk.usage) or self._usage
         if not self._started:
             self._start(chunk, made)
         for choice in chunk.choices or ():
@@ -81,7 +80,7 @@ class MessagesStream(MappedStream):
                 self._choice(choice, made)
         return b""
 
-    def _start(self, chunk: Chunk, made: list[bytes]) -> None:
+    def _start(self, chunk: ChatChunk, made: list[bytes]) -> None:
         self._started = True
         self._id = message_id(chunk.id)
         message: Json = {
@@ -92,12 +91,12 @@ class MessagesStream(MappedStream):
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
-            "usage": stop_reasons.to_anthropic(self._usage),
+            "usage": usage.to_anthropic(self._usage),
         }
         made.append(anthropic_event("message_start", {"type": "message_start", "message": message}))
         made.append(anthropic_event("ping", {"type": "ping"}))
 
-    def _choice(self, choice: Choice, made: list[bytes]) -> None:
+    def _choice(self, choice: ChunkChoice, made: list[bytes]) -> None:
         delta = choice.delta
         if delta is not None:
             if thought := delta.thought:
@@ -119,10 +118,10 @@ class MessagesStream(MappedStream):
             self._begin(kind, block or {"type": "text", "text": ""}, made)
         made.append(_delta(self._blocks - 1, kind, text))
 
-    def _tool(self, call: ToolCallPiece, made: list[bytes]) -> None:
+    def _tool(self, call: ToolCallDelta, made: list[bytes]) -> None:
         index = call.number(len(self._tools))
         tool = self._tools.setdefault(index, _Tool())
-        function = call.function or Function()
+        function = call.function or FunctionCall()
         tool.id = tool.id or call.id or ""
         tool.name = tool.name or function.name or ""
         arguments = function.arguments or ""
@@ -160,7 +159,7 @@ class MessagesStream(MappedStream):
             self._finish, self._matched, called=any(t.block >= 0 for t in self._tools.values()), refused=self._refused
         )
         delta = {"stop_reason": reason, "stop_sequence": matched}
-        last = {"type": "message_delta", "delta": delta, "usage": stop_reasons.to_anthropic(self._usage)}
+        last = {"type": "message_delta", "delta": delta, "usage": usage.to_anthropic(self._usage)}
         made.append(anthropic_event("message_delta", last))
         made.append(anthropic_event("message_stop", {"type": "message_stop"}))
         return b"".join(made)

@@ -3,10 +3,10 @@
 import msgspec
 
 from llmproxy.protocols.anthropic_to_openai.request import Traits, from_messages
+from llmproxy.protocols.json_fields import MappingError, decode_fields, encode
 from llmproxy.protocols.openai_schemas import AnswerError
 from llmproxy.protocols.openai_to_anthropic.response import from_message
 from llmproxy.protocols.openai_to_anthropic.stream import ChatStream
-from llmproxy.protocols.sse import MappingError, decode_fields, encode
 
 _AS_IT_IS = Traits(cache_control=True, reasoning_content=True)
 
@@ -25,7 +25,7 @@ def answer(body: bytes, created_s: int, *, streamed: bool) -> bytes:
         stream = ChatStream(created_s, with_usage=True)
         made = b"".join(stream.feed(body))
         if not stream.done:  # a record that was cut is no error of the model's
-            end = b"".join(stream.end())
+            end = stream.rest()
             made += end if not stream.failed else b""
         return made
     try:

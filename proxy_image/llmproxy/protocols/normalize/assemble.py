@@ -9,6 +9,8 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
+from llmproxy.protocols.sse import stream_data
+
 Json = dict[str, Any]
 T = TypeVar("T", dict[str, Any], list[Any])
 _decode = msgspec.json.Decoder().decode
@@ -40,19 +42,9 @@ def read_answer(body: bytes, *, streamed: bool) -> Json | None:
 
 
 def events(body: bytes) -> list[Json]:
-    """Return the objects in the `data:` fields of a stream. Lines end at LF or CR LF, at nothing else."""
-    found: list[Json] = []
-    data: list[bytes] = []
-    for line in [*body.split(b"\n"), b""]:
-        line = line.removesuffix(b"\r")  # noqa: PLW2901 - the same line
-        if line.startswith(b"data:"):
-            data.append(line[5:].removeprefix(b" "))
-        elif not line and data:
-            whole = b"\n".join(data)
-            data = []
-            if whole.strip() != b"[DONE]" and isinstance(chunk := parse(whole), dict):
-                found.append(chunk)
-    return found
+    """Return the objects in the events of a stream."""
+    chunks = (parse(data) for data in stream_data(body) if data.strip() != b"[DONE]")
+    return [chunk for chunk in chunks if isinstance(chunk, dict)]
 
 
 def joined(chunks: list[Json]) -> Json | None:

@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
+from llmproxy.protocols.json_fields import Fields, Json, MappingError, decode, refuse_unknown, value
 from llmproxy.protocols.openai_to_anthropic import tools as chat_tools
-from llmproxy.protocols.sse import Fields, Json, MappingError, decode, refuse_unknown, value
 
 DEFAULT_MAX_TOKENS = 4096
 """Anthropic demands `max_tokens`; this is taken when neither the request nor the deployment's params say one."""

@@ -8,31 +8,17 @@ from typing import Any
 
 import msgspec
 
-from llmproxy.protocols import stop_reasons
-from llmproxy.protocols.anthropic_schemas import Block, Message
+from llmproxy.protocols import stop_reasons, usage
+from llmproxy.protocols.anthropic_schemas import ContentBlock, read_message
+from llmproxy.protocols.json_fields import Json, encode
 from llmproxy.protocols.openai_schemas import AnswerError
 from llmproxy.protocols.openai_to_anthropic.request import JSON_TOOL
-from llmproxy.protocols.sse import Json, encode
-
-
-class _Block(Block):
-    thinking: str = ""
-    signature: str = ""
-
-
-class _Message(Message, kw_only=True):
-    content: list[_Block]
-    stop_reason: str | None = None
-    stop_sequence: str | None = None
-
-
-_decode = msgspec.json.Decoder(_Message).decode
 
 
 def from_message(body: bytes, created_s: int) -> tuple[bytes, int]:
     """Return the chat completion in a message, and the tokens it used; raise AnswerError if *body* is none."""
     try:
-        message = _decode(body)
+        message = read_message(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise AnswerError(f"no message: {exc}") from exc
     said, in_json = _said(message.content)
@@ -40,16 +26,17 @@ def from_message(body: bytes, created_s: int) -> tuple[bytes, int]:
     choice["finish_reason"] = "stop" if in_json else stop_reasons.finish_reason(message.stop_reason)
     if message.stop_sequence is not None:
         choice["stop_reason"] = message.stop_sequence  # as vLLM says it
-    used = message.usage or stop_reasons.MessagesUsage()
+    counts = usage.MessagesUsage()
+    counts.update(message.usage)
     made: Json = {
         "id": completion_id(message.id),
         "object": "chat.completion",
         "created": created_s,
         "model": message.model,
         "choices": [choice],
-        "usage": stop_reasons.to_openai(used),
+        "usage": usage.to_openai(counts),
     }
-    return encode(made), used.total
+    return encode(made), counts.total
 
 
 def completion_id(upstream: str) -> str:
@@ -57,7 +44,7 @@ def completion_id(upstream: str) -> str:
     return "chatcmpl-" + upstream.removeprefix("msg_")
 
 
-def _said(blocks: list[_Block]) -> tuple[Json, bool]:
+def _said(blocks: list[ContentBlock]) -> tuple[Json, bool]:
     """Return the assistant's message, and whether it is the JSON that was asked for."""
     text, thought, in_json = "", "", False
     kept: list[Json] = []

@@ -4,23 +4,21 @@ from typing import Final
 
 import msgspec
 
-from llmproxy.protocols import stop_reasons
-from llmproxy.protocols.anthropic_schemas import Block, Delta, Event, Message
+from llmproxy.protocols import stop_reasons, usage
+from llmproxy.protocols.anthropic_schemas import ContentBlock, MessageDelta, MessageHead, MessagesEvent, read_event
 from llmproxy.protocols.errors import event_to_openai, openai_error
+from llmproxy.protocols.json_fields import Json, decode, encode
 from llmproxy.protocols.openai_to_anthropic.request import JSON_TOOL
 from llmproxy.protocols.openai_to_anthropic.response import completion_id
-from llmproxy.protocols.sse import Json, decode, encode, openai_event, text_bytes
-from llmproxy.protocols.translated_stream import MappedStream
+from llmproxy.protocols.sse import openai_event, text_bytes
+from llmproxy.protocols.translated_stream import TranslatedStream
 
 DONE: Final = b"data: [DONE]\n\n"
 _BAD_GATEWAY: Final = 502
 _UNFINISHED: Final = b',"logprobs":null,"finish_reason":null}]}\n\n'
 
 
-_decode: Final = msgspec.json.Decoder(Event).decode
-
-
-class ChatStream(MappedStream):
+class ChatStream(TranslatedStream):
     """One stream."""
 
     def __init__(self, created_s: int, *, with_usage: bool) -> None:
@@ -30,30 +28,30 @@ class ChatStream(MappedStream):
         self._head: Json = {}
         """What every chunk begins with; as bytes too, for nearly all of a stream are chunks that differ in a text."""
         self._head_bytes = _head_bytes({})
-        self._blocks: dict[int, Block] = {}
+        self._blocks: dict[int, ContentBlock] = {}
         self._tools: dict[int, int] = {}
         """Number of the tool call in each block."""
         self._thoughts: dict[int, str] = {}
         self._in_json = False
-        self._used = stop_reasons.MessagesUsage()
+        self._usage = usage.MessagesUsage()
         self._finished = False
 
     @property
     def tokens(self) -> int | None:
         """Tokens used so far, None before the first count."""
-        return self._used.total or None
+        return self._usage.total or None
 
     def _is_complete(self) -> bool:
         return self._finished
 
-    def _read(self, content: bytes, made: list[bytes]) -> bytes:
+    def _read(self, data: bytes, made: list[bytes]) -> bytes:
         try:
-            event = _decode(content)
+            event = read_event(data)
         except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
             return self._broken(f"the model server sent an event that is none of a message: {exc}")
-        return self._event(event, content, made)
+        return self._event(event, data, made)
 
-    def _event(self, event: Event, content: bytes, made: list[bytes]) -> bytes:
+    def _event(self, event: MessagesEvent, data: bytes, made: list[bytes]) -> bytes:
         kind = event.type
         if kind == "content_block_delta" and event.delta is not None:
             self._delta(event.index, event.delta, made)
@@ -69,10 +67,10 @@ class ChatStream(MappedStream):
             return self._stop()
         elif kind == "error":
             self.done = self.failed = True
-            return openai_event(event_to_openai(decode(content)))
+            return openai_event(event_to_openai(decode(data)))
         return b""  # pings, and events that are not known yet, as Anthropic asks of its clients
 
-    def _start(self, message: Message, made: list[bytes]) -> None:
+    def _start(self, message: MessageHead, made: list[bytes]) -> None:
         self._head = {
             "id": completion_id(message.id),
             "object": "chat.completion.chunk",
@@ -81,10 +79,10 @@ class ChatStream(MappedStream):
         }
         self._head_bytes = _head_bytes(self._head)
         if message.usage is not None:
-            self._used.update(message.usage)
+            self._usage.update(message.usage)
         made.append(self._chunk({"role": "assistant", "content": ""}))
 
-    def _block(self, index: int, block: Block, made: list[bytes]) -> None:
+    def _block(self, index: int, block: ContentBlock, made: list[bytes]) -> None:
         self._blocks[index] = block
         if block.type == "text" and block.text:
             made.append(self._chunk({"content": block.text}))
@@ -100,7 +98,7 @@ class ChatStream(MappedStream):
             call = {"index": number, "id": block.id, "type": "function", "function": function}
             made.append(self._chunk({"tool_calls": [call]}))
 
-    def _delta(self, index: int, delta: Delta, made: list[bytes]) -> None:
+    def _delta(self, index: int, delta: MessageDelta, made: list[bytes]) -> None:
         if delta.type == "text_delta":
             made.append(self._chunk({"content": delta.text}))
         elif delta.type == "thinking_delta":
@@ -125,9 +123,9 @@ class ChatStream(MappedStream):
             call = {"index": number, "function": {"arguments": "{}"}}
             made.append(self._chunk({"tool_calls": [call]}))
 
-    def _finish(self, event: Event, made: list[bytes]) -> None:
+    def _finish(self, event: MessagesEvent, made: list[bytes]) -> None:
         if event.usage is not None:
-            self._used.update(event.usage)
+            self._usage.update(event.usage)
         delta = event.delta
         if delta is not None and delta.stop_reason is not None and not self._finished:
             self._finished = True
@@ -138,7 +136,7 @@ class ChatStream(MappedStream):
         self.done = True
         if not self._with_usage:
             return DONE
-        return openai_event({**self._head, "choices": [], "usage": stop_reasons.to_openai(self._used)}) + DONE
+        return openai_event({**self._head, "choices": [], "usage": usage.to_openai(self._usage)}) + DONE
 
     def _broken(self, problem: str) -> bytes:
         self.done = self.failed = True

@@ -8,7 +8,7 @@ parallel_tool_calls: false                        tool_choice.disable_parallel_t
 
 from typing import Any
 
-from llmproxy.protocols.sse import Fields, Json, MappingError, refuse_unknown, value
+from llmproxy.protocols.json_fields import Fields, Json, MappingError, refuse_unknown, value
 
 _TOOL = frozenset({
     *("type", "name", "description", "input_schema", "strict", "cache_control", "eager_input_streaming"),

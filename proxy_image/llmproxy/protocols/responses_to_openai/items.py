@@ -5,9 +5,8 @@ from typing import Any
 
 import msgspec
 
-from llmproxy.protocols import stop_reasons
+from llmproxy.protocols.json_fields import Fields, Json, decode
 from llmproxy.protocols.responses_to_openai.request import keep
-from llmproxy.protocols.sse import Fields, Json, decode
 
 _PREFIX = "chatcmpl-"
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
@@ -17,14 +16,8 @@ _ECHOED: Mapping[str, Any] = {
 }  # fmt: skip
 
 
-class Logprobs(msgspec.Struct):
-    """A choice's, as chat tells them."""
-
-    content: list[Json] | None = None
-
-
-class Heading:
-    """What a response says of itself before its items."""
+class ResponseHead:
+    """The fields of a response beside its items, and the ids of those."""
 
     def __init__(self, fields: Fields, ident: str | None, model: str | None, created_s: int) -> None:
         """*fields* are the request's, *ident* is the chat completion's."""
@@ -92,22 +85,6 @@ def text_part(text: str, logprobs: list[Json] | None = None) -> Json:
 def refusal_part(text: str) -> Json:
     """Return the part of a message that declines."""
     return {"type": "refusal", "refusal": text}
-
-
-def usage_of(used: stop_reasons.ChatUsage | None) -> Json | None:
-    """Return chat's usage in the words of this API."""
-    if used is None:
-        return None
-    asked, made = used.prompt_tokens_details, used.completion_tokens_details
-    cached = getattr(asked, "cached_tokens", None) or 0
-    reasoned = getattr(made, "reasoning_tokens", None) or 0
-    return {
-        "input_tokens": used.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": cached},
-        "output_tokens": used.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": reasoned},
-        "total_tokens": used.total,
-    }
 
 
 def _said(raw: msgspec.Raw | None, default: object) -> object:

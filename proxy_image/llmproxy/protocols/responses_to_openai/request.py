@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from llmproxy.protocols.sse import NULL, Fields, Json, MappingError, decode, encode, refuse_unknown, value
+from llmproxy.protocols.json_fields import NULL, Fields, Json, MappingError, decode, encode, refuse_unknown, value
 
 _STORED = "answers are not stored here: send the turns before as items of input"
 _REFUSED = {

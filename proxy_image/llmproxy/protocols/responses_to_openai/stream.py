@@ -9,17 +9,15 @@ from typing import Final
 
 import msgspec
 
-from llmproxy.protocols import stop_reasons
-from llmproxy.protocols.openai_schemas import Function, ToolCallPiece
-from llmproxy.protocols.responses_chunk import Choice, Chunk
-from llmproxy.protocols.responses_to_openai.items import Heading, last_status, refusal_part, text_part, usage_of
-from llmproxy.protocols.sse import Fields, Json, anthropic_event
-from llmproxy.protocols.translated_stream import MappedStream
-
-_decode: Final = msgspec.json.Decoder(Chunk).decode
+from llmproxy.protocols import usage
+from llmproxy.protocols.json_fields import Fields, Json
+from llmproxy.protocols.openai_schemas import ChatChunk, ChunkChoice, FunctionCall, ToolCallDelta, read_chunk
+from llmproxy.protocols.responses_to_openai.items import ResponseHead, last_status, refusal_part, text_part
+from llmproxy.protocols.sse import anthropic_event
+from llmproxy.protocols.translated_stream import TranslatedStream
 
 
-class _Words:
+class _TextItem:
     """What is thought or said: `reasoning`, `text` or `refusal`, on its way."""
 
     def __init__(self, kind: str, index: int) -> None:
@@ -30,7 +28,7 @@ class _Words:
         self.blocks: list[Json] = []
 
 
-class _Call:
+class _CallItem:
     """A function call on its way."""
 
     def __init__(self, number: int) -> None:
@@ -48,20 +46,20 @@ def error_event(message: str, kind: str, param: str | None, code: str | None, nu
     return anthropic_event("error", event)
 
 
-class ResponseStream(MappedStream):
+class ResponseStream(TranslatedStream):
     """One stream."""
 
     def __init__(self, fields: Fields, created_s: int) -> None:
         super().__init__()
         self._fields = fields
         self._created_s = created_s
-        self._heading: Heading | None = None
+        self._head: ResponseHead | None = None
         self._number = 0
         self._items: list[Json] = []
-        self._words: _Words | None = None
-        self._calls: dict[int, _Call] = {}
+        self._words: _TextItem | None = None
+        self._calls: dict[int, _CallItem] = {}
         self._finish: str | None = None
-        self._usage: stop_reasons.ChatUsage | None = None
+        self._usage: usage.ChatUsage | None = None
 
     @property
     def tokens(self) -> int | None:
@@ -71,53 +69,52 @@ class ResponseStream(MappedStream):
     def _is_complete(self) -> bool:
         return self._finish is not None
 
-    def _read(self, content: bytes, made: list[bytes]) -> bytes:
-        if content.strip() == b"[DONE]":
+    def _read(self, data: bytes, made: list[bytes]) -> bytes:
+        if data.strip() == b"[DONE]":
             return self._stop()
         try:
-            chunk = _decode(content)
+            chunk = read_chunk(data)
         except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
             return self._broken(f"the model server sent a chunk that is none of a chat completion: {exc}")
         if chunk.error is not None:
             return self._failed(chunk.error)
-        if chunk.usage is not None:
-            self._usage = chunk.usage
-        heading = self._heading or self._start(chunk, made)
+        self._usage = usage.read_chat(chunk.usage) or self._usage
+        head = self._head or self._start(chunk, made)
         for choice in chunk.choices or ():
             if choice.index == 0:
-                self._choice(heading, choice, made)
+                self._choice(head, choice, made)
         return b""
 
-    def _start(self, chunk: Chunk, made: list[bytes]) -> Heading:
-        heading = self._heading = Heading(self._fields, chunk.id, chunk.model, self._created_s)
+    def _start(self, chunk: ChatChunk, made: list[bytes]) -> ResponseHead:
+        head = self._head = ResponseHead(self._fields, chunk.id, chunk.model, self._created_s)
         begun = ("response.created", "response.in_progress")
-        made.extend(self._event(name, response=heading.response([])) for name in begun)
-        return heading
+        made.extend(self._event(name, response=head.response([])) for name in begun)
+        return head
 
-    def _choice(self, heading: Heading, choice: Choice, made: list[bytes]) -> None:
+    def _choice(self, head: ResponseHead, choice: ChunkChoice, made: list[bytes]) -> None:
         delta = choice.delta
         if delta is not None:
             thought = delta.thought
             if thought or delta.thinking_blocks:
-                self._say(heading, "reasoning", thought, made).blocks.extend(delta.thinking_blocks or ())
+                self._say(head, "reasoning", thought, made).blocks.extend(delta.thinking_blocks or ())
             if delta.content:
                 probs = (choice.logprobs.content if choice.logprobs is not None else None) or []
-                self._say(heading, "text", delta.content, made, probs)
+                self._say(head, "text", delta.content, made, probs)
             if delta.refusal:
-                self._say(heading, "refusal", delta.refusal, made)
+                self._say(head, "refusal", delta.refusal, made)
             for call in delta.tool_calls or ():
-                self._call(heading, call, made)
+                self._call(head, call, made)
         if choice.finish_reason is not None:
             self._finish = choice.finish_reason
 
     def _say(
-        self, heading: Heading, kind: str, text: str, made: list[bytes], logprobs: list[Json] | None = None
-    ) -> _Words:
+        self, head: ResponseHead, kind: str, text: str, made: list[bytes], logprobs: list[Json] | None = None
+    ) -> _TextItem:
         words = self._words
         if words is None or words.kind != kind:
-            self._end_words(heading, made)
-            words = self._words = _Words(kind, len(self._items))
-            item = _item(heading, words, status="in_progress")
+            self._end_words(head, made)
+            words = self._words = _TextItem(kind, len(self._items))
+            item = _item(head, words, status="in_progress")
             self._items.append(item)
             made.append(self._event("response.output_item.added", output_index=words.index, item=item))
             if kind != "reasoning":
@@ -130,11 +127,11 @@ class ResponseStream(MappedStream):
             made.append(self._event(f"response.{_NAMES[kind]}.delta", **at, delta=text, **more))
         return words
 
-    def _end_words(self, heading: Heading, made: list[bytes], status: str = "completed") -> None:
+    def _end_words(self, head: ResponseHead, made: list[bytes], status: str = "completed") -> None:
         words, self._words = self._words, None
         if words is None:
             return
-        item = self._items[words.index] = _item(heading, words, status=status)
+        item = self._items[words.index] = _item(head, words, status=status)
         at = _at(item, words)
         if words.kind == "refusal":
             made.append(self._event("response.refusal.done", **at, refusal=words.text))
@@ -146,10 +143,10 @@ class ResponseStream(MappedStream):
             made.append(self._event("response.content_part.done", **at, part=_part(words)))
         made.append(self._event("response.output_item.done", output_index=words.index, item=item))
 
-    def _call(self, heading: Heading, told: ToolCallPiece, made: list[bytes]) -> None:
+    def _call(self, head: ResponseHead, told: ToolCallDelta, made: list[bytes]) -> None:
         number = told.number(len(self._calls))
-        call = self._calls.setdefault(number, _Call(number))
-        function = told.function or Function()
+        call = self._calls.setdefault(number, _CallItem(number))
+        function = told.function or FunctionCall()
         call.id = call.id or told.id or ""
         call.name = call.name or function.name or ""
         arguments = function.arguments or ""
@@ -157,10 +154,10 @@ class ResponseStream(MappedStream):
             call.arguments += arguments
             if not call.name:
                 return
-            self._end_words(heading, made)
+            self._end_words(head, made)
             arguments, call.index = call.arguments, len(self._items)
             call.arguments = ""
-            item = heading.call(number, call.id or None, call.name, "", status="in_progress")
+            item = head.call(number, call.id or None, call.name, "", status="in_progress")
             self._items.append(item)
             made.append(self._event("response.output_item.added", output_index=call.index, item=item))
         if arguments:
@@ -168,12 +165,12 @@ class ResponseStream(MappedStream):
             at = {"item_id": self._items[call.index]["id"], "output_index": call.index}
             made.append(self._event("response.function_call_arguments.delta", **at, delta=arguments))
 
-    def _end_calls(self, heading: Heading, made: list[bytes]) -> None:
+    def _end_calls(self, head: ResponseHead, made: list[bytes]) -> None:
         for call in self._calls.values():
             if call.index < 0:
                 continue
             status = last_status(self._finish if call.index == len(self._items) - 1 else None)
-            item = heading.call(call.number, call.id or None, call.name, call.arguments, status=status)
+            item = head.call(call.number, call.id or None, call.name, call.arguments, status=status)
             self._items[call.index] = item
             at = {"item_id": item["id"], "output_index": call.index}
             done = {"name": call.name, "arguments": call.arguments}
@@ -181,16 +178,16 @@ class ResponseStream(MappedStream):
             made.append(self._event("response.output_item.done", output_index=call.index, item=item))
 
     def _stop(self) -> bytes:
-        heading = self._heading
-        if heading is None:
+        head = self._head
+        if head is None:
             return self._broken("the model server sent no answer")
         self.done = True
         made: list[bytes] = []
         if not self._items:
-            self._say(heading, "text", "", made)
-        self._end_words(heading, made, last_status(self._finish))
-        self._end_calls(heading, made)
-        response = heading.response(self._items, finish=self._finish or "stop", usage=usage_of(self._usage))
+            self._say(head, "text", "", made)
+        self._end_words(head, made, last_status(self._finish))
+        self._end_calls(head, made)
+        response = head.response(self._items, finish=self._finish or "stop", usage=usage.to_responses(self._usage))
         made.append(self._event(f"response.{response['status']}", response=response))
         return b"".join(made)
 
@@ -214,15 +211,15 @@ class ResponseStream(MappedStream):
 _NAMES: Final = {"text": "output_text", "refusal": "refusal", "reasoning": "reasoning_text"}
 
 
-def _part(words: _Words) -> Json:
+def _part(words: _TextItem) -> Json:
     return refusal_part(words.text) if words.kind == "refusal" else text_part(words.text, words.logprobs)
 
 
-def _item(heading: Heading, words: _Words, *, status: str) -> Json:
+def _item(head: ResponseHead, words: _TextItem, *, status: str) -> Json:
     if words.kind == "reasoning":
-        return heading.reasoning(words.text, words.blocks, status=status, index=words.index)
-    return heading.message([_part(words)] if status != "in_progress" else [], status=status, index=words.index)
+        return head.reasoning(words.text, words.blocks, status=status, index=words.index)
+    return head.message([_part(words)] if status != "in_progress" else [], status=status, index=words.index)
 
 
-def _at(item: Json, words: _Words) -> Json:
+def _at(item: Json, words: _TextItem) -> Json:
     return {"item_id": item["id"], "output_index": words.index, "content_index": 0}

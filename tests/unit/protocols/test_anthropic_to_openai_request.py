@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from llmproxy.protocols.anthropic_to_openai.request import Traits
-from llmproxy.protocols.sse import MappingError
-from unit.anthropic.requests import text, to_chat, user
+from llmproxy.protocols.json_fields import MappingError
+from unit.protocols.mapped_requests import text, to_chat, user
 
 PNG = "iVBORw0KGgo="
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}}

@@ -1,22 +1,19 @@
 """Streams both ways: events in order, text code point for code point at every border, and never a silent end."""
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from anthropic.lib.streaming._messages import accumulate_event
 from anthropic.types import RawMessageStreamEvent
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from llmproxy.protocols.anthropic_to_openai.stream import MessagesStream
-from llmproxy.protocols.native_stream import NativeStream
 from llmproxy.protocols.openai_to_anthropic.request import JSON_TOOL
 from llmproxy.protocols.openai_to_anthropic.stream import ChatStream
-from llmproxy.protocols.sse import Events
 
 ODD = ["a\u0085b", "\u2028", "\u2029", "🦊", "e", "\u0301", "\x00", "\n\n", "\r\n", "data: [DONE]", " ", "ÿ\u200d🏽"]
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10, "prompt_tokens_details": {"cached_tokens": 2}}
@@ -47,7 +44,7 @@ def run(stream: Any, data: bytes, size: int = 0) -> bytes:
     made = []
     for start in range(0, len(data), size or len(data) or 1):
         made += stream.feed(data[start : start + (size or len(data))])
-    return b"".join([*made, *stream.end()])
+    return b"".join([*made, stream.rest()])
 
 
 def messages_of(data: bytes) -> list[Json]:
@@ -128,7 +125,7 @@ def test_every_single_border() -> None:
     whole = run(MessagesStream(), data)
     for cut in range(len(data)):
         stream = MessagesStream()
-        assert b"".join([*stream.feed(data[:cut]), *stream.feed(data[cut:]), *stream.end()]) == whole
+        assert b"".join([*stream.feed(data[:cut]), *stream.feed(data[cut:]), stream.rest()]) == whole
 
 
 @given(st.lists(st.text(min_size=1)), st.integers(1, 40), st.sampled_from([b"\n\n", b"\r\n\r\n"]))
@@ -186,7 +183,7 @@ def test_the_end_is_held_apart_from_the_rest() -> None:
     assert stream.done
     assert stream.tokens == 10
     assert stream.feed(b"data: more\n\n") == (b"", b"")
-    assert stream.end() == (b"", b"")
+    assert stream.rest() == b""
 
 
 @pytest.mark.parametrize(
@@ -335,47 +332,3 @@ def test_a_stream_that_breaks_ends_with_an_error_for_openai_clients(events: list
 def test_a_stream_without_its_last_event_has_still_answered() -> None:
     *events, _ = answer("a")
     assert said(chunks_of(run(ChatStream(0, with_usage=False), messages_sse(*events))), "content") == "a"
-
-
-@pytest.mark.parametrize("size", [0, 1, 2, 3, 7, 64])
-def test_a_native_stream_is_forwarded_byte_for_byte(size: int) -> None:
-    data = messages_sse(*answer(*ODD, 'message_stop "usage" "error"'))
-    stream = NativeStream()
-    now, last = b"", b""
-    for at in range(0, len(data), size or len(data)):
-        more, held = stream.feed(data[at : at + (size or len(data))])
-        now, last = now + more, last + held
-    assert now + last == data
-    assert last == messages_sse(event("message_stop"))
-    assert (stream.tokens, stream.done, stream.failed) == (16, True, False)
-    assert stream.end() == (b"", b"")
-
-
-def test_a_native_streams_error_is_its_end() -> None:
-    stream = NativeStream()
-    data = messages_sse(start(), event("error", error={"type": "overloaded_error", "message": "Overloaded"}))
-    assert b"".join(stream.feed(data)) == data
-    assert (stream.done, stream.failed) == (True, True)
-
-
-_BITS = st.sampled_from([b"\n", b"\r", b"\n\n", b"\r\n\r\n", b"data: ", b"data:", b"event: x", b": ", b"a"])
-
-
-@given(st.lists(_BITS), st.integers(1, 9))
-@example([b"a"], 1)
-@example([b"data: ", b"a", b"\r\n\r\n", b"data: ", b"b", b"\n\n"], 9)
-def test_events_are_the_same_in_whatever_pieces_they_come(bits: list[bytes], size: int) -> None:
-    data = b"".join(bits)
-    lines = [re.sub(rb"\r$", b"", event, flags=re.M).split(b"\n") for event in re.split(rb"\r?\n\r?\n", data)]
-    held = [[line[5:].removeprefix(b" ") for line in event if line.startswith(b"data:")] for event in lines]
-    expected = [content for event in held if (content := b"\n".join(event))]
-    for most in (size, len(data) or 1):
-        reader = Events()
-        found = [e for at in range(0, len(data), most) for e in reader.feed(data[at : at + most])]
-        assert [*found, *reader.rest()] == expected
-
-
-def test_an_event_may_have_several_lines_and_comments() -> None:
-    reader = Events()
-    assert reader.feed(b": ping\n\ndata: a\r\nid: 5\r\ndata:b\r\n\r\nevent: x\n\ndata") == [b"a\nb"]
-    assert reader.pending == 4

@@ -7,8 +7,8 @@ import msgspec
 
 from llmproxy.protocols.anthropic_to_openai import request as chat_request
 from llmproxy.protocols.anthropic_to_openai.request import Traits
+from llmproxy.protocols.json_fields import decode_fields
 from llmproxy.protocols.openai_to_anthropic import request as messages_request
-from llmproxy.protocols.sse import decode_fields
 
 PLAIN = Traits()
 

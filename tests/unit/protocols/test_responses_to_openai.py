@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from llmproxy.protocols.json_fields import MappingError
 from llmproxy.protocols.responses_to_openai.request import from_responses
 from llmproxy.protocols.responses_to_openai.response import from_chat
 from llmproxy.protocols.responses_to_openai.stream import ResponseStream
-from llmproxy.protocols.sse import MappingError
 
 Json = dict[str, Any]
 
@@ -38,7 +38,7 @@ def run(data: bytes, size: int = 1 << 20, *, ends: bool = True) -> tuple[list[Js
         assert not last or stream.done
         made += now + last
     if ends and not stream.done:
-        made += b"".join(stream.end())
+        made += stream.rest()
     return [json.loads(event.split(b"data: ", 1)[1]) for event in made.strip().split(b"\n\n") if event], stream
 
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from llmproxy.protocols.json_fields import MappingError
 from llmproxy.protocols.openai_to_anthropic.request import JSON_TOOL, takes_effort
-from llmproxy.protocols.sse import MappingError
-from unit.anthropic.requests import text, to_messages
+from unit.protocols.mapped_requests import text, to_messages
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": "Z\u00fcrich", "n": 1.10}'}}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
