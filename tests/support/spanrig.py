@@ -131,6 +131,13 @@ class HasUrl(Protocol):
     def url(self) -> str | None: ...
 
 
+@dataclass
+class Address:
+    """A store that is only an address."""
+
+    url: str
+
+
 class NoStore:
     """Where a collector is all there is."""
 

@@ -53,13 +53,13 @@ def main(argv: list[str] | None = None) -> int:
     gc.freeze()
     gc.set_threshold(GC_AFTER)
     try:
-        lock_fd = layout.lock(flags.spool_dir)
+        lock_fds = layout.lock(flags.spool_dir), layout.lock(flags.run_dir, layout.RUN_LOCK)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(Shipper(document, document.spans, flags.spool_dir, headers), flags))
     except (layout.SpoolInUseError, OSError) as exc:
         log.critical("cannot_start", extra={"reason": str(exc)})
         return 1
-    del lock_fd
+    del lock_fds
     return 0
 
 

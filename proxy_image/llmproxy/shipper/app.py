@@ -67,7 +67,13 @@ class Shipper:
             counters, INTAKE, lambda: {"in_flight_calls": ("Calls that have not ended", self._journal.in_flight)}
         )
         each = [
-            ShipperExporter(destination.counters, DESTINATION, destination.gauges, name=destination.name)
+            ShipperExporter(
+                destination.counters,
+                DESTINATION,
+                destination.gauges,
+                name=destination.name,
+                failure=destination.failure,
+            )
             for destination in self._destinations
         ]
         self._admin = Admin([common, *each])

@@ -7,6 +7,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 Gauges = Callable[[], dict[str, tuple[str, float]]]
+Failure = Callable[[], tuple[str, str] | None]
+"""Reason and advice of the last failure of a destination; None while it works."""
 
 INTAKE = {
     "arrivals": "Calls of rollouts that started",
@@ -45,13 +47,20 @@ class ShipperExporter(Collector):
     """Prometheus collector of one set of counters and gauges."""
 
     def __init__(
-        self, counters: ShipperCounters, families: Mapping[str, str], gauges: Gauges, *, name: str = ""
+        self,
+        counters: ShipperCounters,
+        families: Mapping[str, str],
+        gauges: Gauges,
+        *,
+        name: str = "",
+        failure: Failure = lambda: None,
     ) -> None:
         """*families* are counters by name with help texts; *name* is the destination's, empty for the intake."""
         self._counters = counters
         self._families = families
         self._gauges = gauges
         self._name = name
+        self._failure = failure
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family."""
@@ -64,9 +73,19 @@ class ShipperExporter(Collector):
             yield family
         for name, (text, value) in self._gauges().items():
             yield GaugeMetricFamily(self._full_name(name), text, value=value)
+        failure = self._failure()
+        if failure is not None:
+            text = "1 while requests fail: the last reason, and the way out"
+            info = GaugeMetricFamily(self._full_name("failure_info"), text, labels=["reason", "advice"])
+            info.add_metric(failure, 1.0)
+            yield info
 
     def _full_name(self, name: str) -> str:
         """Return a metric's full name. The store's have no prefix of their own, but for `up` and `failures`."""
         if self._name == "store":
-            return f"llmproxy_shipper_store_{name}" if name in {"up", "failures"} else f"llmproxy_shipper_{name}"
+            return (
+                f"llmproxy_shipper_store_{name}"
+                if name in {"up", "failures", "failure_info"}
+                else f"llmproxy_shipper_{name}"
+            )
         return f"llmproxy_shipper_{self._name}_{name}" if self._name else f"llmproxy_shipper_{name}"

@@ -159,6 +159,9 @@ async def test_what_a_receiver_says_it_has_dropped_is_counted(tmp_path: Path) ->
             async with spanrig.gateway(tmp_path) as gateway:
                 await gateway.call("ro")
                 await until(lambda: process.metrics()["otlp_rejected_spans_total"] == 1)
+                await until(lambda: process.metrics().get('otlp_dead_lettered_total{reason="partial_success"}') == 1)
+                assert process.metrics()["otlp_delivered_total"] == 0
+                assert there.requests == 1  # OTLP forbids to send them again
 
 
 @pytest.mark.parametrize(("value", "says"), [("", "TOKEN is not set"), ("a\nb", "one line")], ids=["none", "two lines"])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 import procs
 import spanrig
@@ -541,3 +542,91 @@ async def test_a_folder_has_one_shipper(folder: Path) -> None:
         replay: Any = await asyncio.to_thread(run, "replay", "--store", store.url, str(folder / "spool"))
         assert replay.returncode == 1
         assert "in use" in replay.stderr
+
+
+async def test_a_second_shipper_does_not_take_the_first_ones_socket(folder: Path) -> None:
+    with spanrig.store_double() as store, spanrig.shipper(folder, store) as process:
+        flags = (
+            "--config",
+            str(folder / "config.json"),
+            "--run-dir",
+            str(folder),
+            "--spool-dir",
+            str(folder / "other"),
+        )
+        line = (sys.executable, "-m", "llmproxy.shipper", *flags)
+        done: Any = await asyncio.to_thread(
+            subprocess.run, line, capture_output=True, text=True, timeout=30, check=False
+        )
+        assert done.returncode == 1
+        assert "in use by another process" in done.stderr
+        async with spanrig.gateway(folder) as gateway:
+            assert await gateway.call("ro", wait_s=15.0)
+        assert process.metrics()["delivered_total"] == 1
+
+
+async def test_a_login_page_in_place_of_the_store_takes_nothing_and_the_way_out_is_named(folder: Path) -> None:
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(text="<html>log in</html>", content_type="text/html")
+
+    async def redirect(request: web.Request) -> web.Response:
+        seen.append(request.path)
+        raise web.HTTPFound("/login?token=hush")
+
+    seen: list[str] = []
+    app = web.Application()
+    app.router.add_get("/login", page)
+    app.router.add_route("*", "/{path:.*}", redirect)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    store = spanrig.Address(f"http://127.0.0.1:{port}")
+    try:
+        with spanrig.shipper(folder, store) as process:
+            async with spanrig.gateway(folder) as gateway:
+                for i in range(5):
+                    await gateway.call(
+                        f"ro-{i}", sequence_id=i % 2
+                    )  # with a client's own id no other question is asked
+                await gateway.all_durable()
+                await until(lambda: process.metrics().get('store_failures_total{reason="http_302"}', 0) >= 2)
+                numbers = process.metrics()
+                assert (numbers["delivered_total"], numbers["store_up"]) == (0, 0)
+                (info,) = [name for name in numbers if name.startswith("store_failure_info")]
+                assert "http_302" in info
+                assert "name the address itself in spans.store" in info
+                (event,) = process.events("store_unavailable")
+                assert "name the address itself in spans.store" in event["advice"]
+                assert "hush" not in info + event["advice"]
+                assert "/login" not in seen
+                await runner.cleanup()
+                with spanrig.store_double(port=port) as double:  # the address is mended
+                    ledger = await delivered(double, 5)
+            assert {call[0] for call in ledger["calls"]} == names(gateway)
+            assert not [name for name in process.metrics() if name.startswith("store_failure_info")]
+    finally:
+        await runner.cleanup()
+
+
+async def test_rollouts_that_no_store_has_cost_others_no_span(folder: Path) -> None:
+    with (
+        spanrig.store_double(open_house=False) as store,
+        spanrig.shipper(folder, store, spool_bytes=4 << 20) as process,
+    ):
+        store.post("/fake/start", [["ro-good", "at-1"]])
+        async with spanrig.gateway(folder) as gateway:
+            for i in range(60):
+                await gateway.call(f"junk-{i}", request=spanrig.chat_request("x" * 100_000))
+                if i % 10 == 9:  # slower than the spool fills, as calls are
+                    await gateway.all_durable()
+                    await until(lambda: process.metrics()["waiting_bytes"] == process.metrics()["in_delivery"] == 0)
+            for _ in range(8):
+                await gateway.call("ro-good", request=spanrig.chat_request("x" * 100_000))
+            ledger = await delivered(store, 8)
+        assert {call[1] for call in ledger["calls"]} == {"ro-good"}
+        numbers = process.metrics()
+        assert numbers["retry_calls"] + numbers['dead_lettered_total{reason="retry_queue_full"}'] == 60
+        assert 'refused_total{reason="spool_full"}' not in numbers
+        assert gateway.handover.rejected == 0

@@ -2,7 +2,8 @@
 
 import pytest
 
-from llmproxy.shipper.delivery.lightning_store import Outcome, outcome_of
+from llmproxy.shipper.delivery.http_client import Answer, Outcome, verdict
+from llmproxy.shipper.delivery.lightning_store import FAULTS
 
 
 @pytest.mark.parametrize(
@@ -24,4 +25,4 @@ from llmproxy.shipper.delivery.lightning_store import Outcome, outcome_of
     ],
 )
 def test_only_what_may_be_the_batchs_fault_is_a_refusal(status: int, outcome: Outcome) -> None:
-    assert outcome_of(status) is outcome
+    assert verdict(Answer(status, "", "", b""), "spans.store", FAULTS, strict=True).outcome is outcome

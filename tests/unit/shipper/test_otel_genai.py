@@ -9,8 +9,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 import otlprig
 import spanrig
-from llmproxy.shipper.delivery.lightning_store import Outcome
-from llmproxy.shipper.delivery.otlp_collector import outcome_of
+from llmproxy.shipper.delivery.http_client import Answer, Outcome, verdict
+from llmproxy.shipper.delivery.otlp_collector import FAULTS
 from llmproxy.shipper.spans import agent_lightning
 from llmproxy.shipper.spans.agent_lightning import Content
 from llmproxy.shipper.spans.otel_genai import GenAiEncoder, span_of
@@ -169,4 +169,4 @@ def test_it_is_a_batch_and_whatever_a_provider_answers_there_is_one() -> None:
      (401, "unavailable"), (404, "unavailable"), (415, "unavailable"), (429, "unavailable"), (503, "unavailable")],
 )  # fmt: skip
 def test_only_what_is_the_batchs_fault_is_a_refusal(status: int, outcome: str) -> None:
-    assert outcome_of(status) is Outcome(outcome)
+    assert verdict(Answer(status, "", "", b""), "x", FAULTS, strict=False).outcome is Outcome(outcome)

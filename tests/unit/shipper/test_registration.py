@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from llmproxy.contract import Deployment, Model, Resource
-from llmproxy.shipper.delivery.lightning_store import LightningStore, LightningStoreError
+from llmproxy.shipper.delivery.http_client import ReceiverError
+from llmproxy.shipper.delivery.lightning_store import LightningStore
 from llmproxy.shipper.delivery.registration import CHECK_S, Registration, proxy_llm, with_proxy_llm
 
 Json = dict[str, Any]
@@ -58,7 +59,7 @@ class Shelf(LightningStore):
     async def resources(self) -> Json:
         await asyncio.sleep(0)
         if self.down:
-            raise LightningStoreError("connect")
+            raise ReceiverError("connect")
         return dict(self.latest)
 
     async def add_resources(self, resources: Json) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,7 @@ import pytest
 
 from deliveryrig import MINUTE, FakeStore, RetryRig, a_unit
 from llmproxy.shipper.delivery import circuit_breaker, retry_queue, sender
-from llmproxy.shipper.delivery.lightning_store import DeliveryResult, Outcome
+from llmproxy.shipper.delivery.http_client import DeliveryResult, Outcome, ReceiverError
 from llmproxy.shipper.delivery.retry_queue import MAX_AGE_S, MAX_TRIES, RetryBatch, is_dead
 from llmproxy.shipper.spool import records
 from windows import Clock, VirtualLoop
@@ -146,15 +147,24 @@ class AbsentStore(FakeStore):
         self.clock, self.back_s, self.hangs_s = clock, clock.now + seconds, hangs_s
         self.most_at_once = self.at_once = 0
 
-    async def post(self, batch: bytes) -> DeliveryResult:
+    async def post(self, batch: bytes, spans: int) -> DeliveryResult:
         if self.clock.now >= self.back_s:
-            return await super().post(batch)
+            return await super().post(batch, spans)
+        await self.fail()
+        return DeliveryResult(Outcome.UNAVAILABLE, "timeout")
+
+    async def missing_rollouts(self, rollout_ids: Sequence[str]) -> set[str]:
+        if self.clock.now >= self.back_s:
+            return await super().missing_rollouts(rollout_ids)
+        await self.fail()
+        raise ReceiverError("timeout")
+
+    async def fail(self) -> None:
         self.requests += 1
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(self.hangs_s)
         self.at_once -= 1
-        return DeliveryResult(Outcome.UNAVAILABLE, "timeout")
 
 
 @pytest.mark.parametrize("hangs_s", [0.0, 20.0], ids=["gone", "hangs"])
@@ -195,3 +205,80 @@ def test_an_hour_without_a_store_is_asked_for_once_a_second_at_most_and_its_retu
 
 def test_the_bounds_are_those_that_the_docs_say() -> None:
     assert (retry_queue.MAX_TRIES, retry_queue.MAX_AGE_S) == (20, 10 * MINUTE)
+
+
+async def test_the_queue_has_a_bound_and_its_oldest_calls_become_dead_letters(tmp_path: Path) -> None:
+    rig = RetryRig(tmp_path, max_bytes=20_000, dead_letter_bytes=1 << 20)
+    rig.store.unknown = {f"ro-{i}" for i in range(100)}
+    for i in range(100):
+        await rig.refuse(a_unit(i, f"ro-{i}"))
+        assert rig.retry_queue.segments.size <= 20_000
+    evicted = rig.counters.dead_lettered["retry_queue_full"]
+    assert 0 < evicted < 100
+    assert rig.retry_queue.calls == 100 - evicted
+    assert rig.dead() == list(range(evicted))
+    assert ("ro-0", "at-1") not in rig.retry_queue
+    assert ("ro-99", "at-1") in rig.retry_queue
+    again = RetryRig(tmp_path, max_bytes=20_000)
+    again.retry_queue.load()
+    assert again.retry_queue.calls == 100 - evicted
+
+
+async def test_a_rollout_has_a_share_of_the_queue_and_others_keep_theirs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = RetryRig(tmp_path, max_rollout_bytes=8_000, dead_letter_bytes=1 << 20)
+    rig.store.unknown = {"ro-other", "ro-junk"}
+    await rig.refuse(a_unit(1000, "ro-other"))
+    for i in range(100):
+        await rig.refuse(a_unit(i, "ro-junk"))
+    evicted = rig.counters.dead_lettered["rollout_retry_limit"]
+    assert 80 < evicted < 100
+    assert rig.dead() == list(range(evicted))
+    assert rig.retry_queue.calls == 101 - evicted
+    assert len([r for r in caplog.records if r.message == "calls_dead_lettered"]) == 1  # not one a call
+    rig.store.unknown = set()
+    await rig.run_until(lambda: rig.retry_queue.calls == 0)
+    assert len(set(rig.store.stored)) == 3 * (101 - evicted)
+
+
+async def test_calls_that_are_evicted_while_they_are_retried_cost_nothing_else(tmp_path: Path) -> None:
+    rig = RetryRig(tmp_path, max_bytes=20_000, dead_letter_bytes=1 << 20)
+    rig.store.unknown = {"ro", "ro-junk"}
+    await rig.refuse(*(a_unit(i, "ro") for i in range(5)))
+    rig.store.unknown = {"ro-junk"}
+    task = asyncio.ensure_future(rig.run_until(lambda: ("ro", "at-1") not in rig.retry_queue))
+    await asyncio.sleep(0)
+    for i in range(100, 200):
+        await rig.refuse(a_unit(i, "ro-junk"))
+    await task
+    rig.store.unknown = {"ro"}
+    await rig.refuse(a_unit(6, "ro"))
+    assert ("ro", "at-1") in rig.retry_queue
+
+
+async def test_many_unknown_rollouts_cost_one_search_for_fifty_of_them(tmp_path: Path) -> None:
+    rig = RetryRig(tmp_path)
+    rig.store.unknown = {f"ro-{i}" for i in range(100)}
+    for i in range(100):
+        await rig.refuse(a_unit(i, f"ro-{i}"))
+    rig.store.requests = rig.store.searches = 0
+    rig.retry_queue.retry_now()
+    task = asyncio.ensure_future(rig.retry_queue.run())
+    await asyncio.sleep(0.2)
+    task.cancel()
+    assert (rig.store.requests, rig.store.searches) == (0, 2)
+
+
+async def test_damage_of_the_queue_is_counted_when_it_is_loaded(tmp_path: Path) -> None:
+    rig = RetryRig(tmp_path)
+    rig.store.unknown = {"ro"}
+    await rig.refuse(*(a_unit(i, "ro") for i in range(5)))
+    (path,) = (tmp_path / "retry").glob("*.seg")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(bytes(data))
+    again = RetryRig(tmp_path)
+    again.retry_queue.load()
+    assert again.retry_queue.calls == 4
+    assert again.counters.damaged_bytes > 300

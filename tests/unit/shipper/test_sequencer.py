@@ -8,8 +8,8 @@ import pytest
 import spanrig
 from deliveryrig import FakeStore
 from llmproxy import shipping_protocol
+from llmproxy.shipper.delivery.http_client import ReceiverError
 from llmproxy.shipper.delivery.journal import Journal
-from llmproxy.shipper.delivery.lightning_store import LightningStoreError
 from llmproxy.shipper.delivery.sequencer import Sequencer
 from llmproxy.shipper.metrics import ShipperCounters
 from llmproxy.shipper.spool import records
@@ -46,7 +46,7 @@ async def test_a_store_that_is_away_means_a_late_id_and_a_count(tmp_path: Path) 
     assert sequencer.id_at_end("gw", call) == 0
     record = records.SpoolRecord("gw", 0, call)
     assert (sequencer.with_known_id(record), await sequencer.with_pending_id(record)) == (None, None)
-    with pytest.raises(LightningStoreError):
+    with pytest.raises(ReceiverError):
         await sequencer.with_late_id(record)
     store.down = False
     assert (await sequencer.with_late_id(record)).late

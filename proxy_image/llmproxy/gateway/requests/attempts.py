@@ -58,6 +58,7 @@ class Attempts:
             self._tried.add(upstream.id)
             self._attempts += 1
             started_ns = time.time_ns()
+            self._call.upstream = upstream
             balancer.start(upstream)
             try:
                 response = await self._send(upstream)
@@ -69,8 +70,9 @@ class Attempts:
                 delay_s = self._next_delay(None)
                 if delay_s is None:
                     raise upstream_error(self._deps, self._model, upstream, failure, self._attempts) from failure
-            except BaseException:
+            except BaseException:  # cancelled: the client has left, or this pod ends
                 balancer.finish(upstream)
+                self._record(upstream, started_ns, 0, "cancelled")
                 raise
             else:
                 self._record(upstream, started_ns, response.status, "")

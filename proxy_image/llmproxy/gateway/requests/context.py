@@ -77,7 +77,7 @@ class AdmittedCall:
 
     __slots__ = (
         "call_id", "context", "endpoint", "first_byte_ns", "grant", "recorded", "request", "response_parts",
-        "sent_body", "tokens", "tries", "upstream_response",
+        "sent_body", "tokens", "tries", "upstream", "upstream_response",
     )  # fmt: skip
 
     def __init__(self, context: RequestContext, request: ModelRequest, grant: Grant) -> None:
@@ -92,6 +92,8 @@ class AdmittedCall:
         """Endpoint at the last upstream."""
         self.sent_body = b""
         """Body of the last request to an upstream."""
+        self.upstream: Upstream | None = None
+        """Upstream of the last try, whether it has answered or not."""
         self.upstream_response: UpstreamResponse | None = None
         """The response that the client gets."""
         self.first_byte_ns = 0
@@ -102,7 +104,7 @@ class AdmittedCall:
 
     def record(self) -> shipping_protocol.CallRecord:
         """Return the record of the call for the shipper."""
-        context, response = self.context, self.upstream_response
+        context, upstream = self.context, self.upstream
         route, parts = context.route, self.response_parts
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         return shipping_protocol.CallRecord(
@@ -112,8 +114,8 @@ class AdmittedCall:
             sequence_id=route.sequence_id,
             route=self.endpoint,
             model=self.request.model,
-            provider=response.upstream.provider if response is not None else "",
-            upstream_model=response.upstream.upstream_model if response is not None else "",
+            provider=upstream.provider if upstream is not None else "",
+            upstream_model=upstream.upstream_model if upstream is not None else "",
             started_ns=context.started_ns,
             first_byte_ns=self.first_byte_ns,
             ended_ns=time.time_ns(),

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from llmproxy.shipper.delivery.batches import DeliveryUnit
 from llmproxy.shipper.delivery.circuit_breaker import CircuitBreaker
-from llmproxy.shipper.delivery.lightning_store import LightningStoreError
+from llmproxy.shipper.delivery.http_client import ReceiverError
 from llmproxy.shipper.delivery.sequencer import Sequencer
 from llmproxy.shipper.metrics import ShipperCounters
 from llmproxy.shipper.spool import records
@@ -97,9 +97,9 @@ class StoreBuilder:
             async with self._breaker.permit():
                 try:
                     sequenced = await self._sequencer.with_late_id(record)
-                except LightningStoreError as exc:
+                except ReceiverError as exc:
                     self.counters.failures[str(exc)] += 1
-                    self._breaker.record_failure(str(exc))
+                    self._breaker.record_failure(str(exc), exc.advice)
                 else:
                     self._breaker.record_success()
         return sequenced

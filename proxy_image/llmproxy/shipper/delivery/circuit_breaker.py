@@ -31,6 +31,9 @@ class CircuitBreaker:
         self._not_before_s = 0.0
         self._probe = asyncio.Lock()
         self._since_s = 0.0
+        self.failure: tuple[str, str] | None = None
+        """Reason and advice of the last failure; None while requests succeed."""
+        self._reasons_logged: set[str] = set()
 
     @property
     def healthy(self) -> bool:
@@ -54,14 +57,22 @@ class CircuitBreaker:
             down_s = asyncio.get_running_loop().time() - self._since_s
             log.info(self._recovery_event, extra={"down_s": round(down_s, 1)})
         self._failures = 0
+        self.failure = None
+        self._reasons_logged.clear()
 
-    def record_failure(self, reason: str) -> None:
-        """Count a failed request. Requests in flight at the first failure say nothing new and are not counted."""
+    def record_failure(self, reason: str, advice: str = "") -> None:
+        """Count a failed request, and log each reason once an outage.
+
+        Requests in flight at the first failure are not counted.
+        """
+        self.failure = reason, advice
+        if reason not in self._reasons_logged:
+            self._reasons_logged.add(reason)
+            log.warning(self._failure_event, extra={"reason": reason, **({"advice": advice} if advice else {})})
         now_s = asyncio.get_running_loop().time()
         if self._failures and now_s < self._not_before_s:
             return
         if not self._failures:
             self._since_s = now_s
-            log.warning(self._failure_event, extra={"reason": reason})
         self._failures += 1
         self._not_before_s = now_s + backoff_s(self._failures, self._rand)

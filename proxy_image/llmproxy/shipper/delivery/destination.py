@@ -12,7 +12,7 @@ from typing import Any
 
 from llmproxy.shipper.delivery.builders import UnitBuilder
 from llmproxy.shipper.delivery.circuit_breaker import CircuitBreaker
-from llmproxy.shipper.delivery.retry_queue import DeadLetterQueue, RetryQueue
+from llmproxy.shipper.delivery.retry_queue import DeadLetterQueue, RetryBounds, RetryQueue
 from llmproxy.shipper.delivery.sender import Sender, SpanReceiver
 from llmproxy.shipper.delivery.worker import DeliveryWorker
 from llmproxy.shipper.spool import layout, records
@@ -55,8 +55,9 @@ class Destination:
         self.dead_letters = DeadLetterQueue(
             Segments(folders.dead, segment_bytes=size), layout.dead_letter_bytes(self.max_bytes), counters
         )
+        bounds = RetryBounds(layout.retry_bytes(self.max_bytes), layout.rollout_retry_bytes(self.max_bytes))
         self.retry_queue = RetryQueue(
-            Segments(folders.retry, segment_bytes=size), self.dead_letters, sender, builder.build, counters
+            Segments(folders.retry, segment_bytes=size), self.dead_letters, sender, builder.build, bounds
         )
         self.worker = DeliveryWorker(self.spool, sender, self.retry_queue, builder, counters)
         self._refusal_reason = ""
@@ -154,6 +155,10 @@ class Destination:
             "dead_letter_bytes": ("Bytes of dead letters", self.dead_letters.segments.size),
             "up": ("1 if the last request succeeded", float(self.breaker.healthy)),
         }
+
+    def failure(self) -> tuple[str, str] | None:
+        """Return reason and advice of the last failure, None while requests succeed."""
+        return self.breaker.failure
 
     def _record_refusals(self, reasons: list[str]) -> None:
         """Count refused calls, and log the first of each series."""

@@ -1,38 +1,23 @@
 """OTLP/HTTP client of a collector: any receiver of traces that keeps to the protocol's specification.
 
 A collector has no rollouts. A status that blames the request splits the batch; any other failure, a rejected key among
-them, is the collector's, and the calls wait for it.
+them, is the collector's, and the calls wait for it. Spans that it drops of an accepted batch (`partial_success`) are
+counted and, as the specification says, not sent again; the calls of a batch that it drops as a whole are dead letters.
 """
 
-from collections.abc import Mapping
-from typing import Self
-
-import aiohttp
+import logging
+from collections.abc import Mapping, Sequence
 
 from llmproxy import contract
 from llmproxy.contract import ContractError
-from llmproxy.shipper.delivery.lightning_store import (
-    CONNECT_S,
-    CONNECTIONS,
-    POST_S,
-    PROTOBUF,
-    DeliveryResult,
-    Outcome,
-    RolloutState,
-    failure_of,
-)
+from llmproxy.shipper.delivery.http_client import PROTOBUF, DeliveryResult, HttpClient, Outcome
+from llmproxy.shipper.delivery.lightning_store import RolloutState
 from llmproxy.shipper.metrics import ShipperCounters
-from llmproxy.shipper.spans import otlp
 
-_FAULTS = {400, 413, 422, 500}
+log = logging.getLogger("llmproxy.shipper")
+
+FAULTS = {400, 413, 422, 500}
 """Statuses that blame the batch or something in it; OTLP does not retry a 500 as it is."""
-
-
-def outcome_of(status: int) -> Outcome:
-    """Return the outcome of a batch that a collector answered with HTTP *status*."""
-    if 200 <= status < 300:  # noqa: PLR2004 - the class of successes
-        return Outcome.ACCEPTED
-    return Outcome.REFUSED if status in _FAULTS else Outcome.UNAVAILABLE
 
 
 def read_headers(spans: contract.Spans, environment: Mapping[str, str]) -> dict[str, str]:
@@ -48,41 +33,30 @@ def read_headers(spans: contract.Spans, environment: Mapping[str, str]) -> dict[
     return headers
 
 
-class OtlpCollector:
+class OtlpCollector(HttpClient):
     """Client of one OTLP/HTTP receiver. Use as an asynchronous context manager."""
 
     def __init__(self, endpoint: str, headers: Mapping[str, str], counters: ShipperCounters) -> None:
-        self._traces = f"{endpoint.rstrip('/')}/v1/traces"
+        super().__init__(endpoint, "spans.otlp.endpoint")
         self._headers = {**headers, **PROTOBUF}
         self._counters = counters
-        self._session: aiohttp.ClientSession | None = None
 
-    async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=3.0)
-        self._session = aiohttp.ClientSession(connector=connector)
-        return self
+    async def post(self, batch: bytes, spans: int) -> DeliveryResult:
+        """Deliver a serialized ExportTraceServiceRequest of *spans* spans."""
+        result = await self.post_batch("/v1/traces", batch, self._headers, FAULTS, strict=False)
+        if result.rejected_spans:
+            if not self._counters.rejected_spans:
+                reason = "the collector took a batch and dropped spans of it: see its log"
+                log.error("spans_rejected", extra={"spans": result.rejected_spans, "reason": reason})
+            self._counters.rejected_spans += result.rejected_spans
+        if result.rejected_spans >= spans:
+            return DeliveryResult(Outcome.DROPPED, "partial_success")
+        return result
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._session is not None:
-            await self._session.close()
-
-    async def post(self, batch: bytes) -> DeliveryResult:
-        """Deliver a serialized ExportTraceServiceRequest. No redirect is followed: it could carry a credential away."""
-        if self._session is None:
-            raise RuntimeError("an OtlpCollector is used as a context manager")
-        timeout = aiohttp.ClientTimeout(total=POST_S, sock_connect=CONNECT_S)
-        try:
-            async with self._session.post(
-                self._traces, data=batch, headers=self._headers, timeout=timeout, allow_redirects=False
-            ) as response:
-                answer = await response.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            return DeliveryResult(Outcome.UNAVAILABLE, failure_of(exc))
-        outcome = outcome_of(response.status)
-        if outcome is Outcome.ACCEPTED and answer:
-            self._counters.rejected_spans += otlp.rejected(answer)
-        return DeliveryResult(outcome, f"http_{response.status}")
-
-    async def rollout_state(self, rollout_id: str, attempt_id: str) -> RolloutState:  # noqa: ARG002 - as a store is asked
+    async def rollout_state(self, rollout_id: str, attempt_id: str) -> RolloutState:  # noqa: ARG002 - as a store's
         """Return EXISTS: a collector has no rollouts."""
         return RolloutState.EXISTS
+
+    async def missing_rollouts(self, rollout_ids: Sequence[str]) -> set[str]:  # noqa: ARG002 - as a store's
+        """Return nothing: a collector has no rollouts."""
+        return set()

@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 
 from llmproxy import contract
 from llmproxy.shipper.delivery.circuit_breaker import backoff_s
-from llmproxy.shipper.delivery.lightning_store import LightningStore, LightningStoreError
+from llmproxy.shipper.delivery.http_client import ReceiverError
+from llmproxy.shipper.delivery.lightning_store import LightningStore
 
 log = logging.getLogger("llmproxy.shipper")
 
@@ -83,10 +84,13 @@ class Registration:
                 await self._store.add_resources(version)
                 log.info("resource_registered", extra={"resource": self._name, **self._ours})
             self._mark()
-        except LightningStoreError as exc:
+        except ReceiverError as exc:
             self._failures += 1
             if self._failures == 1:
-                log.warning("resource_registration_failed", extra={"resource": self._name, "reason": str(exc)})
+                log.warning(
+                    "resource_registration_failed",
+                    extra={"resource": self._name, "reason": str(exc), "advice": exc.advice},
+                )
             return backoff_s(self._failures, self._rand, first_s=FIRST_RETRY_S, max_s=CHECK_S)
         self._failures = 0
         return CHECK_S * self._rand.uniform(0.8, 1.0)

@@ -5,14 +5,16 @@ Units that are refused while the receiver works are returned; their fate is the 
 
 import asyncio
 import random
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 from llmproxy.shipper.delivery.batches import DeliveryUnit, by_group, split
 from llmproxy.shipper.delivery.circuit_breaker import CircuitBreaker, backoff_s
-from llmproxy.shipper.delivery.lightning_store import DeliveryResult, Outcome, RolloutState
+from llmproxy.shipper.delivery.http_client import DeliveryResult, Outcome, ReceiverError
+from llmproxy.shipper.delivery.lightning_store import RolloutState
 from llmproxy.shipper.metrics import ShipperCounters
 
+T = TypeVar("T")
 ROLLOUT_UNKNOWN = "rollout_unknown"
 MAX_LONE_TRIES = 5
 """Tries of a single call that is refused although its rollout exists, while nothing else is accepted either: the fault
@@ -23,12 +25,16 @@ LONE_RETRY_S = 0.2
 class SpanReceiver(Protocol):
     """Receiver of batches: a store or a collector."""
 
-    async def post(self, batch: bytes) -> DeliveryResult:
-        """Deliver a batch."""
+    async def post(self, batch: bytes, spans: int) -> DeliveryResult:
+        """Deliver a batch of *spans* spans."""
         ...
 
     async def rollout_state(self, rollout_id: str, attempt_id: str) -> RolloutState:
-        """Return the state of a rollout's attempt at the receiver."""
+        """Return the state of a rollout's attempt at the receiver; raise ReceiverError."""
+        ...
+
+    async def missing_rollouts(self, rollout_ids: Sequence[str]) -> set[str]:
+        """Return the rollouts that the receiver does not have; raise ReceiverError."""
         ...
 
 
@@ -39,6 +45,8 @@ class RefusedUnit(NamedTuple):
     reason: str
     is_call_fault: bool
     """True if the receiver accepted others meanwhile, or has no such rollout."""
+    is_final: bool = False
+    """True if the call must not be sent again."""
 
 
 class Sender:
@@ -60,18 +68,34 @@ class Sender:
         self, units: list[DeliveryUnit], on_stored: Callable[[list[DeliveryUnit]], None]
     ) -> list[RefusedUnit]:
         """Deliver *units*; call *on_stored* as they are stored, and return those that are refused."""
-        result = await self._post(b"".join(unit.body for unit in units))
+        result = await self._post(b"".join(unit.body for unit in units), sum(len(unit.undelivered) for unit in units))
         if result.outcome is Outcome.ACCEPTED:
             on_stored(units)
             return []
+        if result.outcome is Outcome.DROPPED:
+            return [RefusedUnit(unit, result.reason, is_call_fault=True, is_final=True) for unit in units]
         groups = by_group(units)
         if len(groups) > 1:
-            return [refusal for group in groups for refusal in await self.send(group, on_stored)]
-        if await self._rollout_state(units[0].record.group) is RolloutState.MISSING:
+            return await self._send_groups(groups, on_stored)
+        state = await self._ask(lambda: self._receiver.rollout_state(*units[0].record.group))
+        if state is RolloutState.MISSING:
             return [RefusedUnit(unit, ROLLOUT_UNKNOWN, is_call_fault=True) for unit in units]
         if len(units) > 1:
             return [refusal for half in split(units) for refusal in await self.send(half, on_stored)]
         return await self._send_alone(units[0], on_stored)
+
+    async def _send_groups(
+        self, groups: list[list[DeliveryUnit]], on_stored: Callable[[list[DeliveryUnit]], None]
+    ) -> list[RefusedUnit]:
+        """Deliver a refused batch of several groups: without those of unknown rollouts, or else group by group."""
+        missing = await self.missing_rollouts(list(dict.fromkeys(group[0].record.call.rollout_id for group in groups)))
+        if not missing:
+            return [refusal for group in groups for refusal in await self.send(group, on_stored)]
+        units = [unit for group in groups for unit in group]
+        rest = [unit for unit in units if unit.record.call.rollout_id not in missing]
+        refusals = await self.send(rest, on_stored) if rest else []
+        unknown = [unit for unit in units if unit.record.call.rollout_id in missing]
+        return refusals + [RefusedUnit(unit, ROLLOUT_UNKNOWN, is_call_fault=True) for unit in unknown]
 
     async def _send_alone(
         self, unit: DeliveryUnit, on_stored: Callable[[list[DeliveryUnit]], None]
@@ -81,7 +105,7 @@ class Sender:
         reason = ""
         for attempt in range(1, MAX_LONE_TRIES + 1):
             for i in unit.undelivered:
-                result = await self._post(unit.spans[i])
+                result = await self._post(unit.spans[i], 1)
                 if result.outcome is Outcome.ACCEPTED:
                     unit.delivered.add(i)
                 else:
@@ -94,27 +118,33 @@ class Sender:
             await asyncio.sleep(backoff_s(attempt, self._rand, first_s=LONE_RETRY_S))
         return [RefusedUnit(unit, reason, is_call_fault=self.accepted > before)]
 
-    async def _post(self, body: bytes) -> DeliveryResult:
+    async def _post(self, body: bytes, spans: int) -> DeliveryResult:
         """Return the receiver's verdict on *body*; retry until it is available."""
         while True:
             async with self._breaker.permit():
-                result = await self._receiver.post(body)
+                result = await self._receiver.post(body, spans)
                 if result.outcome is not Outcome.UNAVAILABLE:
                     if result.outcome is Outcome.ACCEPTED:
                         self.accepted += 1
                         self._breaker.record_success()
                     return result
-                self._record_failure(result.reason)
+                self._record_failure(result.reason, result.advice)
 
-    async def _rollout_state(self, group: tuple[str, str]) -> RolloutState:
+    async def missing_rollouts(self, rollout_ids: Sequence[str]) -> set[str]:
+        """Return the rollouts that the receiver does not have; retry until it is available."""
+        return await self._ask(lambda: self._receiver.missing_rollouts(rollout_ids))
+
+    async def _ask(self, question: Callable[[], Awaitable[T]]) -> T:
         while True:
             async with self._breaker.permit():
-                state = await self._receiver.rollout_state(*group)
-                if state is not RolloutState.UNDETERMINED:
+                try:
+                    answer = await question()
+                except ReceiverError as exc:
+                    self._record_failure(str(exc), exc.advice)
+                else:
                     self._breaker.record_success()
-                    return state
-                self._record_failure("rollout_search_failed")
+                    return answer
 
-    def _record_failure(self, reason: str) -> None:
+    def _record_failure(self, reason: str, advice: str) -> None:
         self._counters.failures[reason] += 1
-        self._breaker.record_failure(reason)
+        self._breaker.record_failure(reason, advice)

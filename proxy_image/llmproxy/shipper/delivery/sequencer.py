@@ -11,8 +11,9 @@ from collections import deque
 import msgspec
 
 from llmproxy import shipping_protocol
+from llmproxy.shipper.delivery.http_client import ReceiverError
 from llmproxy.shipper.delivery.journal import CallKey, InFlightCall, Journal
-from llmproxy.shipper.delivery.lightning_store import LightningStore, LightningStoreError
+from llmproxy.shipper.delivery.lightning_store import LightningStore
 from llmproxy.shipper.metrics import ShipperCounters
 from llmproxy.shipper.spool.records import SpoolRecord
 
@@ -95,9 +96,9 @@ class Sequencer:
         return self.with_known_id(record)
 
     async def with_late_id(self, record: SpoolRecord) -> SpoolRecord:
-        """Return *record* with an id that is taken now; raise LightningStoreError if the store gives none."""
+        """Return *record* with an id that is taken now; raise ReceiverError if the store gives none."""
         if self._store is None:
-            raise LightningStoreError("no_store")
+            raise ReceiverError("no_store")
         number = await self._store.next_id(*record.group)
         self._counters.sequenced_late += 1
         return msgspec.structs.replace(record, sequence_id=number, late=True)
@@ -146,7 +147,7 @@ class Sequencer:
                 return 0
             try:
                 return await self._store.next_id(call.rollout_id, call.attempt_id)
-            except LightningStoreError as exc:
+            except ReceiverError as exc:
                 self._counters.failures[str(exc)] += 1
                 await asyncio.sleep(FIRST_RETRY_S * 2**attempt)
         self._not_before_s = loop.time() + PAUSE_S

@@ -117,16 +117,10 @@ class DeliveryWorker:
                 log.error("spool_read_failed", extra={"reason": exc.strerror or str(exc)})  # noqa: TRY400 - no trace
                 await asyncio.sleep(DISK_RETRY_S)
                 continue
-            self._count_damage()
+            self._counters.damaged_bytes += self._spool.segments.report_damages()
             if entries:
                 return entries
             await self._wake.wait()
-
-    def _count_damage(self) -> None:
-        while self._spool.segments.damages:
-            damage = self._spool.segments.damages.pop()
-            self._counters.damaged_bytes += damage.bytes
-            log.error("segment_damaged", extra=damage._asdict())
 
     async def _deliver(self, entries: list[tuple[Place, bytes]]) -> None:
         ready: list[DeliveryUnit] = []

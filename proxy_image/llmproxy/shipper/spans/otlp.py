@@ -9,6 +9,7 @@ import struct
 from dataclasses import dataclass
 from typing import cast
 
+import msgspec
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
@@ -85,13 +86,25 @@ def _event(event: SpanEvent) -> bytes:
     return b"\x09" + _time(event.at_ns) + name + attributes_field(_EVENT_ATTRIBUTES, event.attributes)
 
 
-def rejected(answer: bytes) -> int:
-    """Return the number of spans that a receiver reports as rejected from an accepted batch."""
+def rejected(answer: bytes) -> int | None:
+    """Return the number of spans that a receiver reports as rejected, None if *answer* is not OTLP's."""
     try:
+        if answer[:1] == b"{":
+            return max(0, msgspec.json.decode(answer, type=_JsonResponse, strict=False).partialSuccess.rejectedSpans)
         count: int = ExportTraceServiceResponse.FromString(answer).partial_success.rejected_spans
-    except DecodeError:
-        return 0
+    except (DecodeError, msgspec.MsgspecError):
+        return None
     return max(0, count)
+
+
+class _PartialSuccess(msgspec.Struct):
+    rejectedSpans: int = 0  # noqa: N815 - OTLP's name
+
+
+class _JsonResponse(msgspec.Struct):
+    """ExportTraceServiceResponse in JSON, which some receivers write whatever they were sent."""
+
+    partialSuccess: _PartialSuccess = msgspec.field(default_factory=_PartialSuccess)  # noqa: N815 - OTLP's name
 
 
 def attributes_field(tag: bytes, attributes: Attributes) -> bytes:

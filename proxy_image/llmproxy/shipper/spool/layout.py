@@ -8,6 +8,8 @@ from pathlib import Path
 from llmproxy.shipper.spool.segments import SEGMENT_BYTES
 
 LOCK = "lock"
+RUN_LOCK = "shipper.lock"
+"""Lock of the folder of sockets: a second shipper must not take the first one's socket."""
 
 
 class SpoolInUseError(Exception):
@@ -56,15 +58,25 @@ def segment_bytes(spool_bytes: int) -> int:
     return min(SEGMENT_BYTES, max(64 << 10, spool_bytes // 16))
 
 
+def retry_bytes(spool_bytes: int) -> int:
+    """Return the share of the spool that the retry queue may take before its oldest calls become dead letters."""
+    return spool_bytes // 2
+
+
+def rollout_retry_bytes(spool_bytes: int) -> int:
+    """Return the share of the spool that one rollout may take in the retry queue."""
+    return spool_bytes // 8
+
+
 def dead_letter_bytes(spool_bytes: int) -> int:
     """Return the share of the spool that dead letters may take before the oldest are evicted."""
     return spool_bytes // 4
 
 
-def lock(folder: Path) -> int:
+def lock(folder: Path, name: str = LOCK) -> int:
     """Return a file descriptor that holds *folder* for this process; raise SpoolInUseError if another holds it."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:

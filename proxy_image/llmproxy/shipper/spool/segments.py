@@ -6,6 +6,7 @@ meaning of a payload and the lifetime of a file are the caller's.
 """
 
 import contextlib
+import logging
 import os
 import struct
 import threading
@@ -13,6 +14,8 @@ import zlib
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+log = logging.getLogger("llmproxy.shipper")
 
 MAGIC = b"llmproxy-spool-1\n"
 MARK = b"\xf5\xc1\n\xa7"
@@ -160,6 +163,13 @@ class Segments:
             data = os.pread(fd, available if max_bytes is None else min(available, max_bytes), offset)
             more = min(_record_size(data, 0), available) - len(data)
             return data + os.pread(fd, more, offset + len(data)) if more > 0 else data
+
+    def report_damages(self) -> int:
+        """Log the damages that are not reported yet, and return their bytes."""
+        damages, self.damages = self.damages, []
+        for damage in damages:
+            log.error("segment_damaged", extra={"folder": str(self.folder), **damage._asdict()})
+        return sum(damage.bytes for damage in damages)
 
     def unlink(self, number: int) -> None:
         """Remove a segment; one that is gone already is no error."""
