@@ -7,7 +7,8 @@ The outcome is a whole copy of the package with the extension modules beside the
 put on PYTHONPATH: Python takes an extension module before a source of the same name. KEY is a hash of all sources, of
 this file and of the interpreter, so that what was compiled from other sources is never run. Nothing is compiled in the
 checkout itself: who edits a module there runs what they edit. Without a C compiler or Python's headers one line says
-so, and nothing is made: everything runs without being compiled.
+so. In the checkout everything then runs from the sources; with --out it is an error, unless --or-copy is given: an
+image without compiled modules is built by `--build-arg PURE_PYTHON=yes` only.
 """
 
 import argparse
@@ -120,7 +121,7 @@ def main() -> int:
     if flags.out is None and out.is_dir():
         print(out)  # noqa: T201
         return 0
-    why, code = missing(), 0
+    why, code = missing(), int(flags.out is not None and not flags.or_copy)
     if not why:
         _say("compiling the gateway's request path: a minute, once for each version of the sources")
         if flags.out is None:
@@ -132,7 +133,7 @@ def main() -> int:
     if not why:
         print(out)  # noqa: T201
         return 0
-    _say(f"the gateway stays pure Python: {why}")
+    _say(f"{'nothing is compiled' if code else 'the gateway stays pure Python'}: {why}")
     if flags.or_copy:
         shutil.copytree(SOURCES, out / "llmproxy", dirs_exist_ok=True)
     return code

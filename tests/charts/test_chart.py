@@ -45,7 +45,7 @@ CHANGES: dict[str, Any] = {
     "metrics.dashboards.create": True,
     "metrics.dashboards.labels.grafana_dashboard": "yes",
     "metrics.dashboards.annotations": {"grafana_folder": "LLM"},
-    "networkPolicy.create": True,
+    "networkPolicy.create": False,
     "networkPolicy.from": [{"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}],
     "lightningStore.create": True,
     "lightningStore.image": "registry.test/store:1",
@@ -82,7 +82,7 @@ CHANGES: dict[str, Any] = {
 }
 WITH: dict[str, dict[str, Any]] = {
     part: {f"{part}.create": True, **({"lightningStore.image": "store:1"} if part == "lightningStore" else {})}
-    for part in ("metrics.serviceMonitor", "metrics.rules", "metrics.dashboards", "networkPolicy", "lightningStore")
+    for part in ("metrics.serviceMonitor", "metrics.rules", "metrics.dashboards", "lightningStore")
 }
 """What must be on, so that the values below it change anything."""
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -241,7 +241,7 @@ def test_two_replicas_keep_one_and_one_does_not_hold_its_node(helm: Helm) -> Non
 
 
 def test_what_monitors_the_operator_finds_it(helm: Helm) -> None:
-    objects = helm.rendered(**{"metrics.serviceMonitor.create": True, "networkPolicy.create": True})
+    objects = helm.rendered(**{"metrics.serviceMonitor.create": True})
     [monitor], [policy] = of_kind(objects, "ServiceMonitor"), of_kind(objects, "NetworkPolicy")
     [service] = of_kind(objects, "Service")
     pod = deployment(objects)["spec"]["template"]["metadata"]["labels"]
@@ -251,6 +251,31 @@ def test_what_monitors_the_operator_finds_it(helm: Helm) -> None:
     assert policy["spec"]["podSelector"]["matchLabels"].items() <= pod.items()
     assert policy["spec"]["ingress"] == [{"ports": [{"port": "metrics", "protocol": "TCP"}]}]
     assert container(objects)["ports"][0]["name"] == "metrics"
+
+
+@pytest.mark.parametrize(
+    ("values", "ingress"),
+    [
+        pytest.param({}, [], id="nobody by default"),
+        pytest.param(
+            {"networkPolicy.from": [{"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}]},
+            [
+                {
+                    "ports": [{"port": "metrics", "protocol": "TCP"}],
+                    "from": [{"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}],
+                }
+            ],
+            id="the peers given",
+        ),
+    ],
+)
+def test_the_operator_is_closed_to_all_but_who_reads_its_metrics(
+    helm: Helm, values: dict[str, Any], ingress: list[Object]
+) -> None:
+    [policy] = of_kind(helm.rendered(**values), "NetworkPolicy")
+
+    assert policy["spec"]["policyTypes"] == ["Ingress"]
+    assert policy["spec"]["ingress"] == ingress
 
 
 def test_the_store_is_a_restricted_pod_that_its_service_finds(helm: Helm) -> None:

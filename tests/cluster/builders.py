@@ -31,18 +31,23 @@ class Recipe:
     base: str | None = None
     compiler: str | None = None
     """The base that it is compiled on, if that is another."""
+    labels: tuple[str, ...] = ()
+    """SOURCE=... and REVISION=... of a release."""
 
     def words(self) -> list[str]:
         """The part of the command line that all builders share."""
         target = ["--target", self.target] if self.target else []
         base = ["--build-arg", f"BASE={self.base}"] if self.base else []
         compiler = ["--build-arg", f"COMPILER_BASE={self.compiler}"] if self.compiler else []
-        return ["--file", str(self.file), "--tag", self.image, *target, *base, *compiler]
+        labels = [word for pair in self.labels for word in ("--build-arg", pair)]
+        return ["--file", str(self.file), "--tag", self.image, *target, *base, *compiler, *labels]
 
     def key(self, builder: str) -> str:
         """Changes whenever the image would."""
         digest = hashlib.sha256(
-            "\0".join([builder, self.image, self.target or "", self.base or "", self.compiler or ""]).encode()
+            "\0".join(
+                [builder, self.image, self.target or "", self.base or "", self.compiler or "", *self.labels]
+            ).encode()
         )
         for path in [self.file, *(file for name in self.inputs for file in _files(self.context / name))]:
             digest.update(f"\0{path.relative_to(self.context)}\0".encode() + path.read_bytes())

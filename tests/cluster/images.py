@@ -27,6 +27,7 @@ RECIPES = {
             "operator/llmproxy_operator",
             "proxy_image/llmproxy/__init__.py",
             "proxy_image/llmproxy/contract.py",
+            "proxy_image/llmproxy/logs.py",
             "proxy_image/llmproxy/providers.py",
         ),
         "operator",

@@ -32,16 +32,25 @@ def test_another_source_is_another_folder(tmp_path: Path, monkeypatch: pytest.Mo
     assert compile_llmproxy.folder() is None
 
 
-@pytest.mark.parametrize("copies", [True, False], ids=["copies the sources", "makes nothing"])
+@pytest.mark.parametrize("copies", [True, False], ids=["copies the sources", "fails"])
 def test_without_a_compiler_it_says_so_and(tmp_path: Path, *, copies: bool) -> None:
     out = tmp_path / "out"
     command = [sys.executable, compile_llmproxy.__file__, "--out", str(out), *(["--or-copy"] if copies else [])]
     done = subprocess.run(command, env={**os.environ, "CC": "no-such-cc"}, capture_output=True, text=True, check=False)
-    assert done.stderr == "the gateway stays pure Python: there is no C compiler (no-such-cc)\n"
-    assert done.returncode == 0
+    outcome = "the gateway stays pure Python" if copies else "nothing is compiled"
+    assert done.stderr == f"{outcome}: there is no C compiler (no-such-cc)\n"
+    assert done.returncode == (0 if copies else 1)
     assert (out / "llmproxy/gateway/http/server.py").exists() is copies
 
 
 def test_what_runs_is_what_the_path_says() -> None:
     compiled = str(compile_llmproxy.COMPILED) in os.environ.get("PYTHONPATH", "")
     assert (Path(server.__file__).suffix == ".so") is compiled
+
+
+def test_an_image_is_built_without_compiled_modules_only_if_the_build_says_so() -> None:
+    dockerfile = (Path(compile_llmproxy.__file__).parents[1] / "Dockerfile").read_text()
+
+    assert 'ARG PURE_PYTHON=""' in dockerfile
+    assert "compile_llmproxy.py --out /app ${PURE_PYTHON:+--or-copy}" in dockerfile
+    assert dockerfile.count("--or-copy") == 1

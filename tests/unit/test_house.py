@@ -250,3 +250,13 @@ def test_one_version_in_package_program_and_chart() -> None:
     chart = yaml.safe_load((ROOT / "charts/llmproxy-operator/Chart.yaml").read_text())
 
     assert [program, chart["version"], chart["appVersion"]] == [project] * 3
+
+
+def test_the_operators_image_has_every_module_of_the_proxy_that_it_loads() -> None:
+    code = "import sys, llmproxy_operator.manager; print(*(m for m in sys.modules if m.split('.')[0] == 'llmproxy'))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    stage = (ROOT / "Dockerfile").read_text().partition(" AS operator-sources\n")[2].partition("\nFROM ")[0]
+    files = {name.removeprefix("llmproxy").replace(".", "/").strip("/") or "__init__" for name in run.stdout.split()}
+
+    assert "contract" in files
+    assert [name for name in files if f"proxy_image/llmproxy/{name}.py" not in stage] == []
