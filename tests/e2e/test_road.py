@@ -1,6 +1,7 @@
 """The whole road: a person applies an LLMProxy, a trainer calls it, limits hold, spans arrive, and it goes away."""
 
 import json
+import time
 
 import pytest
 
@@ -111,6 +112,41 @@ def test_no_answered_call_is_lost_when_the_gateway_pod_is_deleted_in_traffic(tea
             "every answered call in the store",
         )
         assert sorted(found) == sorted(set(found)), "a call is there twice"
+
+
+KILL = """
+import os, signal
+from pathlib import Path
+
+for folder in Path("/proc").glob("[0-9]*"):
+    line = (folder / "cmdline").read_bytes()
+    if b"llmproxy.shipper" in line and b"llmproxy.supervisor" not in line and int(folder.name) != os.getpid():
+        os.kill(int(folder.name), signal.SIGKILL)
+        print("killed")
+"""
+
+
+def test_a_shipper_that_is_killed_takes_nobody_out_of_service(team: Kube) -> None:
+    with running(team, an_llmproxy("partless", spans={"store": STORE})):
+        rollout, attempt = start_rollout(team)
+        [pod] = gateway_pods(team, "partless")
+        name = pod["metadata"]["name"]
+
+        with trainer_job(
+            team, "traffic-partless", "traffic", "45", "echo", "4", rollout, attempt, endpoint="partless-endpoint"
+        ) as job:
+            job.wait_started()
+            time.sleep(12)  # a part that ran for less ends the container: its configuration may be wrong
+            for _ in range(3):
+                assert "killed" in team.run("exec", f"pod/{name}", "-c", "shipper", "--", "python", "-c", KILL)
+                time.sleep(4)
+            lines = job.result(180)
+
+        assert {line["status"] for line in lines if "status" in line} == {200}, lines
+        [pod] = gateway_pods(team, "partless")
+        [shipper] = [item for item in pod["status"]["initContainerStatuses"] if item["name"] == "shipper"]
+        assert (shipper["restartCount"], shipper["ready"]) == (0, True)
+        assert "sidecar_restarted" in team.run("logs", f"pod/{name}", "-c", "shipper")
 
 
 def test_deleting_the_proxy_removes_every_child(team: Kube) -> None:

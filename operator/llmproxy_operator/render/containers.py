@@ -1,7 +1,8 @@
 """Containers of a proxy pod: the gateway, and shipper and translator as native sidecars.
 
 A native sidecar starts before the gateway and ends after it, so the shipper receives the last call's record. Neither
-has probes: a failing one would make the pod unready, and a sidecar in trouble must not affect callers.
+has probes, and both run under a supervisor: a sidecar that fails a probe or ends would make the pod unready, and a
+sidecar in trouble must not affect callers.
 """
 
 from typing import Any
@@ -82,7 +83,7 @@ def shipper(proxy: LLMProxy, inputs: Inputs) -> Container:
     return {
         **_base(proxy, inputs, names.SHIPPER, python="python"),
         "restartPolicy": "Always",
-        "args": [*_arguments("llmproxy.shipper"), "--spool-dir", SPOOL_DIR],
+        "args": [*_supervised("llmproxy.shipper"), "--spool-dir", SPOOL_DIR],
         "env": [_secret(key_variable(ref), ref) for ref in header_references(proxy)],
         "resources": amounts(proxy.spec.spans.resources if proxy.spec.spans is not None else None, _SHIPPER),
         "volumeMounts": _mounts("config", "run", "spool", "tmp"),
@@ -94,7 +95,7 @@ def translator(proxy: LLMProxy, inputs: Inputs) -> Container:
     return {
         **_base(proxy, inputs, names.TRANSLATOR, python=TRANSLATOR_PYTHON),
         "restartPolicy": "Always",
-        "args": _arguments("llmproxy.translator"),
+        "args": _supervised("llmproxy.translator"),
         "env": [*_keys(proxy, translated=True), *_environment(proxy)],
         "resources": amounts(
             proxy.spec.translator.resources if proxy.spec.translator is not None else None, _TRANSLATOR
@@ -165,6 +166,11 @@ def _keys_volume(proxy: LLMProxy) -> tuple[str, ...]:
 
 def _arguments(module: str) -> list[str]:
     return ["-m", module, "--config", f"{CONFIG_DIR}/{CONFIG_FILE}", "--run-dir", RUN_DIR]
+
+
+def _supervised(module: str) -> list[str]:
+    """Return the arguments of a sidecar whose first process restarts it: one that ends would make the pod unready."""
+    return ["-m", "llmproxy.supervisor", *_arguments(module)]
 
 
 def _keys(proxy: LLMProxy, *, translated: bool) -> list[dict[str, Any]]:
