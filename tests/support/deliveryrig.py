@@ -74,7 +74,9 @@ class RetryRig:
     ) -> None:
         self.store, self.counters = FakeStore(), ShipperCounters()
         self.sender = Sender(self.store, CircuitBreaker(), self.counters)
-        dead_letters = DeadLetterQueue(Segments(folder / "dead", segment_bytes=2000), dead_letter_bytes, self.counters)
+        self.dead_letter_queue = dead_letters = DeadLetterQueue(
+            Segments(folder / "dead", segment_bytes=2000), dead_letter_bytes, self.counters
+        )
         self.dead_letters = dead_letters.segments
         retries = Segments(folder / "retry", segment_bytes=4000)
         self.retry_queue = RetryQueue(

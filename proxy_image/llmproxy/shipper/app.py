@@ -42,6 +42,7 @@ class Shipper:
         self._store = LightningStore(spans.store) if spans.store is not None else None
         self._collector: OtlpCollector | None = None
         self._journal = Journal(folders.journal)
+        counters.journal_damaged_bytes = self._journal.damaged_bytes
         self._sequencer = Sequencer(self._store, self._journal, counters)
         identity: dict[str, Any] = {
             "name": document.proxy.name,

@@ -57,7 +57,7 @@ _States = dict[str, tuple[Segments, tuple[int, int]]]
 def _states(folders: layout.SpoolLayout, prefix: str = "") -> _States:
     """Return the segments of each state, each with the cursor of its first undelivered record."""
     return {
-        f"{prefix}waiting": (Segments(folders.waiting), load_cursor(folders.waiting)),
+        f"{prefix}waiting": (Segments(folders.waiting), load_cursor(folders.waiting) or (0, 0)),
         f"{prefix}retrying": (Segments(folders.retry), (0, 0)),
         f"{prefix}dead": (Segments(folders.dead), (0, 0)),
     }

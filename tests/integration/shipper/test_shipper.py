@@ -183,7 +183,7 @@ async def test_a_segment_that_is_removed_under_the_eyes_of_inspect_is_none(
         await asyncio.to_thread(process.kill)
     real = load_cursor
 
-    def delivered_meanwhile(where: Path) -> tuple[int, int]:
+    def delivered_meanwhile(where: Path) -> tuple[int, int] | None:
         for path in where.glob("*.seg"):
             path.unlink()
         return real(where)

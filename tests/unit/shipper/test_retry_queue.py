@@ -282,3 +282,17 @@ async def test_damage_of_the_queue_is_counted_when_it_is_loaded(tmp_path: Path) 
     again.retry_queue.load()
     assert again.retry_queue.calls == 4
     assert again.counters.damaged_bytes > 300
+
+
+async def test_damage_of_dead_letters_is_counted_when_a_process_starts(tmp_path: Path) -> None:
+    rig = RetryRig(tmp_path)
+    rig.store.unknown = {"ro"}
+    await rig.refuse(a_unit(1, "ro"), a_unit(2, "ro"))
+    await rig.run_until(lambda: rig.counters.dead_lettered["rollout_unknown"] == 2)
+    (path,) = (tmp_path / "dead").glob("*.seg")
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 0xFF
+    path.write_bytes(bytes(data))
+    again = RetryRig(tmp_path)
+    again.dead_letter_queue.load()
+    assert again.counters.damaged_bytes > 300

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmproxy.shipper.spool.segments import HEAD, MAGIC, Segments
-from llmproxy.shipper.spool.spool import CURSOR, Spool
+from llmproxy.shipper.spool.spool import CURSOR, Spool, encode_cursor
 
 PAYLOADS = [b"first", b"second \xf5\xc1\n\xa7 with a mark inside", b"", b"fourth" * 30]
 
@@ -222,15 +222,17 @@ def test_a_cursor_that_cannot_be_written_still_gives_room_back_and_loses_nothing
     assert everything(again) == [b"b" * 60]
 
 
-@pytest.mark.parametrize("text", [b"", b"[1", b'{"a": 1}', b"[null, 2]", b"7"])
+@pytest.mark.parametrize("text", [b"", b"[1", b'{"a": 1}', b"[null, 2, 3]", b"7", b"[2, 17, 1]", b"[2, 17]"])
 def test_a_cursor_that_says_nothing_means_everything_once_more(tmp_path: Path, text: bytes) -> None:
     written(tmp_path)
     (tmp_path / CURSOR).write_bytes(text)
-    assert everything(Spool(tmp_path)) == PAYLOADS
+    spool = Spool(tmp_path)
+    assert everything(spool) == PAYLOADS
+    assert spool.segments.report_damages() == len(text)
 
 
 def test_a_cursor_that_points_at_nothing_never_skips_a_new_record(tmp_path: Path) -> None:
-    (tmp_path / CURSOR).write_text("[7, 1000]")
+    (tmp_path / CURSOR).write_bytes(encode_cursor((7, 1000)))
     spool = Spool(tmp_path)
     spool.append([b"new" * 1000])
     assert everything(spool, size=4000) == [b"new" * 1000]
@@ -268,3 +270,41 @@ def test_a_settled_segment_that_is_still_open_gives_its_room_back(tmp_path: Path
     assert everything(spool) == [b"d"]
     spool.close()
     assert everything(Spool(tmp_path)) == [b"d"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "link"])
+def test_what_is_no_file_is_counted_and_neither_opened_nor_overwritten(tmp_path: Path, kind: str) -> None:
+    written(tmp_path)
+    odd = Segments(tmp_path).path(7)
+    if kind == "folder":
+        odd.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(odd)
+    else:
+        odd.symlink_to("/etc/passwd")
+    spool = Spool(tmp_path)
+    assert everything(spool) == PAYLOADS
+    assert spool.segments.report_damages() > 0
+    spool.append([b"new"])
+    assert everything(spool) == [b"new"]
+    assert max(spool.segments.sizes) == 8
+
+
+def test_a_segment_that_somebody_removes_costs_itself_and_is_counted(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, segment_bytes=50)
+    for i in range(3):
+        spool.append([bytes([i]) * 60])
+    spool.segments.path(2).unlink()
+    assert [payload[0] for payload in everything(spool)] == [0, 2]
+    assert spool.segments.report_damages() > 60
+    spool.segments.path(3).unlink()
+    spool.append([b"new" * 20])
+    assert everything(spool) == [b"new" * 20]
+
+
+def test_a_head_that_is_damaged_is_counted(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+    spool = Spool(tmp_path)
+    assert everything(spool) == PAYLOADS
+    assert spool.segments.report_damages() == len(MAGIC)

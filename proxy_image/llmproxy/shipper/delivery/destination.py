@@ -74,6 +74,7 @@ class Destination:
 
     def start(self) -> None:
         """Resume with the records of an earlier process."""
+        self.dead_letters.load()
         self.retry_queue.load()
         self.worker.wake()
 

@@ -49,6 +49,8 @@ class Journal:
         self._fd = -1
         self._size = 0
         self._failure_logged = False
+        self.damaged_bytes = 0
+        """Bytes of lines that a kill or a full disk has truncated, or that are damaged."""
         self.calls: dict[CallKey, InFlightCall] = {}
         self._load()
         self._rewrite()
@@ -97,17 +99,25 @@ class Journal:
     def _load(self) -> None:
         with contextlib.suppress(OSError):
             for line in self._path.read_bytes().split(b"\n"):
-                self._read(line)
+                if not self._read(line):
+                    self.damaged_bytes += len(line)
+        if self.damaged_bytes:
+            log.error("journal_damaged", extra={"bytes": self.damaged_bytes})
 
-    def _read(self, line: bytes) -> None:
-        """Apply one line; ignore one that a kill or a full disk has truncated."""
-        with contextlib.suppress(msgspec.MsgspecError):
+    def _read(self, line: bytes) -> bool:
+        """Apply one line; return False if it is damaged."""
+        try:
             if line[:1] == b"+":
                 call = _decode(line[1:])
                 self.calls[call.key] = call
             elif line[:1] == b"-":
                 gateway, call_id = msgspec.json.decode(line[1:], type=tuple[str, int])
                 self.calls.pop((gateway, call_id), None)
+            else:
+                return not line
+        except msgspec.MsgspecError:
+            return False
+        return True
 
     def _rewrite(self) -> None:
         self.close()

@@ -77,6 +77,13 @@ class DeadLetterQueue:
         self._max_bytes = max_bytes
         self.counters = counters
 
+    def load(self) -> None:
+        """Read the dead letters of an earlier process once, so that damage of them is counted."""
+        for number in list(self.segments.sizes):
+            for _ in self.segments.walk(number):
+                pass
+        self.counters.damaged_bytes += self.segments.report_damages()
+
     def add(self, dead: list[records.SpoolRecord]) -> None:
         """Write dead letters; raise OSError with nothing written."""
         self.segments.append([records.encode(record) for record in dead])

@@ -8,6 +8,7 @@ meaning of a payload and the lifetime of a file are the caller's.
 import contextlib
 import logging
 import os
+import stat
 import struct
 import threading
 import zlib
@@ -59,14 +60,15 @@ class Segments:
         self.folder = folder
         self._segment_bytes = segment_bytes
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.sizes: dict[int, int] = _sizes(folder)
+        self.damages: list[Damage] = []
+        """Each once; whoever reports one removes it."""
+        numbers = _numbers(folder)
+        self.sizes: dict[int, int] = self._sizes(numbers)
         """Complete bytes of each file, in order."""
-        self._next = max(self.sizes, default=0) + 1
+        self._next = max(numbers, default=0) + 1
         self._writing = threading.Lock()
         self._fd = -1
         self._current = 0
-        self.damages: list[Damage] = []
-        """Each once; whoever reports one removes it."""
         self._damaged: set[tuple[int, int]] = set()
 
     @property
@@ -205,6 +207,25 @@ class Segments:
             at = stop
         return None
 
+    def _sizes(self, numbers: list[int]) -> dict[int, int]:
+        """Return the size of each segment, without those that another process removes meanwhile.
+
+        What is no regular file is damage: it is never opened, for opening a FIFO would block.
+        """
+        sizes: dict[int, int] = {}
+        for number in numbers:
+            with contextlib.suppress(FileNotFoundError):
+                status = self.path(number).lstat()
+                if not stat.S_ISREG(status.st_mode):
+                    self.damages.append(Damage(number, 0, max(1, status.st_size), tail=False))
+                    continue
+                sizes[number] = status.st_size
+                with self._opened(number) as fd:
+                    magic = os.pread(fd, len(MAGIC), 0)
+                if magic != MAGIC:
+                    self.damages.append(Damage(number, 0, len(magic), tail=MAGIC.startswith(magic)))
+        return sizes
+
     def _begin(self) -> None:
         self._close()
         number = self._next
@@ -241,13 +262,9 @@ class Segments:
             os.close(fd)
 
 
-def _sizes(folder: Path) -> dict[int, int]:
-    """Return the sizes of the segments in *folder* in order, without those that another process removes meanwhile."""
-    sizes: dict[int, int] = {}
-    for path in sorted(p for p in folder.glob(f"*{SUFFIX}") if p.stem.isdigit()):
-        with contextlib.suppress(FileNotFoundError):
-            sizes[int(path.stem)] = path.stat().st_size
-    return sizes
+def _numbers(folder: Path) -> list[int]:
+    """Return the numbers of the segments in *folder*, in order."""
+    return sorted(int(path.stem) for path in folder.glob(f"*{SUFFIX}") if path.stem.isdigit())
 
 
 def _record_size(data: bytes, at: int) -> int:

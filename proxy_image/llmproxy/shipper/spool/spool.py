@@ -6,10 +6,11 @@ crash at any moment may send a record twice, but never lose one. Only unsettled 
 
 import json
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmproxy.shipper.spool.segments import SEGMENT_BYTES, Place, Segments
+from llmproxy.shipper.spool.segments import SEGMENT_BYTES, Damage, Place, Segments
 
 CURSOR = "cursor"
 
@@ -20,7 +21,11 @@ class Spool:
     def __init__(self, folder: Path, *, segment_bytes: int = SEGMENT_BYTES) -> None:
         self.segments = Segments(folder, segment_bytes=segment_bytes)
         self._cursor_path = folder / CURSOR
-        self._saved = self._read = load_cursor(folder)
+        cursor = load_cursor(folder)
+        if cursor is None:
+            damage = Damage(0, 0, self._cursor_path.stat().st_size, tail=False)
+            self.segments.damages.append(damage)
+        self._saved = self._read = cursor or (0, 0)
         self.segments.advance_to(self._saved[0] + 1)  # never a new record where the old cursor points
         self._unsettled: dict[Place, None] = {}
         for number in [n for n in self.segments.sizes if n < self._saved[0]]:
@@ -68,12 +73,17 @@ class Spool:
         entries: list[tuple[Place, bytes]] = []
         while not entries:
             number, offset = self._read
-            for place, payload in self.segments.walk(number, offset, max_bytes=max_bytes):
-                entries.append((place, payload))
-                self._unsettled[place] = None
-                self._read = number, place.end
-                if len(entries) >= max_records:
-                    return entries
+            try:
+                for place, payload in self.segments.walk(number, offset, max_bytes=max_bytes):
+                    entries.append((place, payload))
+                    self._unsettled[place] = None
+                    self._read = number, place.end
+                    if len(entries) >= max_records:
+                        return entries
+            except FileNotFoundError:  # somebody has removed it: what it held is gone, the rest is not
+                lost = self.segments.sizes.get(number, offset) - offset
+                self.segments.damages.append(Damage(number, offset, lost, tail=False))
+                self.segments.unlink(number)
             if not entries and not self._next_segment():
                 break
         return entries
@@ -111,7 +121,7 @@ class Spool:
         part = self._cursor_path.with_suffix(".part")
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, json.dumps(cursor).encode())
+            os.write(fd, encode_cursor(cursor))
             os.fdatasync(fd)
         finally:
             os.close(fd)
@@ -129,10 +139,22 @@ class Spool:
         return True
 
 
-def load_cursor(folder: Path) -> tuple[int, int]:
-    """Return the saved cursor; an unreadable one means the start, so everything is sent once more."""
+def encode_cursor(cursor: tuple[int, int]) -> bytes:
+    """Return the bytes of a cursor, with a checksum: segments before a wrong one would be unlinked."""
+    return json.dumps([*cursor, _checksum(*cursor)]).encode()
+
+
+def load_cursor(folder: Path) -> tuple[int, int] | None:
+    """Return the saved cursor, (0, 0) if there is none; None for a damaged one: everything is to be sent once more."""
     try:
-        number, offset = json.loads((folder / CURSOR).read_bytes())
-    except (OSError, ValueError, TypeError):
+        number, offset, checksum = json.loads((folder / CURSOR).read_bytes())
+    except FileNotFoundError:
         return 0, 0
-    return (number, offset) if isinstance(number, int) and isinstance(offset, int) else (0, 0)
+    except (OSError, ValueError, TypeError):
+        return None
+    whole = isinstance(number, int) and isinstance(offset, int) and checksum == _checksum(number, offset)
+    return (number, offset) if whole else None
+
+
+def _checksum(number: int, offset: int) -> int:
+    return zlib.crc32(f"{number} {offset}".encode())
