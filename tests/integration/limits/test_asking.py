@@ -215,7 +215,7 @@ async def test_when_the_authority_ends_in_order_the_other_knows_everything() -> 
 
 async def test_a_grant_that_came_too_late_is_given_back_and_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     async with pair({"rps": 50, "max_parallel": 9}) as (old, old_peers, new, _):
-        real = old_peers._asker.granted
+        real = old_peers._follower.on_granted
         delays = [0.1]
 
         def slowly(message: object) -> None:
@@ -223,7 +223,7 @@ async def test_a_grant_that_came_too_late_is_given_back_and_asked_for_again(monk
                 time.sleep(delays.pop())  # longer than a lease of 1/32 s
             real(message)  # type: ignore[arg-type]  # passed on as it came
 
-        monkeypatch.setattr(old_peers._asker, "granted", slowly)
+        monkeypatch.setattr(old_peers._follower, "on_granted", slowly)
 
         grant = await granted(old)
 

@@ -1,8 +1,8 @@
-"""A connection between two gateways of one proxy: proof of the token, frames, heartbeats, the other's clock.
+"""Connection between two pods of one proxy: authentication by token, frames, heartbeats, clock offset.
 
-Both sides prove that they know the token without sending it: HMAC-SHA256 over two fresh nonces, the side that connected
-first, compared in constant time. What is sent afterwards is neither encrypted nor signed: the port is for the pods of
-one proxy only. Every wait is bounded, and so is every size.
+Both sides prove that they know the token without sending it: HMAC-SHA256 over two fresh nonces, the connecting side
+first, compared in constant time. Frames are neither encrypted nor signed: the port is for the pods of one proxy only.
+Every wait and every size is bounded.
 """
 
 import asyncio
@@ -17,42 +17,42 @@ import msgspec
 from llmproxy.gateway.limits.peers.messages import MAX_BATCH, MAX_FRAME, PROTOCOL, Frame, Message, decode, encode
 
 PROOF_S = 2.0
-"""For both proofs; a connection that takes longer is closed."""
+"""Time limit of the authentication; a slower connection is closed."""
 BEAT_S = 0.25
 SILENCE_S = 1.0
-"""A peer that says nothing for so long is taken for dead."""
+"""A peer without a frame for this long counts as dead."""
 MAX_UNSENT = 32 << 20
-"""Bytes that a peer may leave unread before the connection is closed."""
+"""Unread bytes of a peer above which its connection is closed."""
 _EPOCH_S = 4.0
 _NONCE = 16
 _MAC = 32
 _LENGTH = struct.Struct("<I")
 
 
-class Owner(Protocol):
-    """Hears of a connection."""
+class ConnectionListener(Protocol):
+    """Callbacks of a connection."""
 
     token: bytes
 
-    def proved(self, link: "Link") -> None:
-        """The other side knows the token."""
+    def on_authenticated(self, connection: "PeerConnection") -> None:
+        """Handle a peer that has proved the token."""
 
-    def received(self, link: "Link", message: Message) -> None:
-        """A message came."""
+    def on_message(self, connection: "PeerConnection", message: Message) -> None:
+        """Handle a message."""
 
-    def lost(self, link: "Link", reason: str) -> None:
-        """The connection is closed. Called once, also when it was never proved."""
+    def on_closed(self, connection: "PeerConnection", reason: str) -> None:
+        """Handle the end of the connection. Called once, also without authentication."""
 
 
-class Link(asyncio.Protocol):
+class PeerConnection(asyncio.Protocol):
     """One side of a connection."""
 
-    def __init__(self, owner: Owner, clock: Callable[[], float], *, outgoing: bool) -> None:
+    def __init__(self, owner: ConnectionListener, clock: Callable[[], float], *, outgoing: bool) -> None:
         self.outgoing = outgoing
-        self.is_proved = False
+        self.is_authenticated = False
         self.host = ""
         self.port = 0
-        """Where the other side listens, once it has said so."""
+        """Port that the peer listens on, from its hello."""
         self._owner = owner
         self._clock = clock
         self._transport: asyncio.Transport | None = None
@@ -62,7 +62,7 @@ class Link(asyncio.Protocol):
         self._out: list[Message] = []
         self._flush: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._heard_s = self._sent_s = self._beat_s = 0.0
+        self._last_frame_s = self._sent_s = self._beat_s = 0.0
         self._ahead = [float("-inf"), float("-inf")]
         self._epoch_s = 0.0
         self._reason = "closed"
@@ -76,7 +76,7 @@ class Link(asyncio.Protocol):
             self._flush = asyncio.get_running_loop().call_soon(self._flush_now)
 
     def close(self, reason: str) -> None:
-        """Send what is left and close."""
+        """Flush and close."""
         self._reason = reason
         if self._transport is not None and not self._transport.is_closing():
             if self._flush is not None:
@@ -91,7 +91,7 @@ class Link(asyncio.Protocol):
             self._transport.abort()
 
     def earliest(self, at_s: float) -> float:
-        """Return the other side's clock at our clock's *at_s*, or a little earlier: by the shortest transit seen."""
+        """Return the peer's clock at our clock's *at_s*, or a little earlier: by the shortest transit so far."""
         return at_s + max(self._ahead)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -104,9 +104,9 @@ class Link(asyncio.Protocol):
         transport.write(PROTOCOL + self._ours)
 
     def data_received(self, data: bytes) -> None:
-        """Prove, then take frames."""
+        """Authenticate, then read frames."""
         self._buffer += data
-        if not self.is_proved and not self._prove():
+        if not self.is_authenticated and not self._prove():
             return
         while len(self._buffer) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer)
@@ -125,18 +125,18 @@ class Link(asyncio.Protocol):
                 return
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the owner."""
+        """Report the end to the owner."""
         for handle in (self._timer, self._flush):
             if handle is not None:
                 handle.cancel()
-        self._owner.lost(self, str(exc) if exc is not None else self._reason)
+        self._owner.on_closed(self, str(exc) if exc is not None else self._reason)
 
     def pause_writing(self) -> None:
-        """It has not read for long."""
+        """Abort: the peer reads too slowly."""
         self.abort("it reads nothing")
 
     def _prove(self) -> bool:
-        """Go on with the proofs; True once both are there."""
+        """Continue the authentication; return True once both proofs are there."""
         if not self._theirs:
             if len(self._buffer) < len(PROTOCOL) + _NONCE:
                 return False
@@ -149,19 +149,19 @@ class Link(asyncio.Protocol):
                 self._write(self._proof(outgoing=True))
         if len(self._buffer) < _MAC:
             return False
-        said = bytes(self._buffer[:_MAC])
+        proof = bytes(self._buffer[:_MAC])
         del self._buffer[:_MAC]
-        if not hmac.compare_digest(said, self._proof(outgoing=not self.outgoing)):
+        if not hmac.compare_digest(proof, self._proof(outgoing=not self.outgoing)):
             self.abort("a wrong token")
             return False
         if not self.outgoing:
             self._write(self._proof(outgoing=False))
-        self.is_proved = True
-        self._heard_s = self._sent_s = self._beat_s = self._epoch_s = self._clock()
+        self.is_authenticated = True
+        self._last_frame_s = self._sent_s = self._beat_s = self._epoch_s = self._clock()
         if self._timer is not None:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(BEAT_S, self._beat)
-        self._owner.proved(self)
+        self._owner.on_authenticated(self)
         return True
 
     def _proof(self, *, outgoing: bool) -> bytes:
@@ -170,20 +170,20 @@ class Link(asyncio.Protocol):
         return hmac.digest(self._owner.token, PROTOCOL + side + nonces, "sha256")
 
     def _take(self, frame: Frame) -> None:
-        now = self._heard_s = self._clock()
+        now = self._last_frame_s = self._clock()
         if now - self._epoch_s > _EPOCH_S:  # clocks drift: what was seen long ago is forgotten
             self._epoch_s = now
             self._ahead = [self._ahead[1], float("-inf")]
         self._ahead[1] = max(self._ahead[1], frame.clock_s - now)
         for message in frame.messages:
-            self._owner.received(self, message)
+            self._owner.on_message(self, message)
 
     def _beat(self) -> None:
         now = self._clock()
         if now - self._beat_s > 2 * BEAT_S:
-            self._heard_s = now  # this process itself stood still: what came meanwhile is not read yet
+            self._last_frame_s = now  # this process itself stood still: what came meanwhile is not read yet
         self._beat_s = now
-        if now - self._heard_s > SILENCE_S:
+        if now - self._last_frame_s > SILENCE_S:
             self.abort(f"silent for {SILENCE_S:g} s")
             return
         if now - self._sent_s >= BEAT_S / 2:

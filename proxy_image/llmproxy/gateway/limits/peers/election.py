@@ -1,18 +1,18 @@
-"""The pods of one proxy settle on one authority for its limits: the youngest. The others ask it.
+"""Election of the leader for the limits of one proxy: the youngest pod. The others are its followers.
 
     peers = await serve(limiter, host, port, token, self_id)    listen (9092)
     await peers.take_over(addresses)                            before this pod reports ready, also if there are none
     ...
     await peers.close()                                         when the last call has ended
 
-Every pod has a rank (generation, id). The generation is one more than the highest it has met when it started, so a
-starting pod outranks all it replaces, and ids settle it between two that start at one time; no clock is asked. All that
-know each other are connected. Whoever learns of a higher rank admits nothing by itself from then on: it sends its
-counters and the number of its calls, and asks. If the authority's connection is lost, or a question is not answered
-within a second, the next in rank goes on with the copy that it was sent all the time. A pod that was cut off and comes
-back is met again in the next round, within `ROUND_S`, and counters are joined.
+A rank is (generation, id). The generation is one more than the highest that a starting pod meets, so it outranks all
+pods that it replaces; ids break a tie between two that start together. No clock takes part. All pods that know each
+other are connected. A pod that learns of a higher rank stops admitting: it sends its counters and the number of its
+calls in flight, and follows. If the leader's connection drops, or the leader does not answer within a second, the next
+in rank leads with its replica of the counters. A pod that was cut off is met again in the next round, within `ROUND_S`,
+and the counters are merged.
 
-docs/limits.md has the bounds while it happens. Where membership comes from is `mesh`; this module decides who leads.
+docs/limits.md has the bounds of a hand-over. `membership` keeps the connections; this module elects.
 """
 
 import asyncio
@@ -24,23 +24,23 @@ from collections.abc import Sequence
 from llmproxy.gateway.limits.limiter import Limiter
 from llmproxy.gateway.limits.local.history import History
 from llmproxy.gateway.limits.local.transfer import begin, difference, export, merge, replicate
-from llmproxy.gateway.limits.peers.connection import Link
-from llmproxy.gateway.limits.peers.follower import Asker
-from llmproxy.gateway.limits.peers.leader import PUSH_S, Client, Teller
-from llmproxy.gateway.limits.peers.membership import Mesh
+from llmproxy.gateway.limits.peers.connection import PeerConnection
+from llmproxy.gateway.limits.peers.follower import Follower
+from llmproxy.gateway.limits.peers.leader import PUSH_S, FollowerSession, Replicator
+from llmproxy.gateway.limits.peers.membership import PeerConnections
 from llmproxy.gateway.limits.peers.messages import (
-    Ask,
+    Acquire,
     Attach,
-    Bye,
+    Cancel,
     Copy,
     Detach,
-    Drop,
-    Elsewhere,
+    Goodbye,
     Granted,
     Hello,
     Message,
     Queued,
     Rank,
+    Redirect,
     Rejected,
     Release,
     Settle,
@@ -48,73 +48,73 @@ from llmproxy.gateway.limits.peers.messages import (
 )
 
 HAND_OVER_S = 0.5
-"""How long a starting pod waits for the counters of those it outranks."""
+"""Longest wait of a starting pod for the counters of the pods that it outranks."""
 JOIN_S = 1.0
-"""How long a starting pod that is outranked waits for its welcome."""
+"""Longest wait of an outranked starting pod for the leader's welcome."""
 log = logging.getLogger(__name__)
 
 
 class Peers:
-    """This pod among the others. Use `serve`."""
+    """This pod among its peers. Use `serve`."""
 
     def __init__(self, limiter: Limiter, token: str, self_id: str) -> None:
-        """*self_id* names the pod; a started process gets an id of its own with it."""
+        """*self_id* names the pod; each process of it gets an id of its own."""
         self.id = f"{self_id}/{secrets.token_hex(4)}"
         self.generation = 0
         self._limiter = limiter
-        self._asker = Asker(limiter, self._silent)
-        self._mesh = Mesh(self, limiter.counters.clock, token)
+        self._follower = Follower(limiter, self._on_leader_timeout)
+        self._membership = PeerConnections(self, limiter.counters.clock, token)
         self._ranks: dict[str, int] = {}
         self._attached: dict[str, Attach] = {}
-        """What those that ask, or want to, said when they came."""
+        """Attach message of each follower."""
         self._unmerged: dict[str, History] = {}
-        """What they had admitted by themselves, until it is added here."""
-        self._clients: dict[str, Client] = {}
+        """Local admissions of followers, until they are merged here."""
+        self._clients: dict[str, FollowerSession] = {}
         self._leads = True
-        """This pod decides. A pod that is alone leads."""
+        """This pod leads. A pod that is alone leads."""
         self._leader = ""
-        """Id of the pod that decides, if it is another."""
+        """Id of the leader, if it is another pod."""
         self._last_leader = ""
-        self._told: History | None = None
-        """What the last leader knew when this pod went on without it."""
-        self._owes = False
-        """It has admitted by itself, and nobody else knows."""
-        self._solo = False
+        self._baseline: History | None = None
+        """Counters that the last leader knew of when this pod went on without it."""
+        self._has_unreported = False
+        """This pod has admitted calls that no other pod has counted."""
+        self._is_solo = False
         self._changed = asyncio.Event()
-        self._teller = Teller(limiter)
+        self._replicator = Replicator(limiter)
         self._push: asyncio.TimerHandle | None = None
 
     @property
     def port(self) -> int:
-        """Where this pod listens."""
-        return self._mesh.port
+        """Port that this pod listens on."""
+        return self._membership.port
 
     @property
     def leader(self) -> str:
-        """Id of the pod that decides, also if it is this one; empty while none is found."""
+        """Id of the leader, this pod included; empty while there is none."""
         return self.id if self._leads else self._leader
 
     @property
     def peers(self) -> list[str]:
-        """Ids of the pods that this one is connected to."""
-        return sorted(self._mesh.links)
+        """Ids of the connected pods."""
+        return sorted(self._membership.connections)
 
     async def listen(self, host: str, port: int) -> None:
-        """Take connections of other pods; raise OSError if that cannot be."""
-        await self._mesh.listen(host, port)
+        """Accept connections of other pods; raise OSError if the port is taken."""
+        await self._membership.listen(host, port)
 
     async def take_over(self, addresses: Sequence[str], default_port: int = 9092) -> None:
-        """Take the counters over from those at *addresses*, or find who is younger; go on looking in the background.
+        """Take the counters over from the pods at *addresses*, or follow a younger one; keep looking in the background.
 
         *addresses* are `host:port` or `host`; a host that stands for several (a headless Service) is all of them. Until
-        this returns nothing is admitted by this pod. It never raises for a peer that cannot be reached, and takes at
-        most about 4 s: after that the pod leads, as if it had been alone.
+        this returns the pod admits nothing. An unreachable peer raises nothing. After about 4 s at most the pod leads,
+        as if it were alone.
         """
         self._leads = False
-        self._limiter.remote = self._asker
-        await self._mesh.join(addresses, default_port)
-        self.generation = 1 + max([self._mesh.newest, *self._ranks.values()])
-        self._mesh.broadcast(Rank(self.generation))
+        self._limiter.remote = self._follower
+        await self._membership.join(addresses, default_port)
+        self.generation = 1 + max([self._membership.newest, *self._ranks.values()])
+        self._membership.broadcast(Rank(self.generation))
         self._elect()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (HAND_OVER_S if self._is_first() else JOIN_S)
@@ -125,141 +125,141 @@ class Peers:
                     await self._changed.wait()
         if not self._leads and self._is_first():
             self._conclude()
-        log.info("limits_taken_over", extra={"leader": self.leader, "peers": len(self._mesh.links)})
+        log.info("limits_taken_over", extra={"leader": self.leader, "peers": len(self._membership.connections)})
 
     async def close(self) -> None:
-        """Tell the others that this pod ends, and what it has counted."""
+        """Send the last counters and a goodbye to all peers."""
         if self._push is not None:
             self._push.cancel()
         if self._leads:
-            self._mesh.broadcast(Copy(export(self._limiter.counters), whole=True))
-        await self._mesh.close(Bye())
+            self._membership.broadcast(Copy(export(self._limiter.counters), whole=True))
+        await self._membership.close(Goodbye())
 
-    # What the mesh tells.
+    # Callbacks of `membership`.
 
     def hello(self) -> Hello:
-        """Return how this pod introduces itself."""
-        newest = max([self._mesh.newest, self.generation, *self._ranks.values()])
-        return Hello(self.id, self.generation, newest, self._mesh.port, self._mesh.known())
+        """Return this pod's hello."""
+        newest = max([self._membership.newest, self.generation, *self._ranks.values()])
+        return Hello(self.id, self.generation, newest, self._membership.port, self._membership.addresses())
 
-    def met(self, peer: str, generation: int) -> None:
-        """A pod is connected, or connected anew over another connection."""
+    def on_peer_connected(self, peer: str, generation: int) -> None:
+        """Handle a pod that has connected, or connected again."""
         self._forget(peer)
         if self.generation:
-            self._mesh.links[peer].send(Rank(self.generation))
+            self._membership.connections[peer].send(Rank(self.generation))
         if generation:
             self._ranks[peer] = generation
         if self._leader == peer:
             self._leader = ""
-            self._asker.switch(None)
-        self._solo = False
+            self._follower.switch(None)
+        self._is_solo = False
         self._elect()
 
-    def parted(self, peer: str, reason: str) -> None:
-        """The connection to a pod is lost."""
+    def on_peer_disconnected(self, peer: str, reason: str) -> None:
+        """Handle the loss of the connection to a pod."""
         log.warning("peer_lost", extra={"peer": peer, "reason": reason})
         self._forget(peer)
         self._ranks.pop(peer, None)
         if self._leader == peer:
             self._leader = ""
-            self._asker.switch(None)
+            self._follower.switch(None)
         self._elect()
 
-    def round(self) -> None:
-        """Some time has passed: try again to ask a leader that was silent."""
-        if self._solo:
-            self._solo = False
+    def on_round(self) -> None:
+        """Follow a leader again that did not answer in an earlier round."""
+        if self._is_solo:
+            self._is_solo = False
             self._elect()
 
-    def heard(self, peer: str, link: Link, message: Message) -> None:
-        """A message of a connected pod."""
+    def on_peer_message(self, peer: str, connection: PeerConnection, message: Message) -> None:
+        """Handle a message of a connected pod."""
         match message:
             case Rank(generation=generation):
                 self._ranks[peer] = generation
-                self._solo = False
+                self._is_solo = False
                 self._elect()
             case Attach():
-                self._attach(peer, link, message)
-            case Ask() | Drop() | Settle() | Release():
-                self._asked(peer, message)
+                self._attach(peer, connection, message)
+            case Acquire() | Cancel() | Settle() | Release():
+                self._on_follower_message(peer, message)
             case Detach():
                 self._forget(peer)
-            case Elsewhere(host=host, port=port):
-                self._mesh.try_soon(host, port)
-            case Bye():
-                link.close("it ends")
-                self._mesh.part(link, "it ends")
+            case Redirect(host=host, port=port):
+                self._membership.try_soon(host, port)
+            case Goodbye():
+                connection.close("it ends")
+                self._membership.disconnect(connection, "it ends")
             case _:
-                self._answered(peer, message)
+                self._on_leader_message(peer, message)
 
-    def _asked(self, peer: str, message: Message) -> None:
+    def _on_follower_message(self, peer: str, message: Message) -> None:
         client = self._clients.get(peer)
         if client is None:
-            self._asked_too_early(peer, message)
+            self._on_early_message(peer, message)
             return
         match message:
-            case Ask():
+            case Acquire():
                 client.ask(message)
-            case Drop():
-                client.drop(message)
+            case Cancel():
+                client.cancel(message)
             case Settle():
                 client.settle(message)
             case Release():
                 client.release(message)
 
-    def _asked_too_early(self, peer: str, message: Message) -> None:
+    def _on_early_message(self, peer: str, message: Message) -> None:
         attach = self._attached.get(peer)
         if isinstance(message, Release) and attach is not None and attach.in_flight.get(message.model, 0) > 0:
             attach.in_flight[message.model] -= 1
-        elif isinstance(message, Ask) and self._leader:
-            self._point_elsewhere(self._mesh.links[peer])
+        elif isinstance(message, Acquire) and self._leader:
+            self._redirect(self._membership.connections[peer])
 
-    def _answered(self, peer: str, message: Message) -> None:
+    def _on_leader_message(self, peer: str, message: Message) -> None:
         if peer != self._leader:
-            if isinstance(message, Welcome) and self._solo:
-                self._solo = False
+            if isinstance(message, Welcome) and self._is_solo:
+                self._is_solo = False
                 self._elect()
             return
         match message:
             case Welcome(history=history):
-                self._owes = False
-                self._told = None
+                self._has_unreported = False
+                self._baseline = None
                 self._last_leader = peer
                 replicate(self._limiter.counters, history, whole=True)
-                self._asker.welcomed()
+                self._follower.on_welcome()
                 self._changed.set()
-            case Copy(history=history, whole=whole) if self._asker.is_welcome:
+            case Copy(history=history, whole=whole) if self._follower.is_welcome:
                 replicate(self._limiter.counters, history, whole=whole)
             case Granted():
-                self._asker.granted(message)
+                self._follower.on_granted(message)
             case Rejected():
-                self._asker.rejected(message)
+                self._follower.on_rejected(message)
             case Queued():
-                self._asker.queued(message)
+                self._follower.on_queued(message)
 
-    # Who leads.
+    # Election.
 
     def _is_first(self) -> bool:
-        """Whether nobody that is connected outranks this pod."""
-        return self._solo or (self.generation, self.id) >= self._highest()
+        """Return True if no connected pod outranks this one."""
+        return self._is_solo or (self.generation, self.id) >= self._highest()
 
     def _highest(self) -> tuple[int, str]:
         return max(((generation, peer) for peer, generation in self._ranks.items()), default=(0, ""))
 
     def _is_complete(self) -> bool:
         if not self._is_first():
-            return self._asker.is_welcome
+            return self._follower.is_welcome
         return self._leads or all(peer in self._attached for peer in self._ranks)
 
     def _elect(self) -> None:
-        """Follow the highest rank, which may be this pod's own."""
+        """Follow the pod of the highest rank, or lead if it is this one."""
         self._changed.set()
         if not self.generation:
             return
         if self._is_first():
             if self._leader:
                 self._leave_leader()
-            if not self._leads and (self._last_leader or self._owes or self._solo):
+            if not self._leads and (self._last_leader or self._has_unreported or self._is_solo):
                 self._lead()
             elif not self._leads and self._is_complete():
                 self._conclude()
@@ -272,39 +272,39 @@ class Peers:
             self._attach_to(peer)
 
     def _attach_to(self, peer: str) -> None:
-        link = self._mesh.links[peer]
+        connection = self._membership.connections[peer]
         self._leader = peer
-        self._asker.switch(link)
+        self._follower.switch(connection)
         history = export(self._limiter.counters)
-        if self._owes and self._told is not None and peer == self._last_leader:
-            history = difference(history, self._told)
-        link.send(Attach(self._owes, self._last_leader, self._limiter.counters.in_flight(), history))
+        if self._has_unreported and self._baseline is not None and peer == self._last_leader:
+            history = difference(history, self._baseline)
+        connection.send(Attach(self._has_unreported, self._last_leader, self._limiter.counters.in_flight(), history))
 
     def _leave_leader(self) -> None:
-        link = self._mesh.links.get(self._leader)
-        if link is not None:
-            link.send(Detach())
+        connection = self._membership.connections.get(self._leader)
+        if connection is not None:
+            connection.send(Detach())
         self._leader = ""
-        self._asker.switch(None)
+        self._follower.switch(None)
 
     def _yield(self) -> None:
-        """Admit nothing by oneself any more."""
+        """Stop leading: admit nothing locally any more."""
         self._leads = False
         limiter = self._limiter
-        limiter.remote = self._asker
+        limiter.remote = self._follower
         waiting = limiter.queue.drain()
         for peer in list(self._clients):
             self._forget(peer)
         for waiter in waiting:
             if waiter.handler is limiter and not waiter.future.done():
-                self._asker.take_on(waiter)
+                self._follower.take_on(waiter)
 
     def _lead(self) -> None:
-        """Decide by oneself: with all that is known, for all that asked."""
+        """Lead, with all known counters, for all followers."""
         self._leads = True
-        if not self._owes:
-            self._told = export(self._limiter.counters)
-        self._owes = True
+        if not self._has_unreported:
+            self._baseline = export(self._limiter.counters)
+        self._has_unreported = True
         self._limiter.remote = None
         for window in self._limiter.counters.windows():
             window.reported_limit = window.limit
@@ -313,12 +313,12 @@ class Peers:
         self._unmerged.clear()
         for peer, attach in list(self._attached.items()):
             self._welcome(peer, attach)
-        self._asker.give_up()
-        self._tell_clients()
-        log.info("limits_decided_here", extra={"generation": self.generation, "clients": len(self._clients)})
+        self._follower.give_up()
+        self._schedule_replication()
+        log.info("limits_leader_elected", extra={"generation": self.generation, "clients": len(self._clients)})
 
     def _conclude(self) -> None:
-        """Begin to lead after the start, with the counters that were handed over."""
+        """Lead for the first time, with the counters that were handed over."""
         order = sorted(self._attached, key=lambda peer: (self._ranks.get(peer, 0), peer), reverse=True)
         begin(
             self._limiter.counters,
@@ -327,32 +327,32 @@ class Peers:
         )
         self._unmerged.clear()
         self._lead()
-        self._told = None
+        self._baseline = None
 
-    def _attach(self, peer: str, link: Link, message: Attach) -> None:
+    def _attach(self, peer: str, connection: PeerConnection, message: Attach) -> None:
         self._forget(peer)
         self._attached[peer] = message
-        if message.authority and self._leads:
+        if message.unreported and self._leads:
             merge(self._limiter.counters, message.history)
-        elif message.authority:
+        elif message.unreported:
             self._unmerged[peer] = message.history
         if self._leads:
             self._welcome(peer, message)
-            self._tell_clients()
+            self._schedule_replication()
         elif self.generation and self._is_first() and self._is_complete():
             self._conclude()
         elif self._leader:
-            self._point_elsewhere(link)
+            self._redirect(connection)
         self._changed.set()
 
-    def _point_elsewhere(self, link: Link) -> None:
-        leader = self._mesh.links[self._leader]
-        link.send(Elsewhere(leader.host, leader.port))
+    def _redirect(self, connection: PeerConnection) -> None:
+        leader = self._membership.connections[self._leader]
+        connection.send(Redirect(leader.host, leader.port))
 
     def _welcome(self, peer: str, attach: Attach) -> None:
-        link = self._mesh.links[peer]
-        self._clients[peer] = Client(self._limiter, link, attach)
-        link.send(Welcome(export(self._limiter.counters)))
+        connection = self._membership.connections[peer]
+        self._clients[peer] = FollowerSession(self._limiter, connection, attach)
+        connection.send(Welcome(export(self._limiter.counters)))
 
     def _forget(self, peer: str) -> None:
         self._attached.pop(peer, None)
@@ -361,29 +361,29 @@ class Peers:
         if client is not None:
             client.end()
 
-    def _silent(self) -> None:
-        """A question was not answered in time: nobody waits longer."""
+    def _on_leader_timeout(self) -> None:
+        """Lead in place of a leader that did not answer in time."""
         if self._leads:
             return
         log.warning("leader_silent", extra={"leader": self._leader})
-        self._solo = True
+        self._is_solo = True
         if self._leader:
             self._leave_leader()
         self._lead()
 
-    def _tell_clients(self) -> None:
+    def _schedule_replication(self) -> None:
         if self._push is None and self._clients and self._leads:
-            self._push = asyncio.get_running_loop().call_later(PUSH_S, self._tell_now)
+            self._push = asyncio.get_running_loop().call_later(PUSH_S, self._replicate_now)
 
-    def _tell_now(self) -> None:
+    def _replicate_now(self) -> None:
         self._push = None
         if not self._leads:
             return
-        copy = self._teller.copy()
+        copy = self._replicator.copy()
         if copy is not None:
             for client in self._clients.values():
-                client.link.send(copy)
-        self._tell_clients()
+                client.connection.send(copy)
+        self._schedule_replication()
 
 
 async def serve(limiter: Limiter, host: str, port: int, token: str, self_id: str) -> Peers:

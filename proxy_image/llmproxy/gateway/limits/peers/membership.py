@@ -1,7 +1,7 @@
-"""Who else is there: addresses to connections, one for each pod, made again when they are lost.
+"""Membership: one connection to each other pod of the proxy, opened again when it is lost.
 
-Knows nothing of limits or ranks. Two pods that connect to each other at one time keep the connection of the one with
-the higher id.
+It knows nothing of limits or ranks. Two pods that connect to each other at the same time keep the connection of the
+one with the higher id.
 """
 
 import asyncio
@@ -12,186 +12,186 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from llmproxy.gateway.limits.peers.connection import Link
+from llmproxy.gateway.limits.peers.connection import PeerConnection
 from llmproxy.gateway.limits.peers.messages import Hello, Message
 
 ROUND_S = 5.0
-"""How often names are looked up again and whoever is not connected is tried."""
+"""Interval of name lookups and of attempts to connect to pods without a connection."""
 RETRY_S = 0.25
-"""After a connection was lost, first; then twice as long each time, up to ROUND_S."""
+"""First delay after a lost connection; it doubles up to ROUND_S."""
 RESOLVE_S = 2.0
 CONNECT_S = 1.0
 MEET_S = 2.0
-"""A starting pod waits so long for the others' first word."""
+"""Longest wait of a starting pod for the hello of the others."""
 MAX_PEERS = 16
 log = logging.getLogger(__name__)
 
 Address = tuple[str, int]
 
 
-class Member(Protocol):
-    """Hears of other pods."""
+class PeerListener(Protocol):
+    """Callbacks for connections to other pods."""
 
     id: str
 
     def hello(self) -> Hello:
         """Return the first message to another pod."""
 
-    def met(self, peer: str, generation: int) -> None:
-        """It has said hello."""
+    def on_peer_connected(self, peer: str, generation: int) -> None:
+        """Handle the hello of a pod."""
 
-    def heard(self, peer: str, link: Link, message: Message) -> None:
-        """It has said something."""
+    def on_peer_message(self, peer: str, connection: PeerConnection, message: Message) -> None:
+        """Handle a message of a pod."""
 
-    def parted(self, peer: str, reason: str) -> None:
-        """It is gone."""
+    def on_peer_disconnected(self, peer: str, reason: str) -> None:
+        """Handle the loss of a pod."""
 
-    def round(self) -> None:
-        """All addresses were tried once more."""
+    def on_round(self) -> None:
+        """Handle the end of a round of attempts to connect."""
 
 
-class Mesh:
-    """All connections of a pod to others."""
+class PeerConnections:
+    """Connections of this pod to all others."""
 
-    def __init__(self, member: Member, clock: Callable[[], float], token: str) -> None:
-        self.links: dict[str, Link] = {}
-        """By the id of the other side; only those that have said hello."""
+    def __init__(self, member: PeerListener, clock: Callable[[], float], token: str) -> None:
+        self.connections: dict[str, PeerConnection] = {}
+        """By the peer's id; only connections with a hello."""
         self.token = token.encode()
         self.newest = 0
-        """The highest generation that anybody has heard of."""
+        """Highest generation known to any pod."""
         self.port = 0
         self._member = member
         self._clock = clock
         self._names: list[tuple[str, int]] = []
-        self._heard_of: set[Address] = set()
+        self._candidates: set[Address] = set()
         self._own: set[Address] = set()
-        self._ids: dict[Link, str] = {}
-        self._targets: dict[Link, Address] = {}
-        self._open: dict[Link, None] = {}
-        """Every connection, the oldest first."""
+        self._ids: dict[PeerConnection, str] = {}
+        self._targets: dict[PeerConnection, Address] = {}
+        self._open: dict[PeerConnection, None] = {}
+        """All connections, the oldest first."""
         self._server: asyncio.Server | None = None
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._has_lost = False
-        self._met = asyncio.Event()
+        self._handshake = asyncio.Event()
         self._ending = False
 
     async def listen(self, host: str, port: int) -> None:
-        """Take connections; raise OSError if that cannot be."""
+        """Accept connections; raise OSError if the port is taken."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._accepted, host, port, backlog=MAX_PEERS)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def join(self, addresses: Sequence[str], default_port: int) -> None:
-        """Meet everybody who can be met within some seconds, and go on trying in the background."""
+        """Connect to all reachable pods within MEET_S, and keep trying in the background."""
         self._names = [_split(address, default_port) for address in addresses]
         await self._try_all()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + MEET_S
-        while loop.time() < deadline and any(link not in self._ids for link in self._targets):
-            self._met.clear()
+        while loop.time() < deadline and any(connection not in self._ids for connection in self._targets):
+            self._handshake.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
-                    await self._met.wait()
+                    await self._handshake.wait()
         self._task = asyncio.create_task(self._keep_trying())
 
-    def known(self) -> list[Address]:
-        """Return where the others listen."""
-        return [(link.host, link.port) for link in self.links.values()]
+    def addresses(self) -> list[Address]:
+        """Return the addresses that the other pods listen on."""
+        return [(connection.host, connection.port) for connection in self.connections.values()]
 
     def broadcast(self, message: Message) -> None:
-        """Send to everybody."""
-        for link in self.links.values():
-            link.send(message)
+        """Send *message* to all pods."""
+        for connection in self.connections.values():
+            connection.send(message)
 
     def try_soon(self, host: str, port: int) -> None:
-        """There may be a pod at this address."""
-        if len(self._heard_of) < MAX_PEERS:
-            self._heard_of.add((host, port))
+        """Add an address to try in the next round, at once."""
+        if len(self._candidates) < MAX_PEERS:
+            self._candidates.add((host, port))
             self._wake.set()
 
     async def close(self, last: Message) -> None:
-        """Say *last* to everybody and close everything."""
+        """Send *last* to all pods and close all connections."""
         self._ending = True
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
         self.broadcast(last)
-        for link in list(self._open):
-            link.close("closing")
+        for connection in list(self._open):
+            connection.close("closing")
         if self._server is not None:
             self._server.close()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._server.wait_closed(), CONNECT_S)
 
-    # What links tell.
+    # Callbacks of connections.
 
-    def proved(self, link: Link) -> None:
-        """Say hello."""
-        link.send(self._member.hello())
+    def on_authenticated(self, connection: PeerConnection) -> None:
+        """Send the hello."""
+        connection.send(self._member.hello())
 
-    def received(self, link: Link, message: Message) -> None:
-        """Pass on what a pod says, once it has said who it is."""
+    def on_message(self, connection: PeerConnection, message: Message) -> None:
+        """Pass a message on, once its pod has sent a hello."""
         if isinstance(message, Hello):
-            self._hello(link, message)
+            self._hello(connection, message)
             return
-        peer = self._ids.get(link)
-        if peer is not None and self.links.get(peer) is link:
-            self._member.heard(peer, link, message)
+        peer = self._ids.get(connection)
+        if peer is not None and self.connections.get(peer) is connection:
+            self._member.on_peer_message(peer, connection, message)
 
-    def lost(self, link: Link, reason: str) -> None:
-        """Forget it, and try again soon."""
-        self._open.pop(link, None)
-        if not link.is_proved and not self._ending:
-            log.warning("peer_refused", extra={"host": link.host, "reason": reason})
-        self.part(link, reason)
+    def on_closed(self, connection: PeerConnection, reason: str) -> None:
+        """Drop a closed connection; the next round opens it again."""
+        self._open.pop(connection, None)
+        if not connection.is_authenticated and not self._ending:
+            log.warning("peer_refused", extra={"host": connection.host, "reason": reason})
+        self.disconnect(connection, reason)
 
-    def part(self, link: Link, reason: str) -> None:
-        """The pod behind *link* is gone, also if the connection is not closed yet."""
-        self._targets.pop(link, None)
-        peer = self._ids.pop(link, None)
-        self._met.set()
-        if peer is not None and self.links.get(peer) is link:
-            del self.links[peer]
+    def disconnect(self, connection: PeerConnection, reason: str) -> None:
+        """Drop the pod of *connection*, which may still be closing."""
+        self._targets.pop(connection, None)
+        peer = self._ids.pop(connection, None)
+        self._handshake.set()
+        if peer is not None and self.connections.get(peer) is connection:
+            del self.connections[peer]
             if not self._ending:
-                self._member.parted(peer, reason)
+                self._member.on_peer_disconnected(peer, reason)
                 self._has_lost = True
                 self._wake.set()
 
-    def _hello(self, link: Link, hello: Hello) -> None:
+    def _hello(self, connection: PeerConnection, hello: Hello) -> None:
         if hello.id == self._member.id:
-            target = self._targets.get(link)
+            target = self._targets.get(connection)
             if target is not None:
                 self._own.add(target)
-            link.close("this pod itself")
+            connection.close("this pod itself")
             return
-        before = self.links.get(hello.id)
-        if before is not None and before is not link and not self._is_better(link, before, hello.id):
-            link.close("connected already")
+        before = self.connections.get(hello.id)
+        if before is not None and before is not connection and not self._is_better(connection, before, hello.id):
+            connection.close("connected already")
             return
-        link.port = hello.port
-        self._ids[link] = hello.id
-        self.links[hello.id] = link
+        connection.port = hello.port
+        self._ids[connection] = hello.id
+        self.connections[hello.id] = connection
         self.newest = max(self.newest, hello.newest, hello.generation)
-        for host, port in hello.known[:MAX_PEERS]:
+        for host, port in hello.addresses[:MAX_PEERS]:
             self.try_soon(host, port)
-        if before is not None and before is not link:
+        if before is not None and before is not connection:
             before.close("connected twice")
-        self._met.set()
-        self._member.met(hello.id, hello.generation)
+        self._handshake.set()
+        self._member.on_peer_connected(hello.id, hello.generation)
 
-    def _is_better(self, link: Link, before: Link, peer: str) -> bool:
-        """Of two connections that one of the sides made, the newer; else that of the side with the higher id."""
-        return link.outgoing in {before.outgoing, self._member.id > peer}
+    def _is_better(self, connection: PeerConnection, before: PeerConnection, peer: str) -> bool:
+        """Return True for the newer of two that one side opened, else for that of the side with the higher id."""
+        return connection.outgoing in {before.outgoing, self._member.id > peer}
 
-    def _accepted(self) -> Link:
-        link = Link(self, self._clock, outgoing=False)
-        self._open[link] = None
+    def _accepted(self) -> PeerConnection:
+        connection = PeerConnection(self, self._clock, outgoing=False)
+        self._open[connection] = None
         if len(self._open) > 4 * MAX_PEERS:  # a stranger must not keep a pod of ours out
-            oldest = next(open_ for open_ in self._open if not open_.is_proved)
+            oldest = next(open_ for open_ in self._open if not open_.is_authenticated)
             asyncio.get_running_loop().call_soon(oldest.abort, "too many connections")
-        return link
+        return connection
 
     async def _keep_trying(self) -> None:
         pause_s = RETRY_S
@@ -211,28 +211,28 @@ class Mesh:
                 await self._try_all()
             except Exception:  # this task must outlive whatever a resolver or a socket throws
                 log.exception("peers_round_failed")
-            self._member.round()
+            self._member.on_round()
 
     async def _try_all(self) -> None:
-        found = await asyncio.gather(*(_resolve(host, port) for host, port in self._names))
-        addresses = {address for some in found for address in some} | self._heard_of
+        results = await asyncio.gather(*(_resolve(host, port) for host, port in self._names))
+        addresses = {address for some in results for address in some} | self._candidates
         addresses -= self._own
-        addresses -= set(self.known())
+        addresses -= set(self.addresses())
         addresses -= set(self._targets.values())
         await asyncio.gather(*(self._connect(address) for address in sorted(addresses)[:MAX_PEERS]))
 
     async def _connect(self, address: Address) -> None:
         loop = asyncio.get_running_loop()
-        link = Link(self, self._clock, outgoing=True)
-        self._open[link] = None
-        self._targets[link] = address
+        connection = PeerConnection(self, self._clock, outgoing=True)
+        self._open[connection] = None
+        self._targets[connection] = address
         try:
             async with asyncio.timeout(CONNECT_S):
-                await loop.create_connection(lambda: link, *address)
+                await loop.create_connection(lambda: connection, *address)
         except (OSError, TimeoutError):
-            self._open.pop(link, None)
-            self._targets.pop(link, None)
-            self._heard_of.discard(address)
+            self._open.pop(connection, None)
+            self._targets.pop(connection, None)
+            self._candidates.discard(address)
 
 
 def _split(address: str, default_port: int) -> Address:
@@ -246,8 +246,8 @@ async def _resolve(host: str, port: int) -> list[Address]:
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(RESOLVE_S):
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            results = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, TimeoutError, UnicodeError) as exc:
-        log.debug("peers_unknown", extra={"host": host, "reason": str(exc)})
+        log.debug("peers_lookup_failed", extra={"host": host, "reason": str(exc)})
         return []
-    return [(str(address[0]), port) for *_, address in found]
+    return [(str(address[0]), port) for *_, address in results]

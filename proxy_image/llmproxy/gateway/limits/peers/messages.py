@@ -1,7 +1,7 @@
-"""What gateways of one proxy say to each other about limits, and nothing else; `wire` carries it.
+"""Messages between the pods of one proxy about limits; `connection` carries them.
 
 A frame holds the sender's clock and a list of messages. Clocks of two pods are never compared, only their readings on
-one and the same side (see `wire.Link.earliest`).
+one and the same side (see `connection.PeerConnection.earliest`).
 """
 
 import msgspec
@@ -17,70 +17,70 @@ MAX_BATCH = 500
 
 
 class Hello(msgspec.Struct, array_like=True, tag="hello", frozen=True):
-    """First message on a connection, from both sides."""
+    """First message of a connection, from both sides."""
 
     id: str
-    """Another one for each start of a process."""
+    """Unique for each start of a process."""
     generation: int
-    """0 while it has not decided."""
+    """0 before the sender has a rank."""
     newest: int
-    """The highest generation it has heard of."""
+    """Highest generation known to the sender."""
     port: int
-    """Where it listens."""
-    known: list[tuple[str, int]]
-    """Addresses of the others that it is connected to."""
+    """Port that the sender listens on."""
+    addresses: list[tuple[str, int]]
+    """Addresses of its other peers."""
 
 
 class Rank(msgspec.Struct, array_like=True, tag="rank", frozen=True):
-    """The sender has decided: the highest (generation, id) of all that are connected is the authority."""
+    """Rank of the sender: the highest (generation, id) of all connected pods leads."""
 
     generation: int
 
 
 class Attach(msgspec.Struct, array_like=True, tag="attach", frozen=True):
-    """The sender admits nothing by itself from now on, and asks the receiver."""
+    """The sender follows the receiver and admits nothing locally from now on."""
 
-    authority: bool
-    """It admitted by itself until now: what it tells must be added. Otherwise it is a copy of what *leader* has."""
+    unreported: bool
+    """The history has local admissions, which must be merged. Otherwise it is a replica of *leader*'s."""
     leader: str
     in_flight: dict[str, int]
-    """Its calls by model; `""` for those of models that are not in its document."""
+    """Calls by model; `""` for models outside its document."""
     history: History
 
 
 class Welcome(msgspec.Struct, array_like=True, tag="welcome", frozen=True):
-    """The receiver's counters were taken over: it may ask."""
+    """The leader has merged the receiver's counters: it may acquire."""
 
     history: History
 
 
-class Elsewhere(msgspec.Struct, array_like=True, tag="elsewhere", frozen=True):
-    """Another pod decides."""
+class Redirect(msgspec.Struct, array_like=True, tag="redirect", frozen=True):
+    """Another pod leads: its address."""
 
     host: str
     port: int
 
 
-class Ask(msgspec.Struct, array_like=True, tag="ask", frozen=True):
-    """May this request be admitted?"""
+class Acquire(msgspec.Struct, array_like=True, tag="acquire", frozen=True):
+    """Request for one admission."""
 
     id: int
     model: str
     tokens: int
     wait_s: float
-    """How long it may stand in line; 0 for not at all."""
+    """Longest wait in the queue; 0 for none."""
     is_fallback: bool = False
     """See `ModelLimits`."""
 
 
-class Drop(msgspec.Struct, array_like=True, tag="drop", frozen=True):
-    """The caller of this request has left: answered with Rejected, unless Granted was sent before."""
+class Cancel(msgspec.Struct, array_like=True, tag="cancel", frozen=True):
+    """The caller has left. The answer is Rejected, unless Granted was sent before."""
 
     id: int
 
 
 class Granted(msgspec.Struct, array_like=True, tag="granted", frozen=True):
-    """It may, if it is used within *lease_s* of *at_s*, a reading of the asker's clock."""
+    """Admission, valid for *lease_s* from *at_s* by the follower's clock."""
 
     id: int
     epoch: str
@@ -90,20 +90,20 @@ class Granted(msgspec.Struct, array_like=True, tag="granted", frozen=True):
 
 
 class Rejected(msgspec.Struct, array_like=True, tag="rejected", frozen=True):
-    """It may not; without a rejection, its caller has left."""
+    """Refusal of an admission; without a rejection the caller has left."""
 
     id: int
     rejection: Rejection | None
 
 
 class Queued(msgspec.Struct, array_like=True, tag="queued", frozen=True):
-    """It stands in line."""
+    """The request waits in the leader's queue."""
 
     id: int
 
 
 class Settle(msgspec.Struct, array_like=True, tag="settle", frozen=True):
-    """What a granted request really used."""
+    """Actual use of a grant."""
 
     model: str
     epoch: str
@@ -111,18 +111,18 @@ class Settle(msgspec.Struct, array_like=True, tag="settle", frozen=True):
     charged: int
     tokens: int
     requests: int
-    """1 if the request itself is given back."""
+    """1 to return the request itself."""
     is_fallback: bool = False
 
 
 class Release(msgspec.Struct, array_like=True, tag="release", frozen=True):
-    """A call has ended."""
+    """End of a call."""
 
     model: str
 
 
 class Copy(msgspec.Struct, array_like=True, tag="copy", frozen=True):
-    """What the authority has counted lately, so that those who ask it could go on without it."""
+    """Replication: the leader's latest counters, with which a follower could lead."""
 
     history: History
     whole: bool
@@ -130,11 +130,11 @@ class Copy(msgspec.Struct, array_like=True, tag="copy", frozen=True):
 
 
 class Detach(msgspec.Struct, array_like=True, tag="detach", frozen=True):
-    """The sender asks another pod from now on."""
+    """The sender follows another pod from now on."""
 
 
-class Bye(msgspec.Struct, array_like=True, tag="bye", frozen=True):
-    """The sender ends."""
+class Goodbye(msgspec.Struct, array_like=True, tag="goodbye", frozen=True):
+    """The sender shuts down."""
 
 
 Message = (
@@ -142,9 +142,9 @@ Message = (
     | Rank
     | Attach
     | Welcome
-    | Elsewhere
-    | Ask
-    | Drop
+    | Redirect
+    | Acquire
+    | Cancel
     | Granted
     | Rejected
     | Queued
@@ -152,12 +152,12 @@ Message = (
     | Release
     | Copy
     | Detach
-    | Bye
+    | Goodbye
 )
 
 
 class Frame(msgspec.Struct, array_like=True, frozen=True):
-    """What is sent at once."""
+    """Unit of transmission."""
 
     clock_s: float
     messages: list[Message]
