@@ -6,6 +6,7 @@ SHELL := bash
 PYTHON ?= python3
 VENV   := .venv
 AGL    := .venv-agl
+SUPPLY := .venv-supply-chain
 BIN    := $(VENV)/bin
 SAY    := tests/tools/say
 COMPILE = $(BIN)/python proxy_image/compile_llmproxy.py
@@ -16,7 +17,7 @@ include tests/cluster/cluster.mk
 -include tests/bench/bench.mk
 -include examples/demo/demo.mk
 
-.PHONY: help venv venv-agl compiled lock check quick kustomize test test-unit test-integration chaos soak test-agl test-otlp test-long test-chart test-argocd test-e2e crds clean
+.PHONY: help venv venv-agl compiled lock check quick kustomize sbom audit release test test-unit test-integration chaos soak test-agl test-otlp test-long test-chart test-argocd test-e2e crds clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +32,10 @@ $(AGL)/.ready: requirements/agl.txt pyproject.toml
 
 venv: $(VENV)/.ready ## Python environment for operator, gateway, shipper, command line and tests
 venv-agl: $(AGL)/.ready ## Python environment for the translator and Agent-Lightning's store
+
+$(SUPPLY)/.ready: requirements/supply-chain.txt
+	@$(SAY) "Installing the tools for SBOM and audit in an environment of their own" \
+	  tests/tools/venv $(PYTHON) $(SUPPLY) requirements/supply-chain.txt
 
 compiled: venv ## The gateway's request path as extension modules, as in the image; without a C compiler it stays pure Python
 	@$(COMPILE) >/dev/null
@@ -47,6 +52,15 @@ kustomize: venv helm ## Write gitops/kustomize/operator.yaml anew from the chart
 
 quick: venv ## Linters and unit tests of the files that Git reports as touched: under 30 s
 	@$(BIN)/python tests/tools/quick.py
+
+sbom: $(SUPPLY)/.ready ## Python packages of each image as CycloneDX, in build/sbom
+	@tests/tools/sbom $(SUPPLY)
+
+audit: $(SUPPLY)/.ready ## Known vulnerabilities of the locked packages; exit code 3 where the data cannot be reached
+	@$(SUPPLY)/bin/python tests/tools/audit.py
+
+release: venv helm $(SUPPLY)/.ready ## Build what a release publishes, in build/release: images, chart, CRD, SBOM, sums; RELEASE_ARGS="--key FILE"
+	@LLMPROXY_E2E_HELM="$$($(CLUSTER) tool helm)" $(BIN)/python tests/tools/release.py --environment $(SUPPLY) $(RELEASE_ARGS)
 
 check: venv ## Format, lint, types and layers
 	@$(SAY) "ruff format" $(BIN)/ruff format --check .
@@ -95,4 +109,4 @@ test: ## Everything: lint, types, layers, unit, integration, chart, and e2e on a
 	@tests/tools/test-all
 
 clean: ## Remove environments, reports and caches of tools
-	rm -rf $(VENV) $(AGL) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(AGL) $(SUPPLY) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

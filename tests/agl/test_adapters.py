@@ -35,7 +35,7 @@ WEATHER = EchoToolCall("get_weather", '{"place": "Paris"}')
 
 def exchange(ident: str, said: Generation, request: Json, *, streamed: bool, token_ids: bool = True) -> Json:
     """Return the fields of a call that a vLLM answered so."""
-    head = shapes.ResponseHead(ident, 1, "phi-2", token_ids=token_ids, logprobs=True)
+    head = shapes.GenerationHead(ident, 1, "phi-2", token_ids=token_ids, logprobs=True)
     count = request.get("n", 1)
     body = {"model": "phi-2", "stream": streamed, **request}
     if streamed:
@@ -164,7 +164,7 @@ async def test_several_choices_are_one_result_with_all_of_them(road: Road, *, st
 async def test_the_older_completions_are_one_result(road: Road) -> None:
     ids = await road.rollout()
     said = text("once", " more")
-    head = shapes.ResponseHead("cmpl-1", 1, "phi-2", token_ids=True, logprobs=True)
+    head = shapes.GenerationHead("cmpl-1", 1, "phi-2", token_ids=True, logprobs=True)
     body = {"model": "phi-2", "prompt": "say once more"}
     response = json.dumps(shapes.completion(head, [(said, PROMPT)])).encode()
     await road.call(ids, route="completions", request=json.dumps(body).encode(), response=response)

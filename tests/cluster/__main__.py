@@ -122,6 +122,17 @@ def build_images(places: Places, words: list[str]) -> int:
     return 0
 
 
+def release(places: Places, words: list[str]) -> int:
+    """Build the product's images: VERSION [PLATFORM ...] [LABEL=VALUE ...]; print each with its archive."""
+    version, *more = words
+    labels = tuple(word for word in more if "=" in word)
+    platforms = [word for word in more if "=" not in word]
+    with alone(places):
+        for image, archive in images.release(places, labels, version, platforms or [""]).items():
+            print(image, archive)
+    return 0
+
+
 def _load(places: Places, made: dict[str, Path]) -> None:
     try:
         provider = providers.choose(places)
@@ -198,6 +209,7 @@ COMMANDS = {
     "up": up,
     "down": down,
     "status": status,
+    "release": release,
     "doctor": doctor,
     "build": build_programs,
     "prepare": prepare,

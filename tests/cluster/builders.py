@@ -32,7 +32,9 @@ class Recipe:
     compiler: str | None = None
     """The base that it is compiled on, if that is another."""
     labels: tuple[str, ...] = ()
-    """SOURCE=... and REVISION=... of a release."""
+    """VERSION=..., REVISION=... and SOURCE=... of a release."""
+    platform: str = ""
+    """As `linux/arm64`; empty for this machine's."""
 
     def words(self) -> list[str]:
         """The part of the command line that all builders share."""
@@ -40,13 +42,22 @@ class Recipe:
         base = ["--build-arg", f"BASE={self.base}"] if self.base else []
         compiler = ["--build-arg", f"COMPILER_BASE={self.compiler}"] if self.compiler else []
         labels = [word for pair in self.labels for word in ("--build-arg", pair)]
-        return ["--file", str(self.file), "--tag", self.image, *target, *base, *compiler, *labels]
+        platform = ["--platform", self.platform] if self.platform else []
+        return ["--file", str(self.file), "--tag", self.image, *target, *base, *compiler, *labels, *platform]
 
     def key(self, builder: str) -> str:
         """Changes whenever the image would."""
         digest = hashlib.sha256(
             "\0".join(
-                [builder, self.image, self.target or "", self.base or "", self.compiler or "", *self.labels]
+                [
+                    builder,
+                    self.image,
+                    self.target or "",
+                    self.base or "",
+                    self.compiler or "",
+                    *self.labels,
+                    self.platform,
+                ]
             ).encode()
         )
         for path in [self.file, *(file for name in self.inputs for file in _files(self.context / name))]:

@@ -87,6 +87,23 @@ def build(places: Places, names: list[str]) -> dict[str, Path]:
         return {recipe.image: _build(places, builder, recipe, base) for recipe in chosen}
 
 
+def release(places: Places, labels: tuple[str, ...], version: str, platforms: Sequence[str]) -> dict[str, Path]:
+    """Build the product's two images as *version*; return an archive for each by its name and platform.
+
+    An empty platform is this machine's. Another one needs a base of its kind from a registry, and an emulator.
+    """
+    archives = {}
+    with best(places) as builder:
+        for platform in platforms:
+            base = (os.environ.get("BASE") or DEFAULT_BASE) if platform else _base(places, builder)
+            for name in ("operator", "proxy"):
+                image = f"{RECIPES[name].image.rpartition(':')[0]}:{version}{'-' * bool(platform)}{platform[6:]}"
+                compiler = _compiler_base(places, builder, base) if name == "proxy" and not platform else None
+                recipe = replace(RECIPES[name], image=image, labels=labels, platform=platform, compiler=compiler)
+                archives[image] = _build(places, builder, recipe, base)
+    return archives
+
+
 def _store(places: Places) -> Recipe:
     folder = store.folder(places)
     return Recipe("localhost/llmproxy-limits-store:dev", folder / "store.Dockerfile", folder, ("root",))

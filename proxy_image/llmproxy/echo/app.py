@@ -159,11 +159,11 @@ class Echo:
             raise BadBodyError(f"model {model!r} is not served here; there is {', '.join(self._models)}", "model")
         return request
 
-    def _head(self, endpoint: str, request: Json) -> shapes.ResponseHead:
+    def _head(self, endpoint: str, request: Json) -> shapes.GenerationHead:
         self._next += 1
         prefix = {"chat/completions": "chatcmpl", "completions": "cmpl", "responses": "resp"}.get(endpoint, "embd")
         logprobs = request.get("logprobs")
-        return shapes.ResponseHead(
+        return shapes.GenerationHead(
             id=f"{prefix}-echo-{self._started_s}-{self._next}",
             created_s=int(time.time()),
             model=request["model"],
@@ -179,7 +179,7 @@ class _ModelCall:
     endpoint: str
     request: Json
     behaviour: Behaviour
-    head: shapes.ResponseHead
+    head: shapes.GenerationHead
     send: Send
     receive: Receive
     _disconnected: "asyncio.Future[None] | None" = None

@@ -8,7 +8,7 @@ from typing import Any
 
 from llmproxy.echo import tokens
 from llmproxy.echo.generation import BadBodyError, Generation
-from llmproxy.echo.shapes import Json, ResponseHead, call_id
+from llmproxy.echo.shapes import GenerationHead, Json, call_id
 from llmproxy.protocols.normalize import responses as chat
 
 _REPEATED = ("instructions", "max_output_tokens", "metadata", "previous_response_id", "reasoning", "temperature")
@@ -28,7 +28,7 @@ def as_chat(body: Json) -> Json:
     return {**chat.request(body), "max_tokens": limit, "responses": body}
 
 
-def whole(head: ResponseHead, request: Json, generation: Generation, prompt: int) -> Json:
+def whole(head: GenerationHead, request: Json, generation: Generation, prompt: int) -> Json:
     """Return a whole response."""
     items = [item for item, _ in _items(head, generation)]
     generated = len(generation.generated)
@@ -47,7 +47,7 @@ def whole(head: ResponseHead, request: Json, generation: Generation, prompt: int
     }
 
 
-def events(head: ResponseHead, request: Json, generation: Generation, prompt: int) -> Iterator[Json]:
+def events(head: GenerationHead, request: Json, generation: Generation, prompt: int) -> Iterator[Json]:
     """Yield the events of a streamed response, numbered."""
     started = {**_outer(head, request, "in_progress"), "incomplete_details": None, "output": [], "usage": None}
     events: list[Json] = [{"type": f"response.{what}", "response": started} for what in ("created", "in_progress")]
@@ -58,7 +58,7 @@ def events(head: ResponseHead, request: Json, generation: Generation, prompt: in
     yield from ({**event, "sequence_number": number} for number, event in enumerate(events))
 
 
-def _outer(head: ResponseHead, request: Json, status: str) -> Json:
+def _outer(head: GenerationHead, request: Json, status: str) -> Json:
     body = request["responses"]
     return {
         "id": head.id,
@@ -74,7 +74,7 @@ def _outer(head: ResponseHead, request: Json, status: str) -> Json:
     }
 
 
-def _items(head: ResponseHead, generation: Generation) -> Iterator[tuple[Json, list[str]]]:
+def _items(head: GenerationHead, generation: Generation) -> Iterator[tuple[Json, list[str]]]:
     """Yield each item of an answer and the pieces that it is made of."""
     if generation.thought:
         content = [{"type": "reasoning_text", "text": "".join(generation.thought)}]

@@ -19,7 +19,7 @@ DIMENSIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class ResponseHead:
+class GenerationHead:
     """Fields that every part of one response repeats."""
 
     id: str
@@ -46,7 +46,7 @@ def usage(prompt: int, completion: int) -> Json:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def chat(head: ResponseHead, generation: Generation, prompt: list[int], count: int) -> Json:
+def chat(head: GenerationHead, generation: Generation, prompt: list[int], count: int) -> Json:
     """Return a whole chat completion."""
     message: Json = {"role": "assistant", "content": None if generation.tool_calls else generation.text}
     if generation.thought:
@@ -68,7 +68,7 @@ def chat(head: ResponseHead, generation: Generation, prompt: list[int], count: i
     return head.of("chat.completion", choices, usage=usage(len(prompt), count * len(pieces)), **more)
 
 
-def chat_chunks(head: ResponseHead, generation: Generation, prompt: list[int], count: int) -> Iterator[Json]:
+def chat_chunks(head: GenerationHead, generation: Generation, prompt: list[int], count: int) -> Iterator[Json]:
     """Yield the chunks of a chat completion: the role, a piece each, the end."""
     for i in range(count):
         opening = _chunk(head, i, {"role": "assistant", "content": ""}, [])
@@ -98,7 +98,7 @@ def _deltas(generation: Generation) -> Iterator[tuple[Json, list[str]]]:
     yield from (({"content": piece}, [piece]) for piece in generation.pieces)
 
 
-def completion(head: ResponseHead, answers: list[tuple[Generation, list[int]]]) -> Json:
+def completion(head: GenerationHead, answers: list[tuple[Generation, list[int]]]) -> Json:
     """Return a whole completion of the older API, a choice for each prompt."""
     choices = []
     for i, (generation, prompt) in enumerate(answers):
@@ -112,7 +112,7 @@ def completion(head: ResponseHead, answers: list[tuple[Generation, list[int]]]) 
     return head.of("text_completion", choices, usage=totals)
 
 
-def completion_chunks(head: ResponseHead, answers: list[tuple[Generation, list[int]]]) -> Iterator[Json]:
+def completion_chunks(head: GenerationHead, answers: list[tuple[Generation, list[int]]]) -> Iterator[Json]:
     """Yield the chunks of completions of the older API."""
     for i, (generation, prompt) in enumerate(answers):
         pieces = generation.generated
@@ -159,7 +159,9 @@ def _tool_call(number: int, call: EchoToolCall) -> Json:
     }
 
 
-def _chunk(head: ResponseHead, index: int, delta: Json, pieces: list[str], *, finish_reason: str | None = None) -> Json:
+def _chunk(
+    head: GenerationHead, index: int, delta: Json, pieces: list[str], *, finish_reason: str | None = None
+) -> Json:
     choice: Json = {"index": index, "delta": delta, "logprobs": _chat_logprobs(head, pieces) if pieces else None}
     choice["finish_reason"] = finish_reason
     if head.token_ids and pieces:
@@ -167,7 +169,7 @@ def _chunk(head: ResponseHead, index: int, delta: Json, pieces: list[str], *, fi
     return head.of("chat.completion.chunk", [choice])
 
 
-def _chat_logprobs(head: ResponseHead, pieces: list[str]) -> Json | None:
+def _chat_logprobs(head: GenerationHead, pieces: list[str]) -> Json | None:
     if not head.logprobs:
         return None
     return {
@@ -177,7 +179,7 @@ def _chat_logprobs(head: ResponseHead, pieces: list[str]) -> Json | None:
     }
 
 
-def _text_logprobs(head: ResponseHead, pieces: list[str]) -> Json | None:
+def _text_logprobs(head: GenerationHead, pieces: list[str]) -> Json | None:
     if not head.logprobs:
         return None
     offsets, at = [], 0

@@ -76,7 +76,7 @@ class Transport(httpx.AsyncBaseTransport):  # type: ignore[misc]  # httpx is in 
         if response.status_code >= _BAD_REQUEST:
             trace.error_body = await _read(response)
             return httpx.Response(response.status_code, headers=headers, content=trace.error_body)
-        return httpx.Response(response.status_code, headers=headers, stream=_Body(response, trace))
+        return httpx.Response(response.status_code, headers=headers, stream=_EscapedBody(response, trace))
 
     async def aclose(self) -> None:
         """Stay open: litellm closes clients of its own that share this transport."""
@@ -86,7 +86,7 @@ class Transport(httpx.AsyncBaseTransport):  # type: ignore[misc]  # httpx is in 
         await self._inner.aclose()
 
 
-class _Body(httpx.AsyncByteStream):  # type: ignore[misc]  # as above
+class _EscapedBody(httpx.AsyncByteStream):  # type: ignore[misc]  # as above
     """The body of an answer, decoded; text is escaped."""
 
     def __init__(self, response: httpx.Response, trace: UpstreamTrace) -> None:

@@ -29,7 +29,7 @@ def sse(chunks: list[Json], end: str = "\n") -> bytes:
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("said", ANSWERS)
 def test_a_stream_says_what_the_plain_answer_says(said: Generation, count: int) -> None:
-    head = shapes.ResponseHead("chatcmpl-1", 7, "phi", token_ids=True, logprobs=True)
+    head = shapes.GenerationHead("chatcmpl-1", 7, "phi", token_ids=True, logprobs=True)
     usage = head.of("chat.completion.chunk", [], usage=shapes.usage(2, count * len(said.generated)))
     body = sse([*shapes.chat_chunks(head, said, PROMPT, count), usage])
     plain = json.loads(json.dumps(shapes.chat(head, said, PROMPT, count)))
@@ -37,7 +37,7 @@ def test_a_stream_says_what_the_plain_answer_says(said: Generation, count: int) 
 
 
 def test_a_stream_of_the_older_completions_says_what_the_plain_answer_says() -> None:
-    head = shapes.ResponseHead("cmpl-1", 7, "phi", token_ids=True, logprobs=True)
+    head = shapes.GenerationHead("cmpl-1", 7, "phi", token_ids=True, logprobs=True)
     said = Generation(["a", " b", " c"], [], "stop")
     chunks = [*shapes.completion_chunks(head, [(said, PROMPT)])]
     chunks.append(head.of("text_completion", [], usage=shapes.usage(2, len(said.generated))))
