@@ -74,6 +74,7 @@ def _columns() -> list[dict[str, Any]]:
         column("Models", ".status.models"),
         column("Endpoint", ".status.endpoint"),
         column("RPM", ".status.limits.rpm", "integer", priority=1),
+        column("Image", ".status.image", priority=1),
         column("Age", ".metadata.creationTimestamp", "date"),
     ]
 

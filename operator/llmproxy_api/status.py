@@ -75,5 +75,7 @@ class Status(ApiModel):
     """Label selector of the pods, for the scale subresource."""
     config_hash: Annotated[str, Field(max_length=64)] | None = None
     """Hash of the configuration and of the contents of its Secrets; pods have it as an annotation."""
+    image: Annotated[str, Field(max_length=1024)] | None = None
+    """Image of the pods in force; while pods roll, the previous one. An upgrade of the operator does not change it."""
     limits: EffectiveLimits | None = None
     """The limits of the proxy that are in force."""

@@ -69,6 +69,8 @@ class Observation:
     """Problem of an object beside the pods; a problem of the pods comes first."""
     store: Rollout | None = None
     """Rollout of the proxy's own store of shared limits; None: it has none, or it was not read."""
+    image: str | None = None
+    """Image of the gateway in the desired template."""
     paused: bool = False
     note: str = ""
     """Message of the condition Paused."""
@@ -197,6 +199,7 @@ def status(observation: Observation, before: Mapping[str, Any], *, now: str) -> 
         "configHash": observation.config_hash or before.get("configHash"),
         "models": before.get("models"),
         "limits": before.get("limits"),
+        "image": before.get("image"),
     }
     if proxy is not None:
         name = proxy.metadata.name
@@ -205,6 +208,7 @@ def status(observation: Observation, before: Mapping[str, Any], *, now: str) -> 
         if observation.problem is None and rollout.complete:  # while pods roll, the previous values are in force
             fields["models"] = [model.name for model in proxy.spec.models]
             fields["limits"] = _limits(proxy)
+            fields["image"] = observation.image
     else:
         fields["endpoint"], fields["selector"] = before.get("endpoint"), before.get("selector")
     if fields["limits"] and fields["limits"]["mode"] == "Managed" and observation.store is not None:

@@ -126,7 +126,13 @@ async def _work(settings: Settings, cluster: ApiServer, connection: ConnectionIn
         children=settings.children,
     )
     dependencies = Dependencies(
-        inputs, settings.policy, time.monotonic, _now, lambda: secrets.token_hex(32), event_filter.expect
+        inputs,
+        settings.policy,
+        time.monotonic,
+        _now,
+        lambda: secrets.token_hex(32),
+        on_image=health.metrics.set_image,
+        before_status_write=event_filter.expect,
     )
     recorder = EventRecorder(cluster, instance=settings.pod_name, now=_now)
     reconciler = Reconciler(CachedCluster(cluster, cache), dependencies, secrets=secret_watch, recorder=recorder)

@@ -1,6 +1,6 @@
 """Prometheus metrics of the operator. Every name of ours begins with llmproxy_operator_."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -37,6 +37,10 @@ class Metrics:
             ["watched_namespace"],
             registry=self._registry,
         )
+        self._proxies = Gauge(
+            "llmproxy_operator_proxies", "LLMProxies by the image of their pods", ["image"], registry=self._registry
+        )
+        self._images: dict[Hashable, str] = {}
         for result in ("success", "error"):
             self._reconciles.labels(result)  # so that a rate is there from the start
 
@@ -57,6 +61,18 @@ class Metrics:
     def set_watched(self, namespace: str, *, up: bool) -> None:
         """Set whether the LLMProxies of a namespace are watched."""
         self._watched.labels(namespace).set(1 if up else 0)
+
+    def set_image(self, key: Hashable, image: str | None) -> None:
+        """Set the image of the pods of one proxy, None if it has none or is gone."""
+        old = self._images.pop(key, None)
+        if image is not None:
+            self._images[key] = image
+        for name in {old, image} - {None}:
+            count = sum(1 for value in self._images.values() if value == name)
+            if count:
+                self._proxies.labels(name).set(count)
+            else:
+                self._proxies.remove(name)
 
     def watch_queue(self, depth: Callable[[], float], oldest_s: Callable[[], float]) -> None:
         """Read the queue with each scrape."""

@@ -79,6 +79,8 @@ class Dependencies:
     now: Callable[[], datetime]
     token: Callable[[], str]
     """Return a new random token for the pods of one proxy."""
+    on_image: Callable[[Key, str | None], None] = lambda _key, _image: None
+    """Called with the image in force of each proxy, with None if the proxy is gone."""
     before_status_write: Callable[[Key, dict[str, Any]], None] = lambda _key, _status: None
     """Called with each status before it is written, so that its echo wakes nobody."""
 
@@ -100,6 +102,7 @@ class Reconciler:
         """Reconcile once; return the delay of the next reconcile in seconds, None if the proxy is gone."""
         raw = await self._cluster.get(Ref(API_VERSION, KIND, key.namespace, key.name))
         if raw is None or raw["metadata"].get("deletionTimestamp"):
+            self._dependencies.on_image(key, None)
             self._forget(key)  # owner references take the children along
             return None
         if reporting.is_paused(_annotations(raw)):
@@ -188,19 +191,13 @@ class Reconciler:
         if last is not None and (peers is None or control is None):
             return await self._not_applied(raw, proxy, None)  # a new token is a change of the pods
         pods = last or revision(proxy, self._inputs(proxy, credentials, token), revisions)
-        options = self._dependencies.inputs.children
-        rendered = await self._with_pod_owners(key, render(proxy, pods, options))
-        rendered = tuple(inherit(item, raw["metadata"], options) for item in rendered)
+        rendered = await self._rendered(key, raw, proxy, pods)
         secondary = await self._unserved_kind(rendered)
         if secondary is not None:
             rendered = tuple(item for item in rendered if item["kind"] != monitoring.KIND)
         own = (
-            Child(inherit(peers_secret(proxy, token), raw["metadata"], options), peers, ownership_of(peers, proxy)),
-            Child(
-                inherit(control_secret(proxy, control_token), raw["metadata"], options),
-                control,
-                ownership_of(control, proxy),
-            ),
+            Child(self._inherit(peers_secret(proxy, token), raw), peers, ownership_of(peers, proxy)),
+            Child(self._inherit(control_secret(proxy, control_token), raw), control, ownership_of(control, proxy)),
         )
         children = [*own, *await self._children(proxy, rendered)]
         contents = [*credentials.contents, token, store.password(token), control_token]
@@ -221,16 +218,26 @@ class Reconciler:
             problem = reporting.store_problem(store_progress, proxy.metadata.generation, reporting.reported(raw))
             secondary = problem or secondary
         return Observation(
-            proxy.metadata.generation, proxy, pods.config_hash, progress, secondary=secondary, store=store_progress
+            proxy.metadata.generation,
+            proxy,
+            pods.config_hash,
+            progress,
+            secondary=secondary,
+            store=store_progress,
+            image=pods.image,
         )
 
-    async def _with_pod_owners(self, key: Key, rendered: Sequence[Manifest]) -> tuple[Manifest, ...]:
-        """Return *rendered*, with a policy that outlives the pods."""
+    async def _rendered(self, key: Key, raw: Manifest, proxy: LLMProxy, pods: Revision) -> tuple[Manifest, ...]:
+        """Return the desired children, with inherited keys and a policy that outlives the pods."""
+        rendered = render(proxy, pods, self._dependencies.inputs.children)
         policy = Ref("networking.k8s.io/v1", "NetworkPolicy", key.namespace, names.policy(key.name))
-        if not any(ref(item) == policy for item in rendered):
-            return tuple(rendered)
-        pods = await self._cluster.list("v1", "Pod", key.namespace, names.selector_labels(key.name))
-        return tuple(with_pod_owners(item, pods) if ref(item) == policy else item for item in rendered)
+        if any(ref(item) == policy for item in rendered):
+            live = await self._cluster.list("v1", "Pod", key.namespace, names.selector_labels(key.name))
+            rendered = tuple(with_pod_owners(item, live) if ref(item) == policy else item for item in rendered)
+        return tuple(self._inherit(item, raw) for item in rendered)
+
+    def _inherit(self, child: Manifest, raw: Manifest) -> Manifest:
+        return inherit(child, raw["metadata"], self._dependencies.inputs.children)
 
     async def _own_secret(self, proxy: LLMProxy, name: str, field: str) -> tuple[Manifest | None, str]:
         """Return a Secret of the proxy's own and its token, a new one if there is none.
@@ -379,6 +386,7 @@ class Reconciler:
         before = reporting.reported(raw)
         now = self._dependencies.now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         status = reporting.status(observation, before, now=now)
+        self._dependencies.on_image(key, status.get("image"))
         if reporting.same(status, before):
             return raw
         metadata = {name: raw["metadata"][name] for name in ("name", "namespace", "uid")}

@@ -47,6 +47,12 @@ class Revision:
         annotations: dict[str, str] = self.template["metadata"]["annotations"]
         return annotations[names.ANNOTATION_CONFIG_HASH]
 
+    @property
+    def image(self) -> str:
+        """Image of the gateway."""
+        [container] = self.template["spec"]["containers"]
+        return str(container["image"])
+
 
 def revision(proxy: LLMProxy, inputs: Inputs, revisions: Iterable[Manifest] = ()) -> Revision:
     """Return the revision for the pods of *proxy*: the newest of *revisions*, if the proxy is unchanged since."""

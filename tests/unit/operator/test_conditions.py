@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +196,11 @@ def test_the_default_of_the_api_server_is_no_status_of_an_operator() -> None:
     assert reported({"status": {"observedGeneration": -1}}) == {}
     assert reported({"status": {"observedGeneration": 1, "replicas": 2}}) == {"observedGeneration": 1, "replicas": 2}
     assert reported({}) == {}
+
+
+def test_the_image_in_force_is_that_of_before_while_pods_roll() -> None:
+    before = status(replace(a_view(), image="img:1"), {}, now=NOW)
+    rolling = status(replace(a_view(ROLLING), image="img:2"), before, now=NOW)
+    done = status(replace(a_view(), image="img:2"), rolling, now=NOW)
+
+    assert [item["image"] for item in (before, rolling, done)] == ["img:1", "img:1", "img:2"]

@@ -41,3 +41,12 @@ async def test_it_listens_on_ipv6_and_ipv4() -> None:
         for host in ("127.0.0.1", "[::1]"):
             async with session.get(f"http://{host}:{port}/healthz") as answer:
                 assert answer.status == 200
+
+
+def test_proxies_are_counted_by_image() -> None:
+    metrics = Metrics()
+    for name, image in (("a", "img:1"), ("b", "img:1"), ("c", None), ("b", "img:2"), ("d", "img:3"), ("d", None)):
+        metrics.set_image(name, image)
+
+    samples = [line for line in metrics.text().decode().splitlines() if line.startswith("llmproxy_operator_proxies{")]
+    assert samples == ['llmproxy_operator_proxies{image="img:1"} 1.0', 'llmproxy_operator_proxies{image="img:2"} 1.0']
