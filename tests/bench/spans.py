@@ -37,6 +37,7 @@ import procs
 import spanrig
 from cluster.errors import ClusterError
 from llmproxy import shipping_protocol
+from llmproxy.gateway.http.exchange import ByteBudget
 from llmproxy.gateway.shipping.shipper_client import ShipperClient
 from llmproxy.shipper.spans.agent_lightning import AgentLightningEncoder
 from llmproxy.shipper.spool.records import SpoolRecord
@@ -241,7 +242,7 @@ async def hand_over(folder: Path, total: int) -> dict[str, Any]:
     values = [getattr(like, name) for name in like.__struct_fields__[1:]]
     with spanrig.shipper(folder, store) as shipper:
         assert shipper.process is not None
-        handover = ShipperClient(folder / "shipper.sock")
+        handover = ShipperClient(folder / "shipper.sock", ByteBudget(1 << 30))
         await spanrig.until(lambda: handover.connected)
         used, began = time.process_time(), time.perf_counter()
         for start in range(0, total, 50):

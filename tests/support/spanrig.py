@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import procs
 from llmproxy import shipping_protocol
 from llmproxy.contract import Deployment, Document, Model, Proxy, Spans
+from llmproxy.gateway.http.exchange import ByteBudget
 from llmproxy.gateway.shipping.shipper_client import ShipperClient
 
 STORE = str(procs.ROOT / "tests/fakes/store.py")
@@ -245,7 +246,7 @@ class Gateway:
     """The gateway's end: says what began and what ended, and remembers."""
 
     def __init__(self, run_dir: Path) -> None:
-        self.handover = ShipperClient(run_dir / "shipper.sock")
+        self.handover = ShipperClient(run_dir / "shipper.sock", ByteBudget(1 << 30))
         self.sent: dict[int, shipping_protocol.CallRecord] = {}
 
     async def connected(self) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import uvloop
 
 from llmproxy import contract, logs
-from llmproxy.gateway.admin.uvicorn_server import listen
+from llmproxy.gateway.admin.server import listen
 from llmproxy.gateway.process import Gateway, Settings
 
 log = logging.getLogger("llmproxy.gateway")

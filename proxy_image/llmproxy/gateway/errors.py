@@ -8,13 +8,16 @@ the client must change something
   MethodError        405    the method
   SlowRequestError   408    the time of the request
   TooLargeError      413    the size
+  MediaTypeError     415    the content coding
   HeadTooLargeError  431    the size of the head
+  VersionError       505    the version of HTTP
   RejectedError      429    a limit: the client must wait
   PausedError        429    a pause of this pod: the client must wait
 the client may try again
   UpstreamError      502    the model server failed or could not be reached
   UpstreamTimeoutError 504  the model server did not answer in time
   BusyError          503    this pod has no room for a connection
+  OverloadedError    503    this pod has no memory for a request
   DrainingError      503    this pod is ending
 """
 
@@ -109,6 +112,22 @@ class HeadTooLargeError(CallError):
     code = "headers_too_large"
 
 
+class MediaTypeError(CallError):
+    """415: the body has a content coding that this gateway does not decode."""
+
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_content_encoding"
+
+
+class VersionError(CallError):
+    """505: neither HTTP/1.1 nor HTTP/1.0."""
+
+    status = 505
+    type = "invalid_request_error"
+    code = "http_version_not_supported"
+
+
 class RejectedError(CallError):
     """429: a limit of this proxy, not of the model server; never retried by the gateway."""
 
@@ -147,6 +166,21 @@ class BusyError(CallError):
     status = 503
     type = "service_unavailable"
     code = "too_many_connections"
+
+
+class OverloadedError(CallError):
+    """503: requests and responses take all the memory that this pod has for them."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "out_of_memory"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the requests in flight take all the memory of this gateway: try again later, send less at a time, "
+            "or raise the pod's memory limit",
+            headers=retry_after(1.0),
+        )
 
 
 class DrainingError(CallError):

@@ -25,17 +25,25 @@ from prometheus_client.registry import Collector
 from llmproxy.contract import ContractError, Document, Model
 from llmproxy.gateway.adapters.registry import serving
 from llmproxy.gateway.admin.api import Readiness, admin_app
-from llmproxy.gateway.admin.collectors import LimitsCollector, PauseCollector, ShipperCollector, UpstreamCollector
-from llmproxy.gateway.admin.control_api import control_app
-from llmproxy.gateway.admin.uvicorn_server import BACKLOG, UvicornServer
+from llmproxy.gateway.admin.collectors import (
+    LimitsCollector,
+    MemoryCollector,
+    PauseCollector,
+    ShipperCollector,
+    UpstreamCollector,
+)
+from llmproxy.gateway.admin.control_api import TokenAuth, control_app
+from llmproxy.gateway.admin.server import BACKLOG, AppServer
 from llmproxy.gateway.api_keys import ApiKeys
 from llmproxy.gateway.http import server as http_server
+from llmproxy.gateway.http.exchange import ByteBudget
 from llmproxy.gateway.http.routing import ENDPOINTS
 from llmproxy.gateway.limits import Limiter
 from llmproxy.gateway.limits.peers import election
 from llmproxy.gateway.limits.snapshot import Snapshot
 from llmproxy.gateway.limits.store.lease_limiter import LeaseLimiter
 from llmproxy.gateway.limits.store.redis_client import channel_from_environment
+from llmproxy.gateway.memory import byte_budget
 from llmproxy.gateway.metrics import RequestCollector, RequestStats
 from llmproxy.gateway.requests.app import App
 from llmproxy.gateway.requests.context import Dependencies
@@ -52,6 +60,10 @@ LINGER_S = 1.0
 """Idle connections stay open so long while draining: a request in transit on one is answered."""
 HANDOVER_S = 5.0
 """Longest wait at the end for the shipper to have the last records on disk."""
+ADMIN_CONNECTIONS = 32
+CONTROL_CONNECTIONS = 16
+OTHER_FILES = 320
+"""Descriptors for the other ports with their refused connections, for peers, the store, the shipper and files."""
 MAX_CONNECTIONS = 20_000
 """Of clients; a waiting stream costs about 20 KB."""
 GC_OBJECTS = 20_000
@@ -89,9 +101,10 @@ class Gateway:
         self._settings = settings
         self._pools = Pools()
         self._limiter = Limiter(document)
+        self._budget = ByteBudget(byte_budget())
         self._balancers = {m.name: self._balancer(m) for m in document.models}
         spans = document.spans is not None
-        self._shipper = ShipperClient(settings.run_dir / SHIPPER_SOCKET) if spans else None
+        self._shipper = ShipperClient(settings.run_dir / SHIPPER_SOCKET, self._budget) if spans else None
         self._stats = RequestStats()
         self._pause = Pause()
         self._api_keys = _api_keys(settings)
@@ -109,13 +122,23 @@ class Gateway:
                 limiter=self._limiter,
                 shipper=self._shipper,
                 stats=self._stats,
+                budget=self._budget,
                 pause=self._pause,
                 api_keys=self._api_keys,
             )
         )
-        self._server = http_server.HttpServer(app.handle, app.error_body, max_connections=max_connections())
+        self._server = http_server.HttpServer(
+            app.handle,
+            app.error_body,
+            max_connections=max_connections(),
+            budget=self._budget,
+            check_head=app.check_head,
+        )
         sidecar_metrics = partial(shipper_metrics, settings.run_dir) if spans else None
-        self._admin = UvicornServer(admin_app(self._readiness, self._collectors(), sidecar_metrics, self._limits))
+        self._admin = AppServer(
+            admin_app(self._readiness, self._collectors(), sidecar_metrics, self._limits),
+            max_connections=ADMIN_CONNECTIONS,
+        )
         self._control = self._control_server()
         self._shared = _shared(settings, self._limiter)
         self._snapshot = None if self._shared else Snapshot(self._limiter, settings.run_dir / SNAPSHOT)
@@ -130,43 +153,45 @@ class Gateway:
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        admin = asyncio.create_task(self._admin.serve(sockets=[self._settings.admin_listener]))
-        tasks = self._background_tasks()
+        await self._admin.start(self._settings.admin_listener)
+        tasks = await self._background_tasks()
         if self._translates:
             await wait_for_translator(self._settings.run_dir / TRANSLATOR_SOCKET, stop)
         await self._take_counters()
         await self._server.start(self._settings.listener, BACKLOG)
-        ended = asyncio.create_task(stop.wait())
         self._serving = True
         gc.collect()
         gc.freeze()  # these objects stay: no collection has to walk them again
         gc.set_threshold(GC_OBJECTS, 10, 10)
         log.info("gateway_ready", extra=self._ready_fields(time.monotonic() - started_s))
-        await asyncio.wait({ended, admin}, return_when=asyncio.FIRST_COMPLETED)
+        await stop.wait()
         await self._drain()
-        self._admin.should_exit = True
-        if self._control is not None:
-            self._control.should_exit = True
         self._ended.set()
-        await asyncio.gather(admin, *tasks)
-        ended.cancel()
+        if self._control is not None:
+            await self._control.close()
+        await self._admin.close()
+        await asyncio.gather(*tasks)
 
     @property
     def _translates(self) -> bool:
         upstreams = (upstream for balancer in self._balancers.values() for upstream in balancer.upstreams)
         return any(upstream.host == TRANSLATOR for upstream in upstreams)
 
-    def _control_server(self) -> UvicornServer | None:
+    def _control_server(self) -> AppServer | None:
         settings = self._settings
         if settings.control_token_file is None or settings.control_listener is None:
             return None
-        return UvicornServer(control_app(self._pause, lambda: self._stats.in_flight, settings.control_token_file))
+        return AppServer(
+            control_app(self._pause, lambda: self._stats.in_flight),
+            max_connections=CONTROL_CONNECTIONS,
+            check_head=TokenAuth(settings.control_token_file).check,
+        )
 
-    def _background_tasks(self) -> list[asyncio.Task[None]]:
+    async def _background_tasks(self) -> list[asyncio.Task[None]]:
         """Start the tasks that go on until the end: a draining pod can still be paused, and reports calls in flight."""
         tasks = []
         if self._control is not None and self._settings.control_listener is not None:
-            tasks.append(asyncio.create_task(self._control.serve(sockets=[self._settings.control_listener])))
+            await self._control.start(self._settings.control_listener)
         if self._api_keys is not None:
             tasks.append(asyncio.create_task(self._api_keys.run(self._ended)))
         return tasks
@@ -211,6 +236,7 @@ class Gateway:
         yield LimitsCollector(self._limiter)
         yield UpstreamCollector(self._balancers)
         yield PauseCollector(self._pause)
+        yield MemoryCollector(self._budget)
         if self._shipper is not None:
             yield ShipperCollector(self._shipper)
 
@@ -268,7 +294,7 @@ def max_connections() -> int:
     if soft < hard:
         soft = min(hard, 1 << 20)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(16, min(MAX_CONNECTIONS, (soft - 64) // 2))
+    return max(16, min(MAX_CONNECTIONS, (soft - OTHER_FILES) // 2))
 
 
 def _port(listener: socket.socket) -> int:

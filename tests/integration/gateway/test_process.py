@@ -262,5 +262,5 @@ def test_logs_are_json_and_never_hold_a_prompt(echo: Echo, tmp_path: Path) -> No
         code = here.process.end()
     lines = here.process.output.strip().splitlines()
     assert code == 0
-    assert all({"at", "level", "event"} <= set(json.loads(line)) for line in lines)
+    assert all({"time", "level", "event"} <= set(json.loads(line)) for line in lines)
     assert "a-prompt-that-nobody-may-log" not in here.process.output

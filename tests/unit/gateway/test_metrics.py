@@ -8,11 +8,13 @@ from prometheus_client.core import Metric
 from llmproxy import contract
 from llmproxy.gateway.admin.collectors import (
     LimitsCollector,
+    MemoryCollector,
     PauseCollector,
     ShipperCollector,
     UpstreamCollector,
     _store,
 )
+from llmproxy.gateway.http.exchange import ByteBudget
 from llmproxy.gateway.limits import Limiter
 from llmproxy.gateway.limits.limiter import StoreStats
 from llmproxy.gateway.metrics import RequestCollector, RequestStats
@@ -37,7 +39,8 @@ async def test_the_page_has_every_metric_and_no_other() -> None:
         LimitsCollector(Limiter(document)),
         UpstreamCollector({}),
         PauseCollector(Pause()),
-        ShipperCollector(ShipperClient(Path("/nowhere"))),
+        MemoryCollector(ByteBudget(1)),
+        ShipperCollector(ShipperClient(Path("/nowhere"), ByteBudget(1))),
     )
     families = [family for collector in collectors for family in collector.collect()]
     served = {name_of(family) for family in (*families, *_store(StoreStats()))}

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmproxy.gateway.adapters import anthropic, request_body
 from llmproxy.gateway.adapters.request_body import OVERRIDES, parse_request, upstream_body
-from llmproxy.gateway.errors import BadRequestError
+from llmproxy.gateway.errors import BadRequestError, TooLargeError
 from unit.gateway.targets import target
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -183,3 +184,76 @@ def test_usage_is_asked_of_a_stream_only_and_only_where_it_may_be() -> None:
     assert "stream_options" not in sent(body(stream=True), want_usage=False)
     assert "stream_options" not in sent(body(), want_usage=True)
     assert "stream_options" not in sent(body(stream=True), want_usage=True, model="mistral/m", api_base=None)
+
+
+def tree_values(value: Any) -> int:
+    """Return the commas and colons of a value as JSON, those in strings left out."""
+    if isinstance(value, dict):
+        return max(0, len(value) - 1) + len(value) + sum(map(tree_values, value.values()))
+    if isinstance(value, list):
+        return max(0, len(value) - 1) + sum(map(tree_values, value))
+    return 0
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(alphabet='a,:"\\[{', max_size=8),
+        lambda inner: (
+            st.lists(inner, max_size=5) | st.dictionaries(st.text(alphabet=',:"\\', max_size=4), inner, max_size=5)
+        ),
+        max_leaves=30,
+    ),
+    st.booleans(),
+)
+def test_values_are_counted_outside_of_strings(value: Any, few: bool) -> None:  # noqa: FBT001 - hypothesis gives it
+    raw = json.dumps(value).encode()
+    count = tree_values(value)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(request_body, "_FEW_QUOTES", 10_000 if few else 0)
+        request_body.bound_values(raw, count)
+        if count and len(raw) // 2 > count - 1:
+            with pytest.raises(TooLargeError):
+                request_body.bound_values(raw, count - 1)
+
+
+@pytest.mark.parametrize("unit", [b",[]", b",{}", b",1.5", b',""', b',"\\""', b',"a": 1'])
+def test_a_body_of_many_values_is_refused_before_it_is_decoded(unit: bytes) -> None:
+    many = unit * (request_body.MAX_VALUES + 1)
+    body = b'{"model":"m"' + many + b"}" if b":" in unit else b'{"model":"m", "x": [1' + many + b"]}"
+    with pytest.raises(TooLargeError, match="more than 300000 values"):
+        parse_request(body)
+
+
+def test_a_long_text_is_one_value() -> None:
+    text = 'a, b: "c"\\ ' * 200_000
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": text}]}).encode()
+    assert parse_request(body).model == "m"
+
+
+def test_a_body_has_a_bound_of_fields() -> None:
+    fields = {"model": "m"} | {f"k{i}": 0 for i in range(request_body.MAX_FIELDS)}
+    with pytest.raises(BadRequestError, match="more than 1000 fields"):
+        parse_request(json.dumps(fields).encode())
+
+
+def test_what_is_mapped_has_a_lower_bound() -> None:
+    tools = b'{"model":"m","messages":[],"tools":[0' + b",{}" * (request_body.MAX_MAPPED_VALUES + 1) + b"]}"
+    request = parse_request(tools)
+    with pytest.raises(TooLargeError):
+        anthropic.map_request(request, dict)
+
+
+BLANKS = st.text(alphabet=" \t\r\n", max_size=2).map(str.encode)
+NAMES = st.sampled_from([b'"model"', b'"\\u006dodel"', b'"a"', b'"\\"b"', b'"x y"'])
+VALUES = st.sampled_from([b'"m"', b"1", b"12", b"[1, 2]", b'{"model": "n", "model": "o"}', b"null", b'"\\\\"'])
+
+
+@given(st.lists(st.tuples(BLANKS, NAMES, BLANKS, BLANKS, VALUES, BLANKS), min_size=1, max_size=6))
+def test_a_name_that_is_there_twice_is_found_whatever_is_between(parts: list[tuple[bytes, ...]]) -> None:
+    body = b"{" + b",".join(b"%b%b%b:%b%b%b" % part for part in parts) + b"}"
+    written = [json.loads(name) for _, name, *_ in parts]
+    if len(set(written)) == len(written):
+        assert set(request_body.read_fields(body)) == set(written)
+    else:
+        with pytest.raises(BadRequestError, match="is there twice"):
+            request_body.read_fields(body)

@@ -4,19 +4,20 @@ import asyncio
 import itertools
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmproxy.gateway.errors import BadRequestError, CallError, Header, error_body
+from llmproxy.gateway.errors import BadRequestError, CallError, Header, UnauthorizedError, error_body
 from llmproxy.gateway.http import server as http1
-from llmproxy.gateway.http.exchange import JSON, HttpExchange
+from llmproxy.gateway.http.exchange import JSON, ByteBudget, HttpExchange
 
-Handle = Callable[[HttpExchange], Awaitable[None]]
+Handle = Callable[[HttpExchange], Coroutine[Any, Any, None]]
 HELLO = b"POST /v1/x?key=1 HTTP/1.1\r\nHost: h\r\nX-A: b\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = b"POST /v1/y HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nwor\r\n2;a=b\r\nld\r\n0\r\n\r\n"
 EMPTY = b"GET /v1/z%20z HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -76,8 +77,10 @@ class Wire:
 class Rig:
     """A server on loopback."""
 
-    def __init__(self, handle: Handle, listener: socket.socket, max_connections: int) -> None:
-        self.server = http1.HttpServer(handle, self._refused, max_connections=max_connections)  # type: ignore[arg-type]
+    def __init__(
+        self, handle: Handle, listener: socket.socket, max_connections: int, budget: ByteBudget, **more: Any
+    ) -> None:
+        self.server = http1.HttpServer(handle, self._refused, max_connections=max_connections, budget=budget, **more)
         self.port: int = listener.getsockname()[1]
         self.refused: list[tuple[int, str, list[Header]]] = []
         self._writers: list[asyncio.StreamWriter] = []
@@ -102,9 +105,11 @@ class Rig:
 
 
 @asynccontextmanager
-async def serving(handle: Handle = echo, *, max_connections: int = 100) -> AsyncIterator[Rig]:
+async def serving(
+    handle: Handle = echo, *, max_connections: int = 100, budget: ByteBudget | None = None, check_head: Any = None
+) -> AsyncIterator[Rig]:
     listener = socket.create_server(("127.0.0.1", 0))
-    rig = Rig(handle, listener, max_connections)
+    rig = Rig(handle, listener, max_connections, budget or ByteBudget(1 << 30), check_head=check_head)
     await rig.server.start(listener, 16)
     try:
         yield rig
@@ -283,7 +288,7 @@ async def test_trailers_have_a_bound_and_small_chunks_are_none(line: bytes) -> N
             connection.data_received(b"1\r\n")
             connection.data_received(b"x\r\n")
         assert len(rig.refused) == 1
-        rig.server.connections.discard(connection)
+        rig.server.connections.pop(connection)
 
 
 @pytest.mark.parametrize(
@@ -493,3 +498,159 @@ async def test_an_error_before_the_answer_is_one_and_after_it_hangs_up() -> None
 )
 def test_paths_are_read_in_every_form_of_an_address(url: bytes, path: str) -> None:
     assert http1.read_path(url) == path
+
+
+def head(*lines: str, first: str = "POST /v1/x HTTP/1.1") -> bytes:
+    return "\r\n".join((first, *lines, "", "")).encode()
+
+
+@pytest.mark.parametrize("piece", [1, 7, 10_000])
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("upgrade", ["h2c", "websocket", "TLS/1.0"])
+async def test_an_upgrade_is_ignored_and_the_body_is_read(upgrade: str, *, chunked: bool, piece: int) -> None:
+    """As java.net.http.HttpClient sends its first request, and the next one on the same connection."""
+    settings_ = ("Connection: Upgrade, HTTP2-Settings", f"Upgrade: {upgrade}", "HTTP2-Settings: AAEAAEAAAAIAAAAB")
+    length, body = (
+        ("Transfer-Encoding: chunked", b"5\r\nhello\r\n0\r\n\r\n") if chunked else ("Content-Length: 5", b"hello")
+    )
+    request = head("Host: h", *settings_, length) + body
+    sent = request + request + HELLO
+    async with serving() as rig:
+        wire = await rig.connect()
+        await wire.send(*(sent[at : at + piece] for at in range(0, len(sent), piece)))
+        for _ in range(3):
+            status, _, answer = await wire.answer()
+            assert (status, json.loads(answer)["body"]) == (200, "hello")
+
+
+async def test_an_upgrade_does_not_hide_that_the_client_closes() -> None:
+    async with serving() as rig:
+        wire = await rig.connect()
+        await wire.send(head("Host: h", "Connection: close, Upgrade", "Upgrade: h2c", "Content-Length: 2") + b"hi")
+        status, headers, _ = await wire.answer()
+        assert (status, headers["connection"]) == (200, "close")
+        assert await wire.closed() == b""
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        ((), 400),
+        (("Host:",), 400),
+        (("Host: a", "Host: a"), 400),
+        (("Host: a b",), 400),
+        (("Host: a/b",), 400),
+        (("Host: a.b-c_d:80 ",), 200),
+        (("Host: [::1]:80",), 200),
+    ],
+)
+async def test_a_request_has_one_host(lines: tuple[str, ...], status: int) -> None:
+    async with serving() as rig:
+        for _ in range(2):  # the second time a valid one is remembered
+            wire = await rig.connect()
+            await wire.send(head(*lines, first="GET /x HTTP/1.1"))
+            assert (await wire.answer())[0] == status
+
+
+async def test_the_version_is_one_that_is_spoken_here() -> None:
+    async with serving() as rig:
+        for version, status in (("1.0", 200), ("2.0", 505), ("0.9", 505)):
+            wire = await rig.connect()
+            await wire.send(head("Host: h", first=f"GET /x HTTP/{version}"))
+            assert (await wire.answer())[0] == status
+
+
+async def test_white_space_around_a_value_is_no_part_of_it() -> None:
+    async def values(exchange: HttpExchange) -> None:
+        exchange.respond(200, json.dumps([v.decode() for _, v in exchange.request.headers]).encode(), [JSON])
+
+    async with serving(values) as rig:
+        wire = await rig.connect()
+        await wire.send(head("Host: h", "X-Api-Key: \tkey \t ", "X-Empty:  ", first="GET /x HTTP/1.1"))
+        assert json.loads((await wire.answer())[2]) == ["h", "key", ""]
+
+
+async def test_a_head_has_a_bound_of_lines_and_of_bytes_also_when_it_comes_at_once() -> None:
+    async with serving() as rig:
+        for lines in (["a: b"] * (http1.MAX_LINES + 1), ["a: " + "b" * 1000] * 70):
+            wire = await rig.connect()
+            await wire.send(head("Host: h", *lines))
+            assert (await wire.answer())[0] == 431
+
+
+def refuse_without_key(_method: str, _path: str, headers: list[Header]) -> None:
+    if (b"x-api-key", b"k") not in headers:
+        raise UnauthorizedError("no key")
+
+
+async def test_a_head_is_judged_before_its_body_comes() -> None:
+    async with serving(check_head=refuse_without_key) as rig:
+        without = await rig.connect()
+        await without.send(head("Host: h", "Content-Length: 1000", "Expect: 100-continue"))
+        assert (await without.answer())[0] == 401
+        large = await rig.connect()
+        await large.send(head("Host: h", "X-Api-Key: k", "Content-Length: 99999999999", "Expect: 100-continue"))
+        assert (await large.answer())[0] == 413
+        known = await rig.connect()
+        await known.send(head("Host: h", "X-Api-Key: k", "Content-Length: 5", "Expect: 100-continue"))
+        assert (await known.answer(no_body=True))[0] == 100
+        await known.send(b"hello")
+        assert (await known.answer())[0] == 200
+
+
+async def test_bodies_have_one_budget_and_give_it_back() -> None:
+    budget = ByteBudget(10_000)
+    begun = head("Host: h", "Content-Length: 8000")
+    async with serving(budget=budget) as rig:
+        first, second = await rig.connect(), await rig.connect()
+        await first.send(begun + b"x" * 5000)
+        await settled(lambda: budget.used > 5000)
+        await second.send(begun + b"x" * 5000)
+        status, headers, answer = await second.answer()
+        assert (status, json.loads(answer)["error"]["code"]) == (503, "out_of_memory")
+        assert int(headers["retry-after"]) == 1
+        await first.send(b"x" * 3000)
+        assert (await first.answer())[0] == 200
+        rig.close_all()
+        await settled(lambda: budget.used == 0)
+
+
+async def test_a_client_that_sent_two_requests_and_left_is_noticed() -> None:
+    go_on = asyncio.Event()
+    exchanges: list[HttpExchange] = []
+
+    async def wait(exchange: HttpExchange) -> None:
+        exchanges.append(exchange)
+        exchange.cancel_on_disconnect()
+        await go_on.wait()
+
+    async with serving(wait) as rig:
+        wire = await rig.connect()
+        await wire.send(HELLO + HELLO)
+        await settled(lambda: bool(exchanges))
+        wire.writer.close()
+        await settled(lambda: exchanges[0].disconnected)
+        assert len(exchanges) == 1
+
+
+async def test_a_port_that_evicts_answers_a_new_connection_while_silent_ones_hold_all_others() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    rig = Rig(echo, listener, 4, ByteBudget(1 << 20), evicts=True)
+    await rig.server.start(listener, 16)
+    silent = [await rig.connect() for _ in range(9)]
+    wire = await rig.connect()
+    await wire.send(HELLO)
+    assert (await wire.answer())[0] == 200
+    assert len(rig.server.connections) <= 4
+    assert await silent[0].closed() in {b"", b"reset"}
+    await rig.close()
+
+
+async def test_connections_that_are_refused_are_bounded_too() -> None:
+    async with serving(max_connections=2) as rig:
+        for _ in range(2 + http1.MAX_REFUSED):
+            await rig.connect()
+        await settled(lambda: len(rig.server.connections) == 2 + http1.MAX_REFUSED)
+        wire = await rig.connect()
+        assert await wire.closed() in {b"", b"reset"}
+        assert len(rig.server.connections) == 2 + http1.MAX_REFUSED

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmproxy import shipping_protocol
+from llmproxy.gateway.http.exchange import ByteBudget
 from llmproxy.gateway.shipping import shipper_client
 from llmproxy.gateway.shipping.shipper_client import ShipperClient
 
@@ -83,7 +84,7 @@ async def shipper(socket_path: Path) -> AsyncIterator[Shipper]:
 
 @pytest.fixture
 async def ours(shipper: Shipper, socket_path: Path) -> AsyncIterator[ShipperClient]:
-    made = ShipperClient(socket_path)
+    made = ShipperClient(socket_path, ByteBudget(1 << 30))
     await until(lambda: made.connected)
     yield made
     await made.close(0)
@@ -243,7 +244,7 @@ async def test_nobody_waits_longer_than_that(shipper: Shipper, ours: ShipperClie
 
 
 async def test_without_a_shipper_nobody_waits_at_all(socket_path: Path) -> None:
-    alone = ShipperClient(socket_path)
+    alone = ShipperClient(socket_path, ByteBudget(1 << 30))
     alone.send_record(a_call(7))
     await asyncio.wait_for(alone.stored(7, 30), 5)
     assert (alone.connected, alone.backlog) == (False, 1)

@@ -16,7 +16,13 @@ from typing import Final
 import msgspec
 
 from llmproxy.gateway.adapters.base import ERRORS, Adapter, ClientResponse, Stream
-from llmproxy.gateway.adapters.request_body import ModelRequest, parse_request, upstream_body
+from llmproxy.gateway.adapters.request_body import (
+    MAX_MAPPED_VALUES,
+    ModelRequest,
+    bound_values,
+    parse_request,
+    upstream_body,
+)
 from llmproxy.gateway.errors import BadRequestError, CallError, Header, UpstreamError
 from llmproxy.gateway.limits import Limiter
 from llmproxy.gateway.upstreams.deployments import Upstream
@@ -130,7 +136,7 @@ class MessagesToChat(Adapter):
 
     def request_body(self, request: ModelRequest, upstream: Upstream, *, want_usage: bool) -> bytes:  # noqa: ARG002
         """Return a chat completion request, which always asks for usage: the end of a stream must state it."""
-        fields = map_request(lambda: request_to_openai.from_messages(request.fields, upstream.traits))
+        fields = map_request(request, lambda: request_to_openai.from_messages(request.fields, upstream.traits))
         chat = msgspec.structs.replace(request, fields=fields, include_usage=False)
         return upstream_body(chat, upstream, self.endpoint, want_usage=True)
 
@@ -156,7 +162,9 @@ class ChatToMessages(Adapter):
         """Return a messages request."""
         limit = upstream.params.get("max_tokens")
         default = request_to_anthropic.DEFAULT_MAX_TOKENS if limit is None else _decode_int(limit)
-        fields = map_request(lambda: request_to_anthropic.from_chat(request.fields, upstream.upstream_model, default))
+        fields = map_request(
+            request, lambda: request_to_anthropic.from_chat(request.fields, upstream.upstream_model, default)
+        )
         return upstream_body(msgspec.structs.replace(request, fields=fields), upstream, self.endpoint, want_usage=False)
 
     def response(self, request: ModelRequest, status: int, body: bytes) -> ClientResponse:  # noqa: ARG002
@@ -176,8 +184,10 @@ def _description(name: str) -> dict[str, str]:
     return {**model, "created_at": "1970-01-01T00:00:00Z", "lifecycle": "active"}
 
 
-def map_request(build: Callable[[], Json]) -> Json:
-    """Return the fields that *build* gives; a field that cannot be mapped is the client's error."""
+def map_request(request: ModelRequest, build: Callable[[], Json]) -> Json:
+    """Return the fields of *request* as *build* maps them; one that cannot be mapped is the client's error."""
+    for field in request.fields.values():
+        bound_values(field, MAX_MAPPED_VALUES)
     try:
         return build()
     except MappingError as exc:

@@ -3,13 +3,13 @@
 Top-level values stay the bytes that came (msgspec.Raw): a conversation of 64 KB is scanned once and never rebuilt.
 """
 
-import json
+import re
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import msgspec
 
-from llmproxy.gateway.errors import BadRequestError
+from llmproxy.gateway.errors import BadRequestError, TooLargeError
 from llmproxy.gateway.upstreams.deployments import Upstream
 
 T = TypeVar("T")
@@ -19,6 +19,19 @@ _decode_str: Final = msgspec.json.Decoder(str).decode
 _decode_bool: Final = msgspec.json.Decoder(bool | None).decode
 _decode_count: Final = msgspec.json.Decoder(int | None).decode
 _encode: Final = msgspec.json.encode
+
+MAX_VALUES = 300_000
+"""Values of a body. Token ids of a prompt are values; text is none."""
+MAX_MAPPED_VALUES = 100_000
+"""Values of a body that is decoded whole, to be mapped to another protocol."""
+MAX_FIELDS = 1000
+_STEP: Final = 1 << 20
+_FEW_QUOTES: Final = 2000
+_BACKSLASH: Final = ord("\\")
+# Possessive: a repeat that can be given up keeps 100 bytes for each character.
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_KEY: Final = re.compile(rb'[ \t\r\n]*+("[^"\\]*+(?:\\.[^"\\]*+)*+")[ \t\r\n]*+:[ \t\r\n]*+', re.DOTALL)
+_AFTER_VALUE: Final = re.compile(rb"[ \t\r\n]*+[,}]")
 
 TRUE: Final = msgspec.Raw(b"true")
 ONE: Final = msgspec.Raw(b"1")
@@ -86,16 +99,79 @@ def parse_request(
 
 def read_fields(body: bytes) -> Fields:
     """Return the fields of the JSON object *body*; raise BadRequestError, also for a duplicate name."""
+    bound_values(body, MAX_VALUES)
     try:
         fields = _decode_fields(body)
         if not body.isascii():
             body.decode()
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise BadRequestError(f"the body must be a JSON object in UTF-8: {exc}") from exc
+    if len(fields) > MAX_FIELDS:
+        raise BadRequestError(f"the body has more than {MAX_FIELDS} fields")
     spare = len(body) - _min_size(fields)
     if spare and not (spare == 2 * len(fields) - 1 and _is_spaced(body, fields)):
-        _reject_duplicates(body)
+        _reject_duplicates(body, fields)
     return fields
+
+
+def bound_values(raw: bytes | msgspec.Raw, limit: int) -> None:
+    """Raise TooLargeError for JSON with more than *limit* values: each takes up to 100 bytes and 1 us once decoded.
+
+    Separators are counted, first with those in strings, which is quick and mostly enough.
+    """
+    data = raw if isinstance(raw, bytes) else bytes(raw)
+    size = len(data)
+    if size // 2 <= limit or _separators(data, 0, size, limit) <= limit:
+        return
+    quotes = data.count(b'"')
+    strings = (quotes - data.count(b'\\"')) // 2
+    if strings <= limit + 1:  # of n values n - 1 have a separator
+        if quotes < _FEW_QUOTES:
+            count = _separators_outside(data, limit)
+        else:
+            bare = _STRING.sub(b"", data)
+            count = _separators(bare, 0, len(bare), limit)
+        if count <= limit:
+            return
+    raise TooLargeError(f"the body has more than {limit} values, the most this gateway reads: send less at a time")
+
+
+def _separators_outside(data: bytes, limit: int) -> int:
+    """Return the number of separators outside of strings; quick where these are few and long."""
+    count = end = 0
+    while count <= limit:
+        start = data.find(b'"', end)
+        if start < 0:
+            return count + _separators(data, end, len(data), limit)
+        count += _separators(data, end, start, limit)
+        end = _end_of_string(data, start + 1)
+    return count
+
+
+def _end_of_string(data: bytes, start: int) -> int:
+    """Return the end of the string whose content begins at *start*."""
+    at = start
+    while True:
+        at = data.find(b'"', at)
+        if at < 0:
+            return len(data)
+        escapes = at
+        while escapes > start and data[escapes - 1] == _BACKSLASH:
+            escapes -= 1
+        at += 1
+        if (at - 1 - escapes) % 2 == 0:
+            return at
+
+
+def _separators(data: bytes, start: int, end: int, limit: int) -> int:
+    """Return the number of commas and colons; stop soon after *limit*, since many take long to count."""
+    count = 0
+    for at in range(start, end, _STEP):
+        to = min(at + _STEP, end)
+        count += data.count(b",", at, to) + data.count(b":", at, to)
+        if count > limit:
+            break
+    return count
 
 
 def _min_size(fields: Fields) -> int:
@@ -167,6 +243,33 @@ def _include_usage(raw: msgspec.Raw) -> bool:
     return _options(raw).get("include_usage") is True
 
 
+def _reject_duplicates(body: bytes, fields: Fields) -> None:
+    """Raise BadRequestError for a duplicate name: gateway and upstream could read different ones, past the limits.
+
+    The decoder has the last value of a name. Each value must stand where its name does: a name that is there twice has
+    another value at its first place, or comes again.
+    """
+    names: set[str] = set()
+    at = body.index(b"{") + 1
+    while key := _KEY.match(body, at):
+        quoted = key.group(1)
+        name: str = _decode_str(quoted)
+        value = memoryview(fields[name])
+        start = key.end()
+        end = start + len(value)
+        after = _AFTER_VALUE.match(body, end)
+        if name in names or after is None or not _is_at(body, start, value):
+            raise BadRequestError(f"{name} is there twice in the body: send it once", param=name)
+        names.add(name)
+        at = after.end()
+
+
+def _is_at(body: bytes, start: int, value: memoryview) -> bool:
+    """Return True when *value* stands at *start*; compared in steps, without a copy of a large one."""
+    size = len(value)
+    return all(body.startswith(bytes(value[at : at + _STEP]), start + at) for at in range(0, size, _STEP))
+
+
 def _is_spaced(body: bytes, fields: Fields) -> bool:
     """Return True for an object as Python's json writes it: a blank after each colon and comma, none elsewhere."""
     at = 1
@@ -176,16 +279,3 @@ def _is_spaced(body: bytes, fields: Fields) -> bool:
             return False
         at += len(key) + len(value) + 2
     return True
-
-
-def _reject_duplicates(body: bytes) -> None:
-    """Raise BadRequestError for a duplicate name: gateway and upstream could read different ones, past the limits."""
-    try:
-        pairs = json.loads(body, object_pairs_hook=list)
-    except (ValueError, RecursionError) as exc:
-        raise BadRequestError(f"the body must be a JSON object: {exc}") from exc
-    names: set[str] = set()
-    for name, _ in pairs:
-        if name in names:
-            raise BadRequestError(f"{name} is there twice in the body: send it once", param=name)
-        names.add(name)

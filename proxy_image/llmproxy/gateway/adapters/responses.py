@@ -106,7 +106,7 @@ class ResponsesToMessages(anthropic.ChatToMessages):
 
 def to_chat(request: ModelRequest, output_limit: str) -> ModelRequest:
     """Return a request of the Responses API as one for a chat completion; raise BadRequestError."""
-    fields = anthropic.map_request(lambda: from_responses(request.fields, output_limit))
+    fields = anthropic.map_request(request, lambda: from_responses(request.fields, output_limit))
     # The chat mapping reads bytes, and some fields are decoded here.
     raw = {name: msgspec.Raw(msgspec.json.encode(field)) for name, field in fields.items()}
     return msgspec.structs.replace(request, fields=raw, include_usage=False)

@@ -7,6 +7,7 @@ from typing import get_args
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from llmproxy.gateway.http.exchange import ByteBudget
 from llmproxy.gateway.limits import Limiter
 from llmproxy.gateway.limits.limiter import LATENCY_S, Mode, StoreStats
 from llmproxy.gateway.requests.pause import Pause
@@ -85,6 +86,22 @@ class PauseCollector(Collector):
         """Yield the one family."""
         yield GaugeMetricFamily(
             "llmproxy_paused", "1 while no call starts, because of /pause", value=self._pause.active
+        )
+
+
+class MemoryCollector(Collector):
+    """Metrics of the memory for requests, responses and records."""
+
+    def __init__(self, budget: ByteBudget) -> None:
+        self._budget = budget
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family."""
+        budget = self._budget
+        yield GaugeMetricFamily("llmproxy_memory_budget_bytes", "Most bytes of bodies and records", value=budget.limit)
+        yield GaugeMetricFamily("llmproxy_memory_used_bytes", "Bytes of bodies and records", value=budget.used)
+        yield CounterMetricFamily(
+            "llmproxy_memory_rejections", "Requests, responses and records without memory", value=budget.rejected
         )
 
 

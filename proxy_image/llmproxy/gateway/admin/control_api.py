@@ -5,21 +5,20 @@ calls and no more: no prompt, key or setting is read or changed here.
 """
 
 import hmac
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import FastAPI, Query
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from llmproxy.gateway.errors import Header, UnauthorizedError
 from llmproxy.gateway.requests.pause import MAX_RETRY_AFTER_S, MAX_TTL_S, RETRY_AFTER_S, TTL_S, Pause, until_quiet
 
 MAX_WAIT_S = 600.0
 Wait = Annotated[float, Query(ge=0, le=MAX_WAIT_S, allow_inf_nan=False)]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+MAX_TOKEN = 4096
+"""Bytes of the file."""
 
 
 class PauseOptions(BaseModel):
@@ -33,7 +32,7 @@ class PauseOptions(BaseModel):
     """Time to live of the pause."""
 
 
-def control_app(pause: Pause, in_flight: Callable[[], int], token_file: Path) -> "TokenAuth":
+def control_app(pause: Pause, in_flight: Callable[[], int]) -> FastAPI:
     """Return the app."""
     app = FastAPI(title="llmproxy control", openapi_url=None)
 
@@ -62,28 +61,26 @@ def control_app(pause: Pause, in_flight: Callable[[], int], token_file: Path) ->
         """Return the number of calls in flight; respond when it is 0, after *wait_s* at the latest."""
         return await state(wait_s)
 
-    return TokenAuth(app, token_file)
+    return app
 
 
 class TokenAuth:
-    """ASGI middleware: requests without the token are answered with 401 and their body is not read."""
+    """The token of the control port, read from its file for each request."""
 
-    def __init__(self, app: FastAPI, token_file: Path) -> None:
-        self._app = app
+    def __init__(self, token_file: Path) -> None:
         self._token_file = token_file
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] == "http" and not self._is_authorized(scope["headers"]):
-            body = {"detail": "this port needs its token: send it as `Authorization: Bearer TOKEN`"}
-            await JSONResponse(body, 401, {"www-authenticate": "Bearer"})(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
-
-    def _is_authorized(self, headers: list[tuple[bytes, bytes]]) -> bool:
-        try:
-            token = self._token_file.read_bytes().strip()
-        except OSError:
-            return False
+    def check(self, method: str, path: str, headers: list[Header]) -> None:  # noqa: ARG002 - every request needs it
+        """Raise UnauthorizedError unless *headers* have the token."""
         credentials = next((value for name, value in headers if name == b"authorization"), b"")
-        return bool(token) and hmac.compare_digest(credentials, b"Bearer " + token)
+        scheme, _, token = credentials.partition(b" ")
+        try:
+            with self._token_file.open("rb") as file:
+                secret = file.read(MAX_TOKEN).strip()
+        except OSError:
+            secret = b""
+        if not secret or scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), secret):
+            raise UnauthorizedError(
+                "this port needs its token: send it as `Authorization: Bearer TOKEN`",
+                headers=((b"www-authenticate", b"Bearer"),),
+            )

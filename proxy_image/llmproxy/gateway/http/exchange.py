@@ -9,17 +9,42 @@ from typing import Final, Protocol
 
 from llmproxy.gateway.errors import Header
 
+
+class ByteBudget:
+    """Budget of memory for requests, responses and records of the process."""
+
+    __slots__ = ("limit", "rejected", "used")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self.rejected = 0
+
+    def take(self, size: int) -> bool:
+        """Take *size* bytes; return False when so many are not left."""
+        if self.used + size > self.limit:
+            self.rejected += 1
+            return False
+        self.used += size
+        return True
+
+    def give(self, size: int) -> None:
+        """Give *size* bytes back."""
+        self.used -= size
+
+
 JSON: Final[Header] = (b"content-type", b"application/json")
 
 
 class HttpRequest:
     """One whole request."""
 
-    __slots__ = ("body", "headers", "method", "path")
+    __slots__ = ("body", "headers", "method", "path", "target")
 
-    def __init__(self, method: str, path: str, headers: list[Header], body: bytes) -> None:
-        """*path* is decoded and without a query; names of *headers* are in lower case."""
+    def __init__(self, method: str, target: bytes, path: str, headers: list[Header], body: bytes) -> None:
+        """*target* is as it came, *path* decoded and without a query; names of *headers* are in lower case."""
         self.method = method
+        self.target = target
         self.path = path
         self.headers = headers
         self.body = body

@@ -8,6 +8,7 @@ it has been written.
 import asyncio
 import contextlib
 import logging
+import re
 import socket
 import time
 from collections import deque
@@ -25,15 +26,20 @@ from llmproxy.gateway.errors import (
     CallError,
     Header,
     HeadTooLargeError,
+    OverloadedError,
     SlowRequestError,
     TooLargeError,
+    VersionError,
+    retry_after,
 )
-from llmproxy.gateway.http.exchange import JSON, HttpExchange, HttpRequest
+from llmproxy.gateway.http.exchange import JSON, ByteBudget, HttpExchange, HttpRequest
 
 MAX_HEAD = 64 << 10
 """Bytes of a request's head, and of trailers, which nobody reads."""
 MAX_BODY = 32 << 20
 """Bytes of a request's body: images in base64 are large, gigabytes are an attack."""
+MAX_LINES: Final = 200
+"""Lines of a head: each takes some 200 bytes of memory besides its own."""
 HEAD_S = 30.0
 BODY_S = 120.0
 IDLE_S = 75.0
@@ -42,34 +48,56 @@ WRITE_S = 120.0
 """Time of a client to read on, once more of a response waits than the kernel and the transport buffer."""
 LINGER_S = 5.0
 """A connection stays open so long after an error: a client that still sends reads the response first."""
+MAX_REFUSED: Final = 64
+"""Connections above the most that get an error; further ones are closed at once."""
+MAX_PIPELINED: Final = 8
+"""Requests that wait on a connection; above it reading pauses, and a client that disconnects is not noticed."""
 TICK_S = 1.0
 CANCEL_S = 1.0
 """Time of cancelled calls to tell their clients."""
 _STATUS: Final = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
+_HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]+")
+"""RFC 9110, 7.2: a host and a port."""
+_BLANK: Final = 0x20
+_HOP: Final = frozenset({b"upgrade", b"http2-settings"})
 log = logging.getLogger("llmproxy.gateway")
 
 Handler = Callable[[HttpExchange], Coroutine[Any, Any, None]]
 ErrorHandler = Callable[[CallError, str, list[Header]], bytes]
 """Gets an error, and path and head of the request as far as they are here; returns the body of the response."""
+HeadCheck = Callable[[str, str, list[Header]], None]
+"""Gets method, path and head of a request before its body is read; raises CallError to refuse it."""
 
 
 class ServerConnection(asyncio.Protocol):
     """One connection of a client."""
 
     __slots__ = (
-        "_body", "_chunked", "_closing", "_exchange", "_expects_continue", "_head_bytes", "_headers",
-        "_is_11", "_keep", "_lines", "_parser", "_pipelined", "_server", "_size", "_task", "_transport", "_url",
-        "_writable", "deadline",
+        "_active_bytes", "_awaits_body", "_body", "_charged", "_chunked", "_closing", "_content_length", "_exchange",
+        "_expects_continue", "_head_bytes", "_headers", "_hosts", "_is_11", "_keep", "_line_bytes", "_lines", "_parser",
+        "_pipelined", "_server", "_size", "_task", "_transport", "_upgrade", "_url", "_version", "_writable",
+        "deadline",
     )  # fmt: skip
 
     def __init__(self, server: "HttpServer") -> None:
         self._server = server
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
-        self._pipelined: deque[tuple[HttpRequest, bool, bool]] = deque()
+        self._pipelined: deque[tuple[HttpRequest, bool, bool, int]] = deque()
         self._exchange: HttpExchange | None = None
         self._task: asyncio.Task[None] | None = None
         self._writable: asyncio.Future[None] | None = None
+        self._charged = 0
+        """Bytes of the budget for the request that is being read."""
+        self._active_bytes = 0
+        """Bytes of the budget for the request in flight."""
+        self._awaits_body = False
+        """The head is complete, the body is not, and the head has not been checked."""
+        self._hosts = 0
+        self._line_bytes = 0
+        self._content_length = 0
+        self._upgrade = False
+        self._version = "1.1"
         self._keep = True
         self._is_11 = True
         self._closing = False
@@ -94,29 +122,82 @@ class ServerConnection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         server = self._server
         self.deadline = server.loop.time() + HEAD_S
-        server.connections.add(self)
+        server.connections[self] = None
         if len(server.connections) > server.max_connections:
-            server.log_full()
-            self._fail(BusyError(f"there are {server.max_connections} connections already: try again later"))
+            server.make_room(self)
+
+    def refuse(self) -> None:
+        """Answer that there are too many connections."""
+        most = self._server.max_connections
+        error = BusyError(f"there are {most} connections already: try again later", headers=retry_after(1.0))
+        self._fail(error)
 
     def data_received(self, data: bytes) -> None:
         """Parse the bytes."""
         if self._closing:
             return
-        self._head_bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._keep = False  # the request is answered as HTTP/1.1
-        except httptools.HttpParserError as exc:
-            self._fail(BadRequestError(f"this is not HTTP/1.1: {exc}"))
+        size = len(data)
+        if not self._server.budget.take(size):
+            self._fail(OverloadedError())
+            return
+        self._charged += size
+        self._head_bytes += size
+        self._feed(data)
         if self._head_bytes > MAX_HEAD:
             self._fail(HeadTooLargeError(f"a request's head, or its trailers, have more than {MAX_HEAD} bytes"))
+        elif self._awaits_body and not self._closing:
+            self._check_head()
+
+    def _feed(self, data: bytes) -> None:
+        """Parse bytes. A request to change the protocol is read as if it had none (RFC 9110, 7.8)."""
+        while True:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as exc:
+                if not self._upgrade or self._closing:
+                    self._keep = False  # CONNECT: answered as any other method
+                    return
+                # llhttp ends the message at the head: another parser reads it, without the upgrade.
+                data = self._head_without_upgrade() + data[exc.args[0] :]
+                self._parser = httptools.HttpRequestParser(self)
+                continue
+            except httptools.HttpParserError as exc:
+                self._fail(BadRequestError(f"this is not HTTP/1.1: {exc}"))
+            return
+
+    def _head_without_upgrade(self) -> bytes:
+        parts = [b"%b %b HTTP/1.1\r\n" % (self._parser.get_method(), self._url)]
+        for name, value in self._headers:
+            kept = value
+            if name == b"connection":
+                options = [option.strip() for option in value.split(b",")]
+                kept = b", ".join(option for option in options if option.lower() not in _HOP)
+            if kept and name not in _HOP:
+                parts.append(b"%b: %b\r\n" % (name, kept))
+        return b"".join(parts) + b"\r\n"
+
+    def _check_head(self) -> None:
+        """Refuse a request by its head, before its body is read."""
+        self._awaits_body = False
+        server = self._server
+        try:
+            if self._content_length > server.max_body:
+                raise _too_large(server.max_body)
+            if server.check_head is not None:
+                method = self._parser.get_method().decode()
+                server.check_head(method, read_path(self._url), self._headers)
+        except CallError as error:
+            self._fail(error)
+            return
+        if self._exchange is None:
+            self._expect_body()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the reason makes no difference
         """Cancel the request whose client has disconnected."""
-        self._server.connections.discard(self)
-        self._pipelined.clear()
+        self._server.connections.pop(self, None)
+        self._give_back()
+        self._server.budget.give(self._active_bytes)
+        self._active_bytes = 0
         if self._exchange is not None:
             self._exchange.on_disconnect()
             self._exchange = None
@@ -146,7 +227,8 @@ class ServerConnection(asyncio.Protocol):
         self._url = b""
         self._headers = self._lines = []
         self._body = []
-        self._size = 0
+        self._size = self._hosts = self._line_bytes = self._content_length = 0
+        self._upgrade = self._expects_continue = False
         if self._exchange is None:
             self.deadline = self._server.loop.time() + HEAD_S
 
@@ -154,17 +236,67 @@ class ServerConnection(asyncio.Protocol):
         """Store a part of the address."""
         self._url += url
 
-    def on_header(self, name: bytes, value: bytes) -> None:
+    def on_header(self, name: bytes, value: bytes) -> None:  # noqa: C901 - each costs a call otherwise
         """Store a line of the head."""
-        self._lines.append((name.lower(), value))
+        name = name.lower()
+        length = len(name)
+        if value and value[-1] <= _BLANK:
+            value = value.rstrip()  # RFC 9110, 5.5; httptools removes blanks before it only
+        lines = self._lines
+        lines.append((name, value))
+        self._line_bytes += length + len(value)
+        if lines is not self._headers:
+            if len(lines) > MAX_LINES:
+                self._fail(HeadTooLargeError(f"a request's trailers have more than {MAX_LINES} lines"))
+        elif length == 4:  # noqa: PLR2004 - lengths are compared first: it is cheaper
+            if name == b"host":
+                self._hosts += 1
+        elif length == 6:  # noqa: PLR2004
+            if name == b"expect":
+                self._expects_continue = value.lower() == b"100-continue"
+        elif length == 7:  # noqa: PLR2004
+            if name == b"upgrade":
+                self._upgrade = True
+        elif length == 14 and name == b"content-length":  # noqa: PLR2004
+            self._content_length = int(value)
 
     def on_headers_complete(self) -> None:
         """Read the head."""
         self._head_bytes = 1
         self._lines = []
-        self._expects_continue = _expects_continue(self._headers) and self._parser.get_http_version() == "1.1"
-        if self._exchange is None:
-            self._expect_body()
+        self._version = self._parser.get_http_version()
+        if self._version != "1.1":
+            self._expects_continue = False
+            if self._version != "1.0":
+                self._fail(VersionError(f"HTTP/{self._version} is not served here: use HTTP/1.1"))
+        if len(self._headers) > MAX_LINES:
+            self._fail(HeadTooLargeError(f"a request's head has more than {MAX_LINES} lines"))
+        if self._line_bytes + len(self._url) > MAX_HEAD:
+            self._fail(HeadTooLargeError(f"a request's head has more than {MAX_HEAD} bytes"))
+        if self._hosts != 1 or not self._is_host_valid():
+            self._check_host()
+        self._upgrade = self._upgrade and bool(self._parser.should_upgrade())
+        self._awaits_body = not self._upgrade
+
+    def _is_host_valid(self) -> bool:
+        for name, value in self._headers:
+            if name == b"host":
+                if value == self._server.host:
+                    return True
+                if _HOST.fullmatch(value):
+                    self._server.host = value
+                    return True
+                return False
+        return False
+
+    def _check_host(self) -> None:
+        """Refuse a request without exactly one valid Host (RFC 9112, 3.2); HTTP/1.0 needs none."""
+        if self._hosts > 1:
+            self._fail(BadRequestError("host is there more than once: send it once"))
+        elif self._hosts:
+            self._fail(BadRequestError("host is no name of a host"))
+        elif self._version == "1.1":
+            self._fail(BadRequestError("host is missing: HTTP/1.1 needs it"))
 
     def _expect_body(self) -> None:
         """Start the time of the body; send `100 Continue` to a client that waits for it."""
@@ -177,49 +309,57 @@ class ServerConnection(asyncio.Protocol):
         """Store a part of the body."""
         self._head_bytes = 1
         self._size += len(data)
-        if self._size <= MAX_BODY:
+        if self._size <= self._server.max_body:
             self._body.append(data)
         else:
-            self._fail(TooLargeError(f"the body has more than {MAX_BODY} bytes, the most this gateway reads"))
+            self._fail(_too_large(self._server.max_body))
 
     def on_message_complete(self) -> None:
         """Pass the whole request to the handler, or queue it behind the one before."""
+        if self._upgrade and self._parser.get_method() != b"CONNECT":
+            return  # `_feed` reads it again
         self._head_bytes = 0
-        self._expects_continue = False
+        self._expects_continue = self._awaits_body = False
         if self._closing:
             return
         parser = self._parser
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body = []
-        request = HttpRequest(parser.get_method().decode(), read_path(self._url), self._headers, body)
-        is_11 = parser.get_http_version() == "1.1"
-        pipelined = (request, is_11, is_11 and parser.should_keep_alive())  # the parser knows that only in here
+        request = HttpRequest(parser.get_method().decode(), self._url, read_path(self._url), self._headers, body)
+        is_11 = self._version == "1.1"
+        keep = is_11 and parser.should_keep_alive()  # the parser knows that only in here
+        charged = self._charged
+        self._charged = 0
         if self._exchange is None:
-            self._start(*pipelined)
+            self._start(request, is_11, keep, charged)
         else:
-            self._pipelined.append(pipelined)
-            self._transport.pause_reading()
+            self._pipelined.append((request, is_11, keep, charged))
+            if len(self._pipelined) == MAX_PIPELINED:
+                self._transport.pause_reading()
 
     # -- requests, one after the other
 
-    def _start(self, request: HttpRequest, is_11: bool, keep: bool) -> None:  # noqa: FBT001 - a tuple of the queue
+    def _start(self, request: HttpRequest, is_11: bool, keep: bool, charged: int) -> None:  # noqa: FBT001 - of the queue
         self.deadline = 0.0
         self._is_11 = is_11
         self._keep = self._keep and keep
+        self._active_bytes = charged
         exchange = self._exchange = HttpExchange(request, self)
         self._task = exchange.task = self._server.loop.create_task(self._server.handler(exchange))
 
     def _done(self) -> None:
         """Close after a response, or start the next request."""
         self._exchange = None
+        self._server.budget.give(self._active_bytes)
+        self._active_bytes = 0
         if not self._keep or self._server.draining:
             self.deadline = self._server.loop.time() + WRITE_S
             self._transport.close()
         elif self._pipelined:
-            pipelined = self._pipelined.popleft()
-            if not self._pipelined:
+            request, is_11, keep, charged = self._pipelined.popleft()
+            if len(self._pipelined) == MAX_PIPELINED - 1:
                 self._transport.resume_reading()
-            self._start(*pipelined)
+            self._start(request, is_11, keep, charged)
         elif self._expects_continue:
             self._expect_body()
         else:
@@ -232,7 +372,7 @@ class ServerConnection(asyncio.Protocol):
         self._closing = True
         self._keep = False
         self._body = []
-        self._pipelined.clear()
+        self._give_back()
         if self._exchange is not None:
             return  # the request before it is answered, then the connection closes
         body = self._server.error_handler(error, read_path(self._url), self._headers)
@@ -241,12 +381,26 @@ class ServerConnection(asyncio.Protocol):
             self._transport.write_eof()
         self.deadline = self._server.loop.time() + LINGER_S
 
+    def _give_back(self) -> None:
+        """Give the bytes of requests that are not started back to the budget."""
+        charged = self._charged
+        for _, _, _, size in self._pipelined:
+            charged += size
+        self._server.budget.give(charged)
+        self._charged = 0
+        self._pipelined.clear()
+
     # -- for the server
 
     @property
     def is_idle(self) -> bool:
         """True between requests."""
         return self._exchange is None and not self._head_bytes
+
+    @property
+    def is_waiting(self) -> bool:
+        """True while no request is in flight."""
+        return self._exchange is None
 
     def expire(self) -> None:
         """Close: the client took too long."""
@@ -314,12 +468,30 @@ class ServerConnection(asyncio.Protocol):
 class HttpServer:
     """All connections of a port. `start`, then `drain`."""
 
-    def __init__(self, handler: Handler, error_handler: ErrorHandler, *, max_connections: int) -> None:
+    def __init__(  # noqa: PLR0913 - bounds
+        self,
+        handler: Handler,
+        error_handler: ErrorHandler,
+        *,
+        max_connections: int,
+        budget: ByteBudget,
+        max_body: int | None = None,
+        check_head: HeadCheck | None = None,
+        evicts: bool = False,
+    ) -> None:
+        """With *evicts* a connection too many replaces the oldest one without a request; else it is refused."""
         self.loop = asyncio.get_running_loop()
         self.handler = handler
         self.error_handler = error_handler
         self.max_connections = max_connections
-        self.connections: set[ServerConnection] = set()
+        self.budget = budget
+        self.max_body = MAX_BODY if max_body is None else max_body
+        self.check_head = check_head
+        self.host = b"localhost"
+        """The last valid Host: it need not be matched again."""
+        self.connections: dict[ServerConnection, None] = {}
+        """In order of their start."""
+        self._evicts = evicts
         self.draining = False
         self.date = b""
         self._is_full = False
@@ -356,6 +528,17 @@ class HttpServer:
         self._detached.add(task)
         task.add_done_callback(self._detached.discard)
 
+    def make_room(self, connection: ServerConnection) -> None:
+        """Evict a connection for a new one, or refuse that."""
+        self.log_full()
+        waiting = [c for c in self.connections if c.is_waiting and c is not connection] if self._evicts else []
+        if waiting:
+            waiting[0].abort()
+        elif len(self.connections) > self.max_connections + MAX_REFUSED:
+            connection.abort()
+        else:
+            connection.refuse()
+
     def log_full(self) -> None:
         """Log that there are too many connections: once, until a tenth of them has closed."""
         if not self._is_full:
@@ -378,12 +561,8 @@ class HttpServer:
             connection.expire()
 
 
-def _expects_continue(headers: list[Header]) -> bool:
-    """Return True when the client waits for `100 Continue`."""
-    for name, value in headers:  # noqa: SIM110 - `any` costs a generator for each request
-        if name == b"expect" and value.lower() == b"100-continue":
-            return True
-    return False
+def _too_large(most: int) -> TooLargeError:
+    return TooLargeError(f"the body has more than {most} bytes, the most this gateway reads")
 
 
 def read_path(url: bytes) -> str:

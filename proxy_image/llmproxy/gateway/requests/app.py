@@ -5,6 +5,7 @@ method gets an error that lists what there is.
 """
 
 import logging
+from typing import Final
 
 from llmproxy.gateway.adapters.base import Dialect
 from llmproxy.gateway.adapters.registry import dialect_of
@@ -14,6 +15,7 @@ from llmproxy.gateway.http.routing import ENDPOINTS, HEALTH, MODELS, Route, read
 from llmproxy.gateway.requests.context import Dependencies, RequestContext
 from llmproxy.gateway.requests.handler import find_model, serve
 
+ENDPOINT_NAMES: Final = frozenset(ENDPOINTS.values())
 log = logging.getLogger("llmproxy.gateway")
 
 
@@ -45,6 +47,13 @@ class App:
                 exchange.abort()
             else:
                 _send_error(exchange, dialect, CallError("the gateway failed; its log says why"))
+
+    def check_head(self, method: str, path: str, headers: list[Header]) -> None:
+        """Raise CallError for a request that is refused whatever its body: no API key, or a pause."""
+        if self._deps.api_keys is not None and path not in HEALTH:
+            self._deps.api_keys.check(headers)
+        if method == "POST" and read_route(path, headers).endpoint in ENDPOINT_NAMES:
+            self._deps.pause.check()
 
     def error_body(self, error: CallError, path: str, headers: list[Header]) -> bytes:
         """Count a request that cannot be read; return the body of its error in the client's protocol."""

@@ -11,7 +11,7 @@ from llmproxy.contract import Document
 from llmproxy.gateway.adapters.base import Dialect
 from llmproxy.gateway.adapters.request_body import ModelRequest
 from llmproxy.gateway.api_keys import ApiKeys
-from llmproxy.gateway.http.exchange import HttpExchange
+from llmproxy.gateway.http.exchange import ByteBudget, HttpExchange
 from llmproxy.gateway.http.routing import Route
 from llmproxy.gateway.limits import Grant, Limiter
 from llmproxy.gateway.metrics import RequestStats
@@ -40,6 +40,7 @@ class Dependencies:
     limiter: Limiter
     shipper: ShipperClient | None
     stats: RequestStats
+    budget: ByteBudget
     pause: Pause = field(default_factory=Pause)
     api_keys: ApiKeys | None = None
     """Without them everybody who reaches the port may call."""
@@ -76,7 +77,7 @@ class AdmittedCall:
     """A request that the limits have admitted."""
 
     __slots__ = (
-        "call_id", "context", "endpoint", "first_byte_ns", "grant", "recorded", "request", "response_parts",
+        "call_id", "charged", "context", "endpoint", "first_byte_ns", "grant", "recorded", "request", "response_parts",
         "sent_body", "tokens", "tries", "upstream", "upstream_response",
     )  # fmt: skip
 
@@ -101,6 +102,8 @@ class AdmittedCall:
         self.response_parts: list[bytes] = []
         """Bytes of the upstream's response."""
         self.recorded = False
+        self.charged = 0
+        """Bytes of the budget for its response."""
 
     def record(self) -> shipping_protocol.CallRecord:
         """Return the record of the call for the shipper."""

@@ -61,6 +61,7 @@ async def serve(deps: Dependencies, context: RequestContext) -> None:
         if call is not None:
             _settle(call)
             record(deps, call)
+            deps.budget.give(call.charged)
         _count(deps, context, call)
 
 

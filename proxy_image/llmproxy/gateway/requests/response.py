@@ -11,9 +11,9 @@ from typing import Final
 import msgspec
 
 from llmproxy.gateway.adapters.base import ERRORS, Stream
-from llmproxy.gateway.errors import CallError, Header
-from llmproxy.gateway.http.client import UpstreamFailure
-from llmproxy.gateway.http.exchange import JSON
+from llmproxy.gateway.errors import CallError, Header, OverloadedError
+from llmproxy.gateway.http.client import ClientConnection, UpstreamFailure
+from llmproxy.gateway.http.exchange import JSON, ByteBudget
 from llmproxy.gateway.requests.attempts import upstream_error
 from llmproxy.gateway.requests.context import MAX_RECORDED, AdmittedCall, Dependencies
 from llmproxy.gateway.requests.upstream_response import UpstreamResponse
@@ -39,7 +39,7 @@ async def send_response(deps: Dependencies, call: AdmittedCall, response: Upstre
     body = connection.whole()
     if body is None:
         try:
-            body = await connection.read_all(MAX_RESPONSE)
+            body = await _read_all(deps, call, connection)
         except UpstreamFailure as failure:
             raise _broken(deps, call, response, failure) from failure
     if response.status < ERRORS and connection.ends_by_closing() and _is_cut(content_type, body):
@@ -59,6 +59,21 @@ async def send_response(deps: Dependencies, call: AdmittedCall, response: Upstre
     headers = _headers(deps, call, response)
     headers.append((b"content-type", content_type) if content_type and not result.mapped else JSON)
     context.exchange.respond(response.status, result.body, headers)
+
+
+async def _read_all(deps: Dependencies, call: AdmittedCall, connection: ClientConnection) -> bytes:
+    """Return the whole body; raise OverloadedError when there is no memory for it, and UpstreamFailure."""
+    parts: list[bytes] = []
+    size = 0
+    while part := await connection.read():
+        size += len(part)
+        if size > MAX_RESPONSE:
+            raise UpstreamFailure("protocol", f"a response of more than {MAX_RESPONSE} bytes")
+        if not deps.budget.take(len(part)):
+            raise OverloadedError
+        call.charged += len(part)
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 async def hold(deps: Dependencies, call: AdmittedCall) -> None:
@@ -89,7 +104,7 @@ async def _send_stream(deps: Dependencies, call: AdmittedCall, response: Upstrea
     exchange = context.exchange
     stream = response.adapter.stream(call.request)
     headers = [SSE, *_headers(deps, call, response)]
-    sender = _StreamSender(call, stream, response.status, headers)
+    sender = _StreamSender(deps.budget, call, stream, response.status, headers)
     held = sender.held
     error: CallError | None = None
     try:
@@ -122,9 +137,12 @@ async def _send_stream(deps: Dependencies, call: AdmittedCall, response: Upstrea
 class _StreamSender:
     """Sends the parts of one stream as they come."""
 
-    __slots__ = ("_call", "_exchange", "_headers", "_recorded_bytes", "_status", "_stream", "held")
+    __slots__ = ("_budget", "_call", "_exchange", "_headers", "_recorded_bytes", "_status", "_stream", "held")
 
-    def __init__(self, call: AdmittedCall, stream: Stream, status: int, headers: list[Header]) -> None:
+    def __init__(
+        self, budget: ByteBudget, call: AdmittedCall, stream: Stream, status: int, headers: list[Header]
+    ) -> None:
+        self._budget = budget
         self._call = call
         self._exchange = call.context.exchange
         self._stream = stream
@@ -141,8 +159,13 @@ class _StreamSender:
             call.first_byte_ns = time.time_ns()
             self._exchange.start(self._status, self._headers)
         if self._recorded_bytes < MAX_RECORDED:
-            call.response_parts.append(data)
-            self._recorded_bytes += len(data)
+            size = len(data)
+            if self._budget.take(size):
+                call.charged += size
+                call.response_parts.append(data)
+                self._recorded_bytes += size
+            else:
+                self._recorded_bytes = MAX_RECORDED  # the record is cut here, the client's stream goes on
         now, later = self._stream.feed(data)
         if later:
             self.held.append(later)

@@ -20,6 +20,7 @@ from typing import Final, cast
 import msgspec
 
 from llmproxy import shipping_protocol
+from llmproxy.gateway.http.exchange import ByteBudget
 
 log = logging.getLogger("llmproxy.shipper_client")
 
@@ -43,7 +44,8 @@ with contextlib.suppress(AttributeError, OSError):  # a C library other than gli
 class ShipperClient(asyncio.Protocol):
     """The gateway's end of the socket."""
 
-    def __init__(self, socket_path: Path) -> None:
+    def __init__(self, socket_path: Path, budget: ByteBudget) -> None:
+        self._budget = budget
         self._path = str(socket_path)
         self._loop = asyncio.get_running_loop()
         self._gateway = secrets.token_hex(8)
@@ -100,7 +102,7 @@ class ShipperClient(asyncio.Protocol):
         self._arrivals.pop(record.call_id, None)
         message = shipping_protocol.encode(record)
         pending_bytes = self._pending_bytes + len(message) + OVERHEAD
-        if pending_bytes > MAX_PENDING_BYTES:
+        if pending_bytes > MAX_PENDING_BYTES or not self._budget.take(len(message) + OVERHEAD):
             self.dropped += 1
             if self.dropped == 1 or self.dropped % 1000 == 0:
                 log.error("call_record_dropped", extra={"dropped": self.dropped, "pending_bytes": self._pending_bytes})
@@ -292,6 +294,7 @@ class ShipperClient(asyncio.Protocol):
             message = self._unacked.pop(call_id, None)
             if message is not None:
                 self._pending_bytes -= len(message) + OVERHEAD
+                self._budget.give(len(message) + OVERHEAD)
         if self._room_waiters and not self.is_full:
             for future in self._room_waiters:
                 _release(future)
