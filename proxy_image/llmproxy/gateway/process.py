@@ -134,11 +134,7 @@ class Gateway:
             budget=self._budget,
             check_head=app.check_head,
         )
-        sidecar_metrics = partial(shipper_metrics, settings.run_dir) if spans else None
-        self._admin = AppServer(
-            admin_app(self._readiness, self._collectors(), sidecar_metrics, self._limits),
-            max_connections=ADMIN_CONNECTIONS,
-        )
+        self._admin = self._admin_server()
         self._control = self._control_server()
         self._shared = _shared(settings, self._limiter)
         self._snapshot = None if self._shared else Snapshot(self._limiter, settings.run_dir / SNAPSHOT)
@@ -176,6 +172,11 @@ class Gateway:
     def _translates(self) -> bool:
         upstreams = (upstream for balancer in self._balancers.values() for upstream in balancer.upstreams)
         return any(upstream.host == TRANSLATOR for upstream in upstreams)
+
+    def _admin_server(self) -> AppServer:
+        sidecar_metrics = partial(shipper_metrics, self._settings.run_dir) if self._shipper is not None else None
+        app = admin_app(self._readiness, self._collectors(), sidecar_metrics, self._limits)
+        return AppServer(app, max_connections=ADMIN_CONNECTIONS)
 
     def _control_server(self) -> AppServer | None:
         settings = self._settings

@@ -168,12 +168,11 @@ class ServerConnection(asyncio.Protocol):
     def _head_without_upgrade(self) -> bytes:
         parts = [b"%b %b HTTP/1.1\r\n" % (self._parser.get_method(), self._url)]
         for name, value in self._headers:
-            kept = value
             if name == b"connection":
                 options = [option.strip() for option in value.split(b",")]
-                kept = b", ".join(option for option in options if option.lower() not in _HOP)
-            if kept and name not in _HOP:
-                parts.append(b"%b: %b\r\n" % (name, kept))
+                parts.extend(b"connection: %b\r\n" % option for option in options if option.lower() not in _HOP)
+            elif name not in _HOP:
+                parts.append(b"%b: %b\r\n" % (name, value))
         return b"".join(parts) + b"\r\n"
 
     def _check_head(self) -> None:
