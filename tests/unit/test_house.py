@@ -88,7 +88,7 @@ def sources() -> list[Path]:
 
 
 SYNTAX = {path: ast.parse(path.read_text()) for path in sources()}
-OPEN = ("llmproxy/protocols", "gateway/limits/peers")
+OPEN = ("llmproxy/protocols",)
 """Rooms whose names and docstrings are still being revised; the list only gets shorter."""
 
 
@@ -125,7 +125,7 @@ def test_a_class_name_stands_for_one_thing_in_a_package(package: str) -> None:
     for path, tree in SYNTAX.items():
         if package in path.relative_to(ROOT).parts:
             for node in ast.walk(tree):
-                if isinstance(node, ast.ClassDef) and settled(path):
+                if isinstance(node, ast.ClassDef):
                     places.setdefault(node.name.lstrip("_"), []).append(where(path, node))
     assert places
     assert {name: at for name, at in places.items() if len(at) > 1} == {}
@@ -224,7 +224,7 @@ def chain(imports: dict[str, set[str]]) -> list[str]:
     return max(longest.values(), key=len)
 
 
-@pytest.mark.parametrize("package", sorted(rooms().keys() - {"llmproxy.protocols"}))
+@pytest.mark.parametrize("package", sorted(rooms()))
 def test_imports_within_a_package_go_one_way_and_not_far(package: str) -> None:
     """A chain counts modules; a sub-package is one. `chain` refuses a circle."""
     longest = chain(rooms()[package])
