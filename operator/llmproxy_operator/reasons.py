@@ -73,7 +73,12 @@ class Reason(StrEnum):
     NOT_ALLOWED = "NotAllowed", "the spec asks for something that the operator's settings do not allow", 0.0
     NAME_CONFLICT = "NameConflict", "an object of a name that the operator needs belongs to somebody else", 0.0, 20.0
     OBJECT_REFUSED = "ObjectRefused", "the API server refuses an object of the operator", 0.0, 20.0
-    QUOTA_EXCEEDED = "QuotaExceeded", "the namespace's quota does not allow the object", 0.0, 20.0
+    QUOTA_EXCEEDED = (
+        "QuotaExceeded",
+        "the namespace's quota refuses an object, or demands an amount that it does not state",
+        0.0,
+        20.0,
+    )
     PODS_REFUSED = "PodsRefused", "the API server refuses the pods", 0.0
     CONTAINER_REFUSED = "ContainerRefused", "the node cannot create a container from the pod's template", 0.0
     CRASH_LOOP = "CrashLoop", "a container exits repeatedly", 0.0

@@ -43,7 +43,7 @@ from llmproxy_operator.render import (
     store,
     with_pod_owners,
 )
-from llmproxy_operator.rollout_status import Rollout, min_ready_of, rollout
+from llmproxy_operator.rollout_status import Rollout, is_quota, min_ready_of, rollout
 from llmproxy_operator.secret_watch import Credentials, SecretWatch, decoded, read
 from llmproxy_operator.workqueue import Key
 
@@ -160,7 +160,7 @@ class Reconciler:
             self._secrets.forget(key)
             return await self._not_applied(raw, None, Problem.of(Reason.INVALID_SPEC, str(exc)))
         except RefusedError as exc:
-            reason = Reason.QUOTA_EXCEEDED if "exceeded quota" in str(exc) else Reason.OBJECT_REFUSED
+            reason = Reason.QUOTA_EXCEEDED if is_quota(str(exc)) else Reason.OBJECT_REFUSED
             return await self._not_applied(raw, parse(raw), Problem.of(reason, str(exc)))
 
     async def _not_applied(self, raw: Manifest, proxy: LLMProxy | None, problem: Problem | None) -> Observation:
@@ -299,7 +299,9 @@ class Reconciler:
         if not fields:
             return live
         updated = await self._update(child, live)
-        log.info("object_updated", extra={"object": str(child.ref), "fields": list(fields[:MAX_FIELDS])})
+        # A webhook may undo each of our writes: then nothing has changed.
+        if updated["metadata"]["resourceVersion"] != live["metadata"]["resourceVersion"]:
+            log.info("object_updated", extra={"object": str(child.ref), "fields": list(fields[:MAX_FIELDS])})
         return updated
 
     async def _update(self, child: Child, live: Manifest) -> Manifest:

@@ -160,7 +160,7 @@ def _of_deployment(status: Mapping[str, Any], pods: Iterable[Manifest]) -> Probl
     failing = conditions.get("ReplicaFailure") or {}
     if failing.get("status") == "True":
         text = str(failing.get("message") or "")
-        reason = Reason.QUOTA_EXCEEDED if "exceeded quota" in text else Reason.PODS_REFUSED
+        reason = Reason.QUOTA_EXCEEDED if is_quota(text) else Reason.PODS_REFUSED
         return Problem.of(reason, f"pods cannot be created: {redact(text)}")
     unscheduled = next((text for pod in pods if (text := _unschedulable(pod))), "")
     progressing = conditions.get("Progressing") or {}
@@ -168,6 +168,11 @@ def _of_deployment(status: Mapping[str, Any], pods: Iterable[Manifest]) -> Probl
         cause = unscheduled or "see the pod's events and its log"
         return Problem.of(Reason.PROGRESS_DEADLINE_EXCEEDED, f"the new pod does not become ready: {cause}")
     return Problem.of(Reason.UNSCHEDULABLE, unscheduled) if unscheduled else None
+
+
+def is_quota(message: str) -> bool:
+    """Return whether the API server refused an object for a quota: one too many, or one that must state an amount."""
+    return "exceeded quota" in message or "failed quota" in message
 
 
 def _unschedulable(pod: Manifest) -> str:

@@ -244,6 +244,32 @@ def test_nothing_is_done_before_all_kinds_are_known(behind: Behind) -> None:
             )
 
 
+def test_a_write_that_keeps_failing_is_in_the_status_until_it_succeeds(behind: Behind) -> None:
+    """As with an admission webhook that is down."""
+    down = Fault(status=503)
+    with in_front(behind.kube) as front:
+        front.faults = lambda method, path: down if method == "PATCH" and "/deployments/" in path else None
+        with an_operator(behind.kube.namespace, NOT_LED, env=behind.environment(front)):
+            behind.kube.apply(an_llmproxy("webhooked"))
+            waiting = eventually(
+                lambda: behind.kube.condition("llmproxy", "webhooked", "Reconciling"),
+                lambda c: c.get("reason") == "ApiServerUnavailable",
+                60,
+                "the API server's words",
+            )
+            assert "PATCH Deployment" in waiting["message"]
+            events = behind.kube.list("events")
+            assert ("Warning", "ApiServerUnavailable") in {(e["type"], e["reason"]) for e in events}
+
+            front.faults = lambda _method, _path: None
+            eventually(
+                lambda: behind.kube.condition("llmproxy", "webhooked", "Stalled"),
+                lambda c: c.get("reason") == "QuotaExceeded",
+                90,
+                "its pods are asked for",
+            )
+
+
 def test_a_proxy_that_always_fails_delays_no_other(behind: Behind) -> None:
     """Each reconcile of it hangs until its timeout, while those of the others are done."""
     others = Ledger(behind.kube, tuple(f"q{number}" for number in range(12)))

@@ -282,6 +282,63 @@ def test_a_proxy_made_anew_under_its_old_name_waits_for_the_old_children_to_go(t
     assert "NameConflict" not in operator.process.output
 
 
+def test_children_without_an_owner_are_adopted(team: Kube, operator: Operator) -> None:
+    """As a backup tool leaves them that strips owner references; here the garbage collector does."""
+    team.apply(an_llmproxy("restored", replicas=2, rateLimits={"rpm": 5}, access={"namespaces": []}))
+    wait_condition(team, "restored", "Stalled", "QuotaExceeded")
+    before = {o["metadata"]["name"]: o["metadata"]["uid"] for o in team.list("deployments,services,secrets", MINE)}
+    token = team.get("secret", "restored-peers")["data"]["token"]
+    team.run("delete", "llmproxy", "restored", "--cascade=orphan")
+    orphans = team.list(CHILDREN, MINE)
+    assert len(orphans) >= len(before)
+    assert not any(o["metadata"].get("ownerReferences") for o in orphans)
+
+    team.apply(an_llmproxy("restored", replicas=2, rateLimits={"rpm": 5}, access={"namespaces": []}))
+
+    wait_condition(team, "restored", "Stalled", "QuotaExceeded", 60)
+    uid = team.get("llmproxy", "restored")["metadata"]["uid"]
+
+    def owners() -> set[str]:
+        kept = [o for o in team.list(CHILDREN, MINE) if "-config-" not in o["metadata"]["name"]]
+        return {o["metadata"].get("ownerReferences", [{"uid": "nobody"}])[0]["uid"] for o in kept}
+
+    eventually(owners, lambda found: found == {uid}, 30, "every child adopted")
+    after = {o["metadata"]["name"]: o["metadata"]["uid"] for o in team.list("deployments,services,secrets", MINE)}
+    assert after == before  # the very same objects
+    assert team.get("secret", "restored-peers")["data"]["token"] == token
+
+
+def test_what_needs_no_secret_is_applied_while_one_is_missing(team: Kube, operator: Operator) -> None:
+    team.run("create", "secret", "generic", "provider", "--from-literal=api-key=x")
+    team.apply(keyed("keyed", "provider"))
+    wait_condition(team, "keyed", "Stalled", "QuotaExceeded")
+    before = template(team, "keyed")
+    team.run("delete", "secret", "provider")
+
+    team.run("scale", "llmproxy/keyed", "--replicas=0")
+
+    eventually(lambda: team.get("deployment", "keyed")["spec"]["replicas"], lambda n: n == 0, 15, "no pods wanted")
+    assert wait_condition(team, "keyed", "Reconciling", "SecretNotFound")
+    assert template(team, "keyed") == before
+
+
+def test_allowed_labels_are_on_every_child(team: Kube) -> None:
+    allowed = {"OPERATOR_INHERITED_LABELS": "team,cost.example.com/*", "OPERATOR_INHERITED_ANNOTATIONS": "*"}
+    with an_operator(team.namespace, "--no-leader-elect", env=allowed) as operator:
+        proxy = an_llmproxy("labelled", replicas=2, rateLimits={"rpm": 5}, access={"namespaces": []})
+        labels = {"team": "rl", "cost.example.com/center": "7", "other": "x"}
+        team.apply(proxy | {"metadata": {"name": "labelled", "labels": labels, "annotations": {"owner": "me"}}})
+        wait_condition(team, "labelled", "Stalled", "QuotaExceeded")
+        settled(lambda: operator.metric("llmproxy_operator_writes_total"))
+
+        for child in team.list(CHILDREN, MINE):
+            metadata = child["metadata"]
+            assert (metadata["labels"]["team"], metadata["labels"]["cost.example.com/center"]) == ("rl", "7"), metadata
+            assert "other" not in metadata["labels"]
+            assert metadata["annotations"]["owner"] == "me"
+            assert "kubectl.kubernetes.io/last-applied-configuration" not in metadata["annotations"]
+
+
 def test_of_two_operators_one_works_and_the_other_takes_over(team: Kube) -> None:
     with an_operator(team.namespace) as first:
         first.process.wait_for("lease_acquired")

@@ -1,6 +1,7 @@
 """Reconciles of one proxy on a cluster in memory: its children and status, whatever happened before."""
 
 import base64
+import logging
 import math
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from fakes.cluster import FakeCluster
 from fakes.reconciling import KEY, PROXY, Operator, a_proxy, a_secret, serve
 from llmproxy_operator import names
+from llmproxy_operator.cluster import ApplyResult
 from llmproxy_operator.conditions import condition
 from llmproxy_operator.errors import RefusedError, UnavailableError
 from llmproxy_operator.manifest import Ref
@@ -640,3 +642,26 @@ async def test_while_a_secret_is_missing_nothing_is_applied_that_the_pods_of_bef
 
     changed = cluster.writes - before
     assert {verb for verb in changed if "LLMProxy" not in verb and "Event" not in verb} == set()
+
+
+async def test_a_write_that_a_webhook_undoes_is_not_logged_as_a_change(
+    cluster: FakeCluster, operator: Operator, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.put(a_proxy())
+    await operator.reconcile()
+    service = cluster.one("Service", "p")
+    service["spec"]["selector"]["injected"] = "x"  # every apply ends so
+    caplog.set_level(logging.INFO, "llmproxy_operator")
+    apply = cluster.apply
+
+    async def undone(manifest: Manifest, **more: Any) -> ApplyResult:
+        before = cluster.objects.get(Ref("v1", "Service", "n", "p"))
+        if manifest["kind"] != "Service" or manifest["metadata"]["name"] != "p":
+            return await apply(manifest, **more)
+        assert before is not None
+        return ApplyResult(before, created=False)
+
+    monkeypatch.setattr(cluster, "apply", undone)
+    await operator.reconcile()
+
+    assert [record for record in caplog.records if record.message == "object_updated"] == []

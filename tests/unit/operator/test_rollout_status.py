@@ -151,6 +151,10 @@ def test_trouble_of_older_and_of_ending_pods_does_not_count() -> None:
             ("QuotaExceeded", True),
         ),
         (
+            ({"type": "ReplicaFailure", "status": "True", "message": "failed quota: q: must specify limits.cpu"},),
+            ("QuotaExceeded", True),
+        ),
+        (
             ({"type": "ReplicaFailure", "status": "True", "message": "violates PodSecurity"},),
             ("PodsRefused", True),
         ),
@@ -160,7 +164,7 @@ def test_trouble_of_older_and_of_ending_pods_does_not_count() -> None:
         ),
         (({"type": "Progressing", "status": "True", "reason": "ReplicaSetUpdated"},), None),
     ],
-    ids=["quota", "refused", "deadline", "on its way"],
+    ids=["quota", "a quota that demands an amount", "refused", "deadline", "on its way"],
 )
 def test_conditions_of_the_deployment(conditions: tuple[Manifest, ...], expected: tuple[str, bool] | None) -> None:
     assert failure_of(conditions=conditions) == expected
