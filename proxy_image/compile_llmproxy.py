@@ -33,7 +33,7 @@ FOLDERS = {
     "gateway/limits/store": "lease_limiter leases",
     "gateway/requests": "app attempts context fallback handler response retry_policy token_bound upstream_response",
     "gateway/shipping": "shipper_client",
-    "gateway/upstreams": "balancer deployments",
+    "gateway/upstreams": "balancer deployments model_index",
     "protocols": "passthrough sse translated_stream",
     "protocols/anthropic_to_openai": "stream",
     "protocols/openai_to_anthropic": "stream",

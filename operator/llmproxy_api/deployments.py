@@ -77,10 +77,11 @@ class Timeouts(ApiModel):
 class Deployment(ApiModel):
     """One server of a model. Requests are balanced over the deployments of a model by weight."""
 
-    model: Annotated[str, Field(min_length=3, max_length=128, pattern="^[!-~]+$")]
+    model: Annotated[str, Field(min_length=3, max_length=320, pattern="^[!-)+-~]+[*]?$")]
     """Provider and model, as in LiteLLM: `hosted_vllm/Qwen2.5-7B`, `openai/gpt-4o-mini`. Servers that speak the
     client's protocol, OpenAI's or Anthropic's, get its bytes; the gateway maps between the two; LiteLLM translates for
-    providers with other protocols. docs/providers.md lists all providers."""
+    providers with other protocols. A `*` at its end stands for the rest of the requested name, if the model's name ends
+    with `*`. docs/providers.md lists all providers."""
     api_base: Annotated[str, Field(max_length=256)] | None = None
     """Base URL of the server, to which `/chat/completions` or `/messages` is appended: `http://vllm:8000/v1`. Default:
     the provider's address. Required for providers without one, such as hosted_vllm, sglang, azure and openai_like."""

@@ -46,18 +46,39 @@ _COUNTS_LOCALLY = "has(self.rateLimits) && has(self.rateLimits.shared) && self.r
 
 Sharing = Literal["Managed", "Redis", "Local"]
 
-ModelName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$")]
+ModelName = Annotated[str, Field(min_length=1, max_length=256, pattern="^[!-)+-~]*[!-~]$")]
+FixedName = Annotated[str, Field(min_length=1, max_length=256, pattern="^[!-)+-~]+$")]
+"""Printable ASCII without space; only a ModelName may have a *, as its last character."""
 
 
 class Model(ApiModel):
     """A model that clients request by name, and its deployments."""
 
     name: ModelName
-    """Value of the field `model` in requests."""
+    """Value of the field `model` in requests: up to 256 printable characters, such as a path of a checkpoint. A `*`
+    as its last character makes it a prefix of names: `openai/*`, `*`. A name or alias wins over a prefix, a longer
+    prefix over a shorter one. Limits and metrics count the entry."""
+    aliases: Annotated[tuple[FixedName, ...], Field(max_length=16, strict=False), UniqueItems()] | None = None
+    """Other names of the model, which share its limits; each at most once in an LLMProxy. Default: none."""
     rate_limits: ModelRateLimits | None = None
     """Limits of this model. Default: only those of the proxy."""
     deployments: Annotated[tuple[Deployment, ...], Field(min_length=1, max_length=16, strict=False)]
     """Servers of the model: at least one, at most 16."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.name.endsWith('*') || self.deployments.all(d, !d.model.endsWith('*'))",
+            "may end with * only if name does: it stands for the rest of the requested name",
+            lambda m: m.name.endswith("*") or not any(d.model.endswith("*") for d in m.deployments),
+            ".deployments",
+        ),
+        Rule(
+            "!has(self.aliases) || !self.name.endsWith('*')",
+            "requires a name without *",
+            lambda m: m.aliases is None or not m.name.endswith("*"),
+            ".aliases",
+        ),
+    )
 
 
 class Retries(ApiModel):
@@ -87,7 +108,7 @@ class Fallback(ApiModel):
 
     model: ModelName
     """The requested model."""
-    to: Annotated[tuple[ModelName, ...], Field(min_length=1, max_length=MAX_FALLBACKS, strict=False), UniqueItems()]
+    to: Annotated[tuple[FixedName, ...], Field(min_length=1, max_length=MAX_FALLBACKS, strict=False), UniqueItems()]
     """Models to try in order: at least one, at most 8. Their own fallbacks are not followed."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
@@ -214,6 +235,14 @@ class Spec(ApiModel):
             "must name models of spec.models only",
             lambda s: {n for f in s.fallbacks or () for n in (f.model, *f.to)} <= {m.name for m in s.models},
             ".fallbacks",
+        ),
+        Rule(
+            "!has(self.spans) || !has(self.spans.registerResource) || self.models.exists(m, !m.name.endsWith('*'))",
+            "requires a model without * in its name",
+            lambda s: (
+                s.spans is None or s.spans.register_resource is None or any(not m.name.endswith("*") for m in s.models)
+            ),
+            ".spans.registerResource",
         ),
         *(_requires_translated_model(name) for name in ("translator", "litellm", "pod.env")),
     )

@@ -7,7 +7,7 @@ from pydantic import Field
 from llmproxy_api.base import ApiModel, ListMap
 
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
-Name = Annotated[str, Field(max_length=64)]
+Name = Annotated[str, Field(max_length=256)]
 Generation = Annotated[int, Field(ge=0, le=1 << 53)]
 """The API server reads a schema's bounds as floats, which hold integers of 53 bits."""
 

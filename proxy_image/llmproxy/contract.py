@@ -17,7 +17,7 @@ VERSION = 1
 EXIT_CODE = 2
 """Exit code of a process that cannot use its document: a restart does not help."""
 
-Name = Annotated[str, Field(min_length=1, max_length=256)]
+Name = Annotated[str, Field(min_length=1, max_length=512)]
 PositiveInt = Annotated[int, Field(ge=1, le=1_000_000_000_000)]
 Url = Annotated[str, Field(pattern="^https?://", max_length=2048)]
 Seconds = Annotated[float, Field(ge=0, le=7 * 24 * 3600, allow_inf_nan=False)]
@@ -101,6 +101,10 @@ class Model(_Part):
     """A model, by the name that clients use."""
 
     name: Name
+    """With * as its last character it stands for every name with that prefix; a * that ends a deployment's model stands
+    for the rest of the requested name."""
+    aliases: tuple[Name, ...] | None = None
+    """Other names of the model. None, not empty, if there are none: older readers refuse the field."""
     rate_limits: Limits = Limits()
     deployments: Annotated[tuple[Deployment, ...], Field(min_length=1, max_length=64)]
     fallbacks: tuple[Name, ...] = ()
@@ -244,11 +248,16 @@ def load(path: Path) -> Document:
 
 def _check_unique(document: Document, source: str) -> None:
     names: set[str] = set()
+    aliases = {model.name for model in document.models}
     ids: set[str] = set()
     for i, model in enumerate(document.models):
         if model.name in names:
             raise ContractError(f"{source}: models.{i}.name: {model.name!r} is there twice")
         names.add(model.name)
+        for name in model.aliases or ():
+            if name in aliases:
+                raise ContractError(f"{source}: models.{i}.aliases: {name!r} is there twice")
+            aliases.add(name)
         for j, deployment in enumerate(model.deployments):
             if deployment.id in ids:
                 raise ContractError(f"{source}: models.{i}.deployments.{j}.id: {deployment.id!r} is there twice")

@@ -183,3 +183,19 @@ def test_the_pinned_litellm_cannot_read_coheres_stream_as_it_is_documented() -> 
 
 def test_one_without_an_address_has_none_in_litellm_either() -> None:
     assert [row.name for row in PROVIDERS.values() if row.way is Way.NATIVE and row.api_base == LITELLMS] == []
+
+
+def test_a_prefix_of_models_is_called_by_the_requested_name(recording: Recording) -> None:
+    document = {"id": "d/0", "model": "gemini/*", "api_base": BASE, "timeout_s": 20}
+    backend = engine.make_backend(contract.Deployment.model_validate(document), KEY, recording)
+    arguments = {"messages": [{"role": "user", "content": "hi"}]}
+    named = backend.for_model("gemini-of-tomorrow")
+
+    with pytest.raises(engine.TranslationError):
+        asyncio.run(engine.complete(named, arguments, UpstreamTrace()))
+
+    [request] = recording.asked
+    assert "/gemini-of-tomorrow:generateContent" in str(request.url)
+    assert named.upstream_model == "gemini-of-tomorrow"
+    fixed = engine.make_backend(contract.Deployment(id="d/1", model="gemini/one"), KEY, recording)
+    assert fixed.for_model("other") is fixed

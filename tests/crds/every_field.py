@@ -10,6 +10,7 @@ BASE: Object = {
     "models": [
         {
             "name": "echo",
+            "aliases": ["echo-latest"],
             "rateLimits": {"rpm": 10, "rps": 1, "tpm": 100, "maxParallel": 2},
             "deployments": [
                 {

@@ -1,6 +1,6 @@
 """LiteLLM's `router_settings.model_group_alias`: other names of a model. Pure."""
 
-import copy
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +10,7 @@ NAME, SECTION = "model_group_alias", "router_settings"
 
 
 def add(diagnostics: Diagnostics, config: Mapping[str, Any], spec: dict[str, Any]) -> None:
-    """Add each model of *spec* again under its aliases; report aliases that cannot be."""
+    """Add aliases to the models of *spec*; report aliases that cannot be."""
     path = f"{SECTION}.{NAME}"
     raw = diagnostics.section(config, SECTION).get(NAME)
     if raw is None:
@@ -23,15 +23,10 @@ def add(diagnostics: Diagnostics, config: Mapping[str, Any], spec: dict[str, Any
         name = target.get("model") if isinstance(target, Mapping) else target
         model = models.get(str(name))
         if model is None:
-            diagnostics.refuse(path, f"says that {alias} is {name}, which is no model of model_list")
+            diagnostics.refuse(path, f"maps {alias} to {name}, which is no model of model_list")
         elif alias in models:
-            diagnostics.refuse(path, f"says {alias}, which is a model of model_list: keep one of them")
-        elif "rateLimits" in model:
-            diagnostics.refuse(
-                path, f"gives {name} another name, and each name would have its limits: have callers use one"
-            )
+            diagnostics.refuse(path, f"maps {alias}, which is a model of model_list: keep one of them")
+        elif str(name).endswith("*") or not re.fullmatch("[!-)+-~]{1,256}", str(alias)):
+            diagnostics.refuse(path, f"gives {name} the name {alias}: both must be names without * and spaces")
         else:
-            spec["models"].append({**copy.deepcopy(model), "name": str(alias)})
-            same = [{**item, "model": str(alias)} for item in spec.get("fallbacks", ()) if item["model"] == name]
-            if same:
-                spec["fallbacks"] += same
+            model.setdefault("aliases", []).append(str(alias))

@@ -34,8 +34,9 @@ _DOCUMENT_HASH_CHARS = 10
 
 
 def document(proxy: LLMProxy) -> contract.Document:
-    """Return the contract document of *proxy*; raise SpecError if it is too large for a ConfigMap."""
+    """Return the contract document of *proxy*; raise SpecError for two equal names, and above a ConfigMap's size."""
     spec = proxy.spec
+    _check_aliases(spec)
     fallbacks = {item.model: item.to for item in spec.fallbacks or ()}
     contents = contract.Document(
         proxy=contract.Proxy(name=proxy.metadata.name, namespace=proxy.metadata.namespace),
@@ -54,6 +55,19 @@ def document(proxy: LLMProxy) -> contract.Document:
         message = f"makes a configuration of {size} bytes, {MAX_DOCUMENT_BYTES} fit: shorten params"
         raise SpecError((Problem("spec.models", message),))
     return contents
+
+
+def _check_aliases(spec: models.Spec) -> None:
+    """Raise SpecError for an alias that is another name; CEL is too expensive over this many models."""
+    names = {model.name for model in spec.models}
+    problems = []
+    for i, model in enumerate(spec.models):
+        for j, alias in enumerate(model.aliases or ()):
+            if alias in names:
+                problems.append(Problem(f"spec.models[{i}].aliases[{j}]", f"{alias!r} is the name of another model"))
+            names.add(alias)
+    if problems:
+        raise SpecError(tuple(problems))
 
 
 def document_hash(text: str) -> str:
@@ -175,7 +189,9 @@ def spool_bytes(spans: Spans) -> int:
 def _model(model: models.Model, fallbacks: tuple[str, ...]) -> contract.Model:
     upstreams = tuple(_deployment(f"{model.name}/{i}", item) for i, item in enumerate(model.deployments))
     limits = _limits(model.rate_limits)
-    return contract.Model(name=model.name, rate_limits=limits, deployments=upstreams, fallbacks=fallbacks)
+    return contract.Model(
+        name=model.name, aliases=model.aliases, rate_limits=limits, deployments=upstreams, fallbacks=fallbacks
+    )
 
 
 def _deployment(name: str, item: deployments.Deployment) -> contract.Deployment:

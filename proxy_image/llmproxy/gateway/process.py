@@ -53,6 +53,7 @@ from llmproxy.gateway.shipping.shipper_client import ShipperClient
 from llmproxy.gateway.shipping.sidecars import shipper_metrics, wait_for_translator
 from llmproxy.gateway.upstreams.balancer import Balancer
 from llmproxy.gateway.upstreams.deployments import TRANSLATOR, TRANSLATOR_SOCKET, Pools, make_upstream
+from llmproxy.gateway.upstreams.model_index import ModelIndex
 
 SHIPPER_SOCKET = "shipper.sock"
 SNAPSHOT = "limits.snapshot"
@@ -111,6 +112,7 @@ class Gateway:
         app = App(
             Dependencies(
                 document=document,
+                models=ModelIndex((m.name, m.aliases or ()) for m in document.models),
                 balancers=self._balancers,
                 serving={
                     (name, endpoint): serving(endpoint, balancer.upstreams)

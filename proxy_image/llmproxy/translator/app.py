@@ -102,7 +102,10 @@ class Translator:
 async def _serve(backend: Backend, path: str, receive: Receive, reply: Reply) -> None:
     try:
         names = fields.CHAT if path == CHAT else fields.EMBEDDINGS
-        arguments = fields.read(await _body(receive), names, backend.deployment.params)
+        body = await _body(receive)
+        arguments = fields.read(body, names, backend.deployment.params)
+        if backend.upstream_model.endswith("*"):
+            backend = backend.for_model(fields.model_of(body))
     except fields.FieldError as exc:
         await reply.refuse(ErrorResponse(400, str(exc), param=exc.param))
         return

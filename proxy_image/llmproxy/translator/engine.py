@@ -7,7 +7,7 @@ network, no log of its own. Everything that it could take from the environment i
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # read at its import, which would fetch a file otherwise
@@ -48,6 +48,13 @@ class Backend:
         base = {} if deployment.api_base is None else {"api_base": deployment.api_base.rstrip("/")}
         own = {"model": deployment.model, "api_key": self.key or NO_KEY, "client": self.client, "max_retries": 0}
         return {**arguments, **base, **own, "num_retries": 0, "timeout": deployment.timeout_s}
+
+    def for_model(self, name: str | None) -> "Backend":
+        """Return the backend of a request with the model *name*: the gateway has replaced the * of a prefix in it."""
+        if not self.upstream_model.endswith("*") or name is None:
+            return self
+        deployment = self.deployment.model_copy(update={"model": f"{self.provider}/{name}"})
+        return replace(self, deployment=deployment, upstream_model=name)
 
 
 def prepare(transport: Transport, translation: Translation) -> None:

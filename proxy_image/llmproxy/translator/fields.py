@@ -53,6 +53,12 @@ def read(body: bytes, allowed: frozenset[str], params: Mapping[str, Any]) -> dic
     return {**params, **arguments}
 
 
+def model_of(body: bytes) -> str | None:
+    """Return the model in *body*, which `read` has accepted."""
+    model = json.loads(body).get("model")
+    return model if isinstance(model, str) and model else None
+
+
 def _check_messages(messages: object) -> None:
     if not isinstance(messages, list):
         raise FieldError("messages must be a list", "messages")

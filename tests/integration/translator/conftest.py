@@ -54,6 +54,7 @@ def document(gemini_port: int, translation: contract.Translation | None = None) 
         ),
         deployment("params/0", "gemini/gemini-2.0-flash", api_key_env=KEY_VARIABLE, params={"temperature": 0.25}),
         deployment("e/0", "gemini/gemini-embedding-001", api_key_env=KEY_VARIABLE),
+        deployment("prefix/0", "gemini/*", api_key_env=KEY_VARIABLE),
         deployment("native/0", "openai_like/x"),
     )
     models = tuple(contract.Model(name=d.id.partition("/")[0], deployments=(d,)) for d in deployments)

@@ -46,6 +46,15 @@ def test_a_plain_answer_has_openais_shape_and_the_providers_text(rig: Rig) -> No
     assert made["usage"]["total_tokens"] == made["usage"]["prompt_tokens"] + made["usage"]["completion_tokens"] > 2
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prefix_calls_the_requested_model(rig: Rig, *, stream: bool) -> None:
+    answer = rig.chat("hi", "prefix/0", stream=stream)
+
+    assert answer.status_code == 200
+    assert '"model":"gemini-2.0-flash"' in answer.text.replace('"model": ', '"model":')
+    assert rig.chat("hi", "prefix/0", model="gemini-0").status_code == 404
+
+
 @pytest.mark.parametrize("size", [None, 1, 2, 3, 5, 7])
 def test_a_stream_loses_no_character_wherever_its_bytes_are_cut(rig: Rig, size: int | None) -> None:
     how: dict[str, object] = {"text": BREAKERS} | ({"chunk_bytes": size} if size else {})

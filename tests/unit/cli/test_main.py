@@ -100,3 +100,13 @@ def test_help_teaches_by_examples(command: str) -> None:
     examples = done.output.partition("Examples")[2].partition("Options")[0]
     assert re.findall(r"^ +(?:\S.*[|(] ?)?llmproxy (\w+)", examples, re.MULTILINE)
     assert set(re.findall(r"\bllmproxy (\w+)", examples)) == {command}
+
+
+def test_check_refuses_an_alias_that_is_the_name_of_another_model(file: Path) -> None:
+    extra = "  - {name: other, aliases: [gpt], deployments: [{model: hosted_vllm/x, apiBase: 'http://x/v1'}]}\n"
+    file.write_text(GOOD + extra)
+
+    done = CliRunner().invoke(app, ["check", "-f", str(file)])
+
+    assert done.exit_code == 1
+    assert "spec.models[1].aliases[0]: 'gpt' is the name of another model" in " ".join(done.output.split())

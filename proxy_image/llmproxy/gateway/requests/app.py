@@ -24,7 +24,7 @@ class App:
 
     def __init__(self, deps: Dependencies) -> None:
         self._deps = deps
-        self._models = list(deps.balancers)
+        self._models = deps.models.names
 
     async def handle(self, exchange: HttpExchange) -> None:
         """Answer one request."""

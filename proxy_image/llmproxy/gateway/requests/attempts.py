@@ -88,6 +88,8 @@ class Attempts:
 
     async def _send(self, upstream: Upstream) -> UpstreamResponse:
         call = self._call
+        if upstream.upstream_model.endswith("*"):
+            upstream = upstream.for_suffix(call.request.model[len(self._model) - 1 :])
         adapter = adapter_for(self._endpoint, upstream)
         body = call.sent_body = adapter.request_body(call.request, upstream, want_usage=self._want_usage)
         head = upstream.heads[adapter.endpoint] % len(body)

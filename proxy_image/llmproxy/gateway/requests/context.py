@@ -20,6 +20,7 @@ from llmproxy.gateway.requests.upstream_response import UpstreamResponse
 from llmproxy.gateway.shipping.shipper_client import ShipperClient
 from llmproxy.gateway.upstreams.balancer import Balancer
 from llmproxy.gateway.upstreams.deployments import Upstream
+from llmproxy.gateway.upstreams.model_index import ModelIndex
 
 MAX_RECORDED: Final = 24 << 20
 """Bytes of a response in its record; a longer one is cut there. With the largest body it fits a frame."""
@@ -30,7 +31,9 @@ class Dependencies:
     """Parts of the gateway that all requests share; built once, in `process`."""
 
     document: Document
+    models: ModelIndex
     balancers: Mapping[str, Balancer]
+    """By model of the document, as everything by model here."""
     serving: Mapping[tuple[str, str], Sequence[Upstream]]
     """The deployments that have an endpoint, by model and endpoint."""
     output_tokens: Mapping[str, int]
@@ -66,7 +69,7 @@ class RequestContext:
         self.started_ns = time.time_ns()
         self.started_s = time.monotonic()
         self.model = ""
-        """Model of the request, once it is known to be served."""
+        """Model of the document, once the request's is known to be served: its name, an alias or a prefix."""
         self.status = 0
         """Status of the response, 0 before there is one."""
         self.error = ""

@@ -16,7 +16,7 @@ from llmproxy.gateway.requests.upstream_response import UpstreamResponse
 
 async def open_response(deps: Dependencies, call: AdmittedCall) -> UpstreamResponse:
     """Return the response to pass on; raise CallError when no model gave one."""
-    model = call.request.model
+    model = call.context.model
     fallbacks = deps.fallbacks.get(model)
     if fallbacks is None:
         return await Attempts(deps, call, model).open()

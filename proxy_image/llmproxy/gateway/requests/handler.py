@@ -31,10 +31,8 @@ async def serve(deps: Dependencies, context: RequestContext) -> None:
         deps.pause.check()
         body = exchange.request.body
         request = context.dialect.parse(body, context.route.model)
-        model = request.model
-        balancer = find_model(deps, model)
-        context.model = model
-        _require_serving(deps, context, balancer)
+        context.model = model = find_model(deps, request.model)
+        _require_serving(deps, context, deps.balancers[model])
         exchange.cancel_on_disconnect()
         decision = deps.limiter.admit(
             model, bound_tokens(request, context.route.endpoint, len(body), deps.output_tokens[model])
@@ -65,13 +63,13 @@ async def serve(deps: Dependencies, context: RequestContext) -> None:
         _count(deps, context, call)
 
 
-def find_model(deps: Dependencies, model: str) -> Balancer:
-    """Return the balancer of *model*; raise UnknownModelError with the names that are served."""
-    balancer = deps.balancers.get(model)
-    if balancer is None:
-        names = ", ".join(sorted(deps.balancers))
-        raise UnknownModelError(f"model {model!r} is not served here; there is {names}", param="model")
-    return balancer
+def find_model(deps: Dependencies, name: str) -> str:
+    """Return the model of the document for *name*; raise UnknownModelError with the names that are served."""
+    model = deps.models.find(name)
+    if model is None:
+        names = ", ".join(deps.models.all())
+        raise UnknownModelError(f"model {name!r} is not served here; there is {names}", param="model")
+    return model
 
 
 def _require_serving(deps: Dependencies, context: RequestContext, balancer: Balancer) -> None:

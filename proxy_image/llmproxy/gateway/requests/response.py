@@ -190,7 +190,7 @@ def _broken(deps: Dependencies, call: AdmittedCall, response: UpstreamResponse, 
 
 
 def _headers(deps: Dependencies, call: AdmittedCall, response: UpstreamResponse) -> list[Header]:
-    headers = call.context.dialect.limits(deps.limiter, call.request.model)
+    headers = call.context.dialect.limits(deps.limiter, call.context.model)
     upstream_headers = response.headers
     if not headers:
         headers = [(name, value) for name, value in upstream_headers.items() if _LIMIT in name]

@@ -5,7 +5,7 @@ Address, head of a request and params do not depend on the request: they are com
 
 import os
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
@@ -57,6 +57,11 @@ class Upstream:
     pool: Pool
     host: str
     """For messages: host and port, never a path or a key."""
+
+    def for_suffix(self, suffix: str) -> "Upstream":
+        """Return this upstream with *suffix* in place of the * that ends its model."""
+        model = self.upstream_model[:-1] + suffix
+        return replace(self, upstream_model=model, model_json=msgspec.Raw(msgspec.json.encode(model)))
 
 
 class Pools:

@@ -33,7 +33,7 @@ def proxy_llm(resource: contract.Resource, models: tuple[contract.Model, ...]) -
     return {
         "resource_type": "proxy_llm",
         "endpoint": resource.endpoint,
-        "model": models[0].name,
+        "model": next((model.name for model in models if not model.name.endswith("*")), models[0].name),
         "sampling_parameters": {},
         "api_key": None,
     }

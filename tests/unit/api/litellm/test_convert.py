@@ -347,19 +347,19 @@ def test_a_model_is_called_by_its_other_names() -> None:
 
     result = made({"model_list": TWO, "router_settings": settings | fallbacks})
 
-    models = {m["name"]: m["deployments"] for m in result.proxy["spec"]["models"]}
-    assert list(models) == ["main", "spare", "third", "gpt-4", "hidden"]
-    assert models["gpt-4"] == models["main"]
-    assert [f["model"] for f in result.proxy["spec"]["fallbacks"]] == ["main", "gpt-4"]
+    models = {m["name"]: m.get("aliases", []) for m in result.proxy["spec"]["models"]}
+    assert models == {"main": ["gpt-4"], "spare": ["hidden"], "third": []}
+    assert [f["model"] for f in result.proxy["spec"]["fallbacks"]] == ["main"]
     assert result.warnings == ()
 
 
 @pytest.mark.parametrize(
     ("aliases", "says"),
     [
-        pytest.param({"a": "nobody"}, "says that a is nobody, which is no model", id="of nothing"),
-        pytest.param({"main": "spare"}, "says main, which is a model of model_list", id="taken"),
-        pytest.param({"a": "held"}, "each name would have its limits", id="with limits"),
+        pytest.param({"a": "nobody"}, "maps a to nobody, which is no model", id="of nothing"),
+        pytest.param({"main": "spare"}, "maps main, which is a model of model_list", id="taken"),
+        pytest.param({"a b": "held"}, "must be names without * and spaces", id="with a space"),
+        pytest.param({"a*": "held"}, "must be names without * and spaces", id="a prefix"),
         pytest.param(["a"], "must be a mapping", id="a list"),
     ],
 )
@@ -588,3 +588,31 @@ def test_a_model_of_a_mode_that_is_not_served_is_left_out() -> None:
 )
 def test_a_parameter_whose_loss_would_be_noticed_is_an_error(params: dict[str, Any], says: str) -> None:
     assert says in refused(config(params))
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("openai/*", "openai/*"),
+        ("*", "openai/gpt-4o"),
+        ("claude-*", "anthropic/claude-*"),
+        ("/data/m", "openai//data/m"),
+    ],
+)
+def test_prefixes_of_names_and_paths_are_names(name: str, model: str) -> None:
+    result = made(entry(name, model=model))
+
+    assert result.proxy["spec"]["models"][0]["name"] == name
+    assert only_deployment(result)["model"] == model
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "says"),
+    [
+        pytest.param("a*b", "openai/a*b", "model_list[0].model_name: must have", id="in the middle"),
+        pytest.param("a b", "openai/a", "model_list[0].model_name: must have", id="a space"),
+        pytest.param("gpt", "openai/*", "with * as the last character of model_name", id="of a fixed name"),
+    ],
+)
+def test_patterns_that_are_no_prefixes_are_refused(name: str, model: str, says: str) -> None:
+    assert says in refused(entry(name, model=model))
