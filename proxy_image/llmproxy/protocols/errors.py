@@ -62,12 +62,12 @@ def openai_error(message: str, status: int, kind: str = "") -> Json:
 
 def to_anthropic(status: int, body: bytes) -> bytes:
     """Return an OpenAI-compatible upstream's error for an Anthropic client."""
-    return anthropic_body(said(body) or f"the model server answered {status} without a message", status)
+    return anthropic_body(error_message(body) or f"the model server answered {status} without a message", status)
 
 
 def to_openai(status: int, body: bytes) -> bytes:
     """Return an Anthropic upstream's error for an OpenAI client."""
-    return encode(openai_error(said(body) or f"the model server answered {status} without a message", status))
+    return encode(openai_error(error_message(body) or f"the model server answered {status} without a message", status))
 
 
 def event_to_openai(content: object) -> Json:
@@ -86,7 +86,7 @@ def event_to_anthropic(content: object) -> Json:
     return anthropic_error(_message(content) or "the model server broke the stream off", anthropic_type(status))
 
 
-def said(body: bytes) -> str:
+def error_message(body: bytes) -> str:
     """Return the words of an error's body: the message in it, else its text."""
     try:
         content = decode(body)
@@ -99,9 +99,9 @@ def _message(content: object) -> str:
     """Find the message: OpenAI and Anthropic nest it, FastAPI calls it detail, older vLLM has it at the top."""
     if not isinstance(content, dict):
         return content if isinstance(content, str) else ""
-    for found in (content.get("error"), content.get("detail"), content):
-        if isinstance(found, str):
-            return found
-        if isinstance(found, dict) and isinstance(found.get("message"), str):
-            return str(found["message"])
+    for part in (content.get("error"), content.get("detail"), content):
+        if isinstance(part, str):
+            return part
+        if isinstance(part, dict) and isinstance(part.get("message"), str):
+            return str(part["message"])
     return encode(content).decode()[:MAX_TEXT]

@@ -13,7 +13,7 @@ from llmproxy.protocols.json_fields import Json
 _MAX_COUNT = 1 << 53
 
 
-class _Body(msgspec.Struct):
+class _UsageEnvelope(msgspec.Struct):
     usage: Any = None
 
 
@@ -63,7 +63,7 @@ class MessagesUsage(msgspec.Struct):
                 setattr(self, name, count)
 
 
-_decode_body = msgspec.json.Decoder(_Body).decode
+_decode_body = msgspec.json.Decoder(_UsageEnvelope).decode
 
 
 def answer_tokens(body: bytes) -> int | None:
@@ -83,8 +83,8 @@ def tokens_of(usage: object) -> int | None:
     prompt = ("prompt_tokens",) if "prompt_tokens" in usage else _ANTHROPIC_PROMPT
     answer = "completion_tokens" if "completion_tokens" in usage else "output_tokens"
     counts = [_count(usage.get(name)) for name in (*prompt, answer, "total_tokens")]
-    known = [count for count in counts if count is not None]
-    return sum(known) if known else None
+    numbers = [count for count in counts if count is not None]
+    return sum(numbers) if numbers else None
 
 
 def read_chat(usage: object) -> ChatUsage | None:

@@ -22,7 +22,7 @@ _MAPPED = frozenset({
     *("messages", "system", "max_tokens", "tools", "tool_choice", "stop_sequences", "metadata", "thinking"),
     "output_config",
 })  # fmt: skip
-_LEFT_OUT = frozenset({
+_HINTS = frozenset({
     *("cache_control", "service_tier", "speed", "diagnostics", "context_management", "user_profile_id"),
     "workspace_id",
 })  # fmt: skip
@@ -50,9 +50,9 @@ class Traits:
     output_limit: str = "max_tokens"
     """The field that bounds an answer; OpenAI's newer models take `max_completion_tokens` alone."""
     cache_control: bool = False
-    """Whether `cache_control` in parts is understood; others refuse or ignore it."""
+    """The upstream understands `cache_control` in parts; others refuse or ignore it."""
     reasoning_content: bool = False
-    """Whether an assistant message may carry `reasoning_content`, which its chat template then sees."""
+    """An assistant message may carry `reasoning_content`, which the chat template sees."""
 
 
 class _Message(msgspec.Struct):
@@ -73,41 +73,41 @@ def from_messages(fields: Fields, traits: Traits, *, strict: bool = True) -> Jso
 
     Without *strict*, what cannot be said is shown as it is: for records of calls that Anthropic itself has answered.
     """
-    made: Json = {}
+    chat: Json = {}
     for name, raw in fields.items():
         if name in _REFUSED and strict and bytes(raw) != b"null":
             raise MappingError(name, _REFUSED[name])
-        if name not in _MAPPED and name not in _LEFT_OUT:
-            made[name] = raw
-    made["messages"] = _Messages(traits, strict=strict).all(fields)
+        if name not in _MAPPED and name not in _HINTS:
+            chat[name] = raw
+    chat["messages"] = _Messages(traits, strict=strict).all(fields)
     limit = value(fields, "max_tokens", int, "a whole number")
     if limit is None and strict:
         raise MappingError("max_tokens", "Field required")
     if limit is not None:
-        made[traits.output_limit] = limit
-    made |= chat_tools.tools(fields, keep_cache_control=traits.cache_control, strict=strict)
-    made |= _settings(fields, strict=strict)
-    return made
+        chat[traits.output_limit] = limit
+    chat |= chat_tools.tools(fields, keep_cache_control=traits.cache_control, strict=strict)
+    chat |= _settings(fields, strict=strict)
+    return chat
 
 
 def _settings(fields: Fields, *, strict: bool) -> Json:
-    made: Json = {}
+    chat: Json = {}
     stop = value(fields, "stop_sequences", list[str], "a list of strings")
     if stop:
-        made["stop"] = stop
+        chat["stop"] = stop
     user = (value(fields, "metadata", dict[str, Any], "an object") or {}).get("user_id")
     if isinstance(user, str) and user:
-        made["user"] = user if len(user) <= _MAX_USER else hashlib.sha256(user.encode()).hexdigest()
+        chat["user"] = user if len(user) <= _MAX_USER else hashlib.sha256(user.encode()).hexdigest()
     effort = _effort(value(fields, "thinking", dict[str, Any], "an object"), strict=strict)
     config = value(fields, "output_config", dict[str, Any], "an object") or {}
     if strict:
         refuse_unknown(config, frozenset({"effort", "format"}), "output_config")
     effort = config.get("effort") or effort
     if effort:
-        made["reasoning_effort"] = effort
+        chat["reasoning_effort"] = effort
     if config.get("format") is not None:
-        made["response_format"] = _response_format(config["format"])
-    return made
+        chat["response_format"] = _response_format(config["format"])
+    return chat
 
 
 def _effort(thinking: Json | None, *, strict: bool) -> str | None:
@@ -122,10 +122,10 @@ def _effort(thinking: Json | None, *, strict: bool) -> str | None:
     return None
 
 
-def _response_format(given: object) -> Json:
-    if not isinstance(given, dict) or given.get("type") != "json_schema" or not isinstance(given.get("schema"), dict):
+def _response_format(style: object) -> Json:
+    if not isinstance(style, dict) or style.get("type") != "json_schema" or not isinstance(style.get("schema"), dict):
         raise MappingError("output_config.format", "must be {type: json_schema, schema: {...}}")
-    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": given["schema"], "strict": True}}
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": style["schema"], "strict": True}}
 
 
 class _Messages:
@@ -134,7 +134,7 @@ class _Messages:
     def __init__(self, traits: Traits, *, strict: bool) -> None:
         self._traits = traits
         self._strict = strict
-        self._made: list[Json] = []
+        self._messages: list[Json] = []
 
     def all(self, fields: Fields) -> list[Json]:
         """Return them."""
@@ -153,15 +153,15 @@ class _Messages:
             if message.role not in {"user", "assistant", "system"}:
                 raise MappingError(f"{path}.role", "must be user or assistant")
             if isinstance(message.content, str):
-                self._made.append({"role": message.role, "content": message.content})
+                self._messages.append({"role": message.role, "content": message.content})
             elif message.role == "assistant":
                 self._assistant(message.content, f"{path}.content")
             elif message.role == "user":
                 self._user(message.content, f"{path}.content")
             else:
                 parts = [self._part(_block(b), f"{path}.content.{k}") for k, b in enumerate(message.content)]
-                self._made.append({"role": "system", "content": _collapsed(parts)})
-        return self._made
+                self._messages.append({"role": "system", "content": _collapsed(parts)})
+        return self._messages
 
     def _system(self, fields: Fields) -> None:
         system = value(fields, "system", str | list[dict[str, Any]], "a string or a list of text blocks")
@@ -172,20 +172,20 @@ class _Messages:
                 if block.get("type") != "text":
                     raise MappingError(f"system.{i}.type", "must be text")
             system = _collapsed([self._part(block, f"system.{i}") for i, block in enumerate(system)])
-        self._made.append({"role": "system", "content": system})
+        self._messages.append({"role": "system", "content": system})
 
     def _user(self, blocks: list[msgspec.Raw], path: str) -> None:
         """Results of tools first, each a message of its own, right after the calls: OpenAI takes them nowhere else."""
         parts: list[Json] = []
-        shown: list[Json] = []
+        media: list[Json] = []
         for k, raw in enumerate(blocks):
             block = _block(raw)
             if block.get("type") == "tool_result":
-                shown += self._tool_result(block, f"{path}.{k}")
+                media += self._tool_result(block, f"{path}.{k}")
             else:
                 parts.append(self._part(block, f"{path}.{k}"))
-        if shown or parts or not blocks:
-            self._made.append({"role": "user", "content": _collapsed(shown + parts)})
+        if media or parts or not blocks:
+            self._messages.append({"role": "user", "content": _collapsed(media + parts)})
 
     def _tool_result(self, block: Json, path: str) -> list[Json]:
         """Add the tool message; return what only a user message can show."""
@@ -193,23 +193,23 @@ class _Messages:
         ident = _text_of(block, "tool_use_id", path)
         content = block.get("content") or ""
         texts: list[Json] = []
-        shown: list[Json] = []
+        media: list[Json] = []
         if isinstance(content, str):
             texts.append({"type": "text", "text": content})
         elif isinstance(content, list):
             for k, inner in enumerate(content):
                 part = self._part(inner, f"{path}.content.{k}")
-                (texts if part.get("type") == "text" else shown).append(part)
+                (texts if part.get("type") == "text" else media).append(part)
         else:
             raise MappingError(f"{path}.content", "must be a string or a list of blocks")
         if block.get("is_error") is True:
             if not texts:
                 texts.append({"type": "text", "text": ""})
             texts[0]["text"] = f"Error: {texts[0]['text']}"
-        if shown:
-            shown.insert(0, {"type": "text", "text": f"What tool call {ident} returned beside its text:"})
-        self._made.append({"role": "tool", "tool_call_id": ident, "content": _collapsed(texts)})
-        return shown
+        if media:
+            media.insert(0, {"type": "text", "text": f"What tool call {ident} returned beside its text:"})
+        self._messages.append({"role": "tool", "tool_call_id": ident, "content": _collapsed(texts)})
+        return media
 
     def _assistant(self, blocks: list[msgspec.Raw], path: str) -> None:
         text, thought = "", ""
@@ -229,12 +229,12 @@ class _Messages:
                 thought += _text_of(block, "thinking", here)
             elif kind != "redacted_thinking":  # which nobody but Anthropic can read
                 text += encode(self._other(block, here)).decode()
-        made: Json = {"role": "assistant", "content": text if text or not calls else None}
+        reply: Json = {"role": "assistant", "content": text if text or not calls else None}
         if thought and self._traits.reasoning_content:
-            made["reasoning_content"] = thought
+            reply["reasoning_content"] = thought
         if calls:
-            made["tool_calls"] = calls
-        self._made.append(made)
+            reply["tool_calls"] = calls
+        self._messages.append(reply)
 
     def _part(self, block: object, path: str) -> Json:
         """Return the part of a message's content that shows *block*."""
@@ -243,18 +243,18 @@ class _Messages:
         kind = block.get("type")
         if kind == "text":
             self._check(block, _TEXT, path)
-            made: Json = {"type": "text", "text": _text_of(block, "text", path)}
+            content: Json = {"type": "text", "text": _text_of(block, "text", path)}
         elif kind == "image":
             self._check(block, _IMAGE, path)
-            made = self._image(block, path)
+            content = self._image(block, path)
         elif kind == "document":
             self._check(block, _DOCUMENT, path)
-            made = self._document(block, path)
+            content = self._document(block, path)
         else:
             return self._other(block, path)
         if self._traits.cache_control and block.get("cache_control"):
-            made["cache_control"] = block["cache_control"]
-        return made
+            content["cache_control"] = block["cache_control"]
+        return content
 
     def _image(self, block: Json, path: str) -> Json:
         source = block.get("source")
@@ -283,21 +283,21 @@ class _Messages:
             raise MappingError(path, f"a block of type {block.get('type')!r} like this is known to Anthropic only")
         return block
 
-    def _check(self, block: Json, known: frozenset[str], path: str) -> None:
-        if self._strict and not block.keys() <= known:
-            refuse_unknown(block, known, path)
+    def _check(self, block: Json, names: frozenset[str], path: str) -> None:
+        if self._strict and not block.keys() <= names:
+            refuse_unknown(block, names, path)
 
 
 def _block(raw: msgspec.Raw) -> Json:
-    found = decode(raw)
-    return found if isinstance(found, dict) else {"type": None}
+    block = decode(raw)
+    return block if isinstance(block, dict) else {"type": None}
 
 
 def _text_of(block: Json, name: str, path: str) -> str:
-    found = block.get(name)
-    if not isinstance(found, str):
+    text = block.get(name)
+    if not isinstance(text, str):
         raise MappingError(f"{path}.{name}", "must be a string")
-    return found
+    return text
 
 
 def _collapsed(parts: list[Json]) -> str | list[Json]:

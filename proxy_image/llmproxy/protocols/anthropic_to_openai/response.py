@@ -38,8 +38,8 @@ def _content(message: ChatMessage, ident: str) -> list[Json]:
     if text := message.content or message.refusal:
         blocks.append({"type": "text", "text": text})
     for i, call in enumerate(message.tool_calls or ()):
-        made = {"type": "tool_use", "id": call.id or tool_id(ident, i), "name": call.function.name or ""}
-        blocks.append({**made, "input": _input(call.function.arguments or "")})
+        tool_use = {"type": "tool_use", "id": call.id or tool_id(ident, i), "name": call.function.name or ""}
+        blocks.append({**tool_use, "input": _input(call.function.arguments or "")})
     return blocks
 
 
@@ -58,9 +58,9 @@ def _input(arguments: str) -> Json | msgspec.Raw:
     if not arguments.strip():
         return {}
     try:
-        found = decode(arguments)
+        fields = decode(arguments)
     except msgspec.MsgspecError:
-        found = None
-    if isinstance(found, dict):
+        fields = None
+    if isinstance(fields, dict):
         return msgspec.Raw(arguments.encode())
     return {"invalid_json": arguments}  # a small model's slip: the agent may answer with a tool error

@@ -62,7 +62,7 @@ class MessagesStream(TranslatedStream):
     def _is_complete(self) -> bool:
         return self._finish is not None
 
-    def _read(self, data: bytes, made: list[bytes]) -> bytes:
+    def _read(self, data: bytes, out: list[bytes]) -> bytes:
         if data.strip() == b"[DONE]":
             return self._stop()
         try:
@@ -74,13 +74,13 @@ class MessagesStream(TranslatedStream):
             return anthropic_event("error", event_to_anthropic(decode(data)))
         self._usage = usage.read_chat(chunk.usage) or self._usage
         if not self._started:
-            self._start(chunk, made)
+            self._start(chunk, out)
         for choice in chunk.choices or ():
             if choice.index == 0:
-                self._choice(choice, made)
+                self._choice(choice, out)
         return b""
 
-    def _start(self, chunk: ChatChunk, made: list[bytes]) -> None:
+    def _start(self, chunk: ChatChunk, out: list[bytes]) -> None:
         self._started = True
         self._id = message_id(chunk.id)
         message: Json = {
@@ -93,32 +93,32 @@ class MessagesStream(TranslatedStream):
             "stop_sequence": None,
             "usage": usage.to_anthropic(self._usage),
         }
-        made.append(anthropic_event("message_start", {"type": "message_start", "message": message}))
-        made.append(anthropic_event("ping", {"type": "ping"}))
+        out.append(anthropic_event("message_start", {"type": "message_start", "message": message}))
+        out.append(anthropic_event("ping", {"type": "ping"}))
 
-    def _choice(self, choice: ChunkChoice, made: list[bytes]) -> None:
+    def _choice(self, choice: ChunkChoice, out: list[bytes]) -> None:
         delta = choice.delta
         if delta is not None:
             if thought := delta.thought:
-                self._words("thinking", thought, made)
+                self._words("thinking", thought, out)
             if delta.content:
-                self._words("text", delta.content, made)
+                self._words("text", delta.content, out)
             if delta.refusal:
                 self._refused = True
-                self._words("text", delta.refusal, made)
+                self._words("text", delta.refusal, out)
             for call in delta.tool_calls or ():
-                self._tool(call, made)
+                self._tool(call, out)
         if choice.finish_reason is not None:
             self._finish, self._matched = choice.finish_reason, choice.stop_reason
-            self._close(made)
+            self._close(out)
 
-    def _words(self, kind: str, text: str, made: list[bytes]) -> None:
+    def _words(self, kind: str, text: str, out: list[bytes]) -> None:
         if self._open != kind:
             block = {"type": "thinking", "thinking": "", "signature": ""} if kind == "thinking" else {}
-            self._begin(kind, block or {"type": "text", "text": ""}, made)
-        made.append(_delta(self._blocks - 1, kind, text))
+            self._begin(kind, block or {"type": "text", "text": ""}, out)
+        out.append(_delta(self._blocks - 1, kind, text))
 
-    def _tool(self, call: ToolCallDelta, made: list[bytes]) -> None:
+    def _tool(self, call: ToolCallDelta, out: list[bytes]) -> None:
         index = call.number(len(self._tools))
         tool = self._tools.setdefault(index, _Tool())
         function = call.function or FunctionCall()
@@ -131,38 +131,38 @@ class MessagesStream(TranslatedStream):
                 return
             arguments, tool.waiting = tool.waiting, ""
             ident = tool.id or tool_id(self._id, index)
-            self._begin("tool", {"type": "tool_use", "id": ident, "name": tool.name, "input": {}}, made)
+            self._begin("tool", {"type": "tool_use", "id": ident, "name": tool.name, "input": {}}, out)
             tool.block = self._blocks - 1
         if arguments:
-            made.append(_delta(tool.block, "tool", arguments))
+            out.append(_delta(tool.block, "tool", arguments))
 
-    def _begin(self, kind: str, block: Json, made: list[bytes]) -> None:
-        self._close(made)
+    def _begin(self, kind: str, block: Json, out: list[bytes]) -> None:
+        self._close(out)
         self._open = kind
         start = {"type": "content_block_start", "index": self._blocks, "content_block": block}
-        made.append(anthropic_event("content_block_start", start))
+        out.append(anthropic_event("content_block_start", start))
         self._blocks += 1
 
-    def _close(self, made: list[bytes]) -> None:
+    def _close(self, out: list[bytes]) -> None:
         if self._open:
             self._open = ""
             stop = {"type": "content_block_stop", "index": self._blocks - 1}
-            made.append(anthropic_event("content_block_stop", stop))
+            out.append(anthropic_event("content_block_stop", stop))
 
     def _stop(self) -> bytes:
         if not self._started:
             return self._broken("the model server sent no answer")
         self.done = True
-        made: list[bytes] = []
-        self._close(made)
+        out: list[bytes] = []
+        self._close(out)
         reason, matched = stop_reasons.stop_reason(
             self._finish, self._matched, called=any(t.block >= 0 for t in self._tools.values()), refused=self._refused
         )
         delta = {"stop_reason": reason, "stop_sequence": matched}
         last = {"type": "message_delta", "delta": delta, "usage": usage.to_anthropic(self._usage)}
-        made.append(anthropic_event("message_delta", last))
-        made.append(anthropic_event("message_stop", {"type": "message_stop"}))
-        return b"".join(made)
+        out.append(anthropic_event("message_delta", last))
+        out.append(anthropic_event("message_stop", {"type": "message_stop"}))
+        return b"".join(out)
 
     def _broken(self, problem: str) -> bytes:
         self.done = self.failed = True

@@ -23,11 +23,11 @@ def answer(body: bytes, created_s: int, *, streamed: bool) -> bytes:
     """Return a message or the events of one as a chat completion or its events; itself if it is an error or neither."""
     if streamed and not body.lstrip().startswith(b"{"):
         stream = ChatStream(created_s, with_usage=True)
-        made = b"".join(stream.feed(body))
+        chunks = b"".join(stream.feed(body))
         if not stream.done:  # a record that was cut is no error of the model's
             end = stream.rest()
-            made += end if not stream.failed else b""
-        return made
+            chunks += end if not stream.failed else b""
+        return chunks
     try:
         return from_message(body, created_s)[0]
     except AnswerError:

@@ -37,8 +37,8 @@ def read_answer(body: bytes, *, streamed: bool) -> Json | None:
     """Return the answer in *body* as one object, None if it is none."""
     if streamed and body.lstrip()[:1] != b"{":
         return joined(events(body))
-    found = parse(body)
-    return found if isinstance(found, dict) else None
+    content = parse(body)
+    return content if isinstance(content, dict) else None
 
 
 def events(body: bytes) -> list[Json]:
@@ -107,14 +107,14 @@ def _add_delta(message: Json, delta: Json) -> None:
             message[name] = value
 
 
-def _add_tool_call(made: list[Json], part: Json) -> None:
+def _add_tool_call(calls: list[Json], part: Json) -> None:
     index = part.get("index")
     if not isinstance(index, int):
-        index = len(made) if part.get("id") else max(0, len(made) - 1)
-    call = next((c for c in made if c["index"] == index), None)
+        index = len(calls) if part.get("id") else max(0, len(calls) - 1)
+    call = next((c for c in calls if c["index"] == index), None)
     if call is None:
         call = {"index": index, "type": "function", "function": {}}
-        made.append(call)
+        calls.append(call)
     for name in ("id", "type"):
         if part.get(name):
             call[name] = part[name]
@@ -132,32 +132,32 @@ def _add_function(function: Json, part: Json) -> None:
 def _add_logprobs(choice: Json, part: object) -> None:
     if not isinstance(part, dict):
         return
-    made = _part(choice, "logprobs", dict)
+    whole = _part(choice, "logprobs", dict)
     for name, value in part.items():
         if isinstance(value, list):
-            _extend(made, name, value)
+            _extend(whole, name, value)
 
 
-def _part(made: Json, name: str, kind: type[T]) -> T:
+def _part(whole: Json, name: str, kind: type[T]) -> T:
     """Return the part of *made* that grows under *name*; what a server has put there of another kind gives way."""
-    found = made.get(name)
-    if type(found) is kind:
-        return found
-    fresh = made[name] = kind()
+    part = whole.get(name)
+    if type(part) is kind:
+        return part
+    fresh = whole[name] = kind()
     return fresh
 
 
-def _extend(made: Json, name: str, more: object) -> None:
+def _extend(whole: Json, name: str, more: object) -> None:
     if isinstance(more, list):
-        _part(made, name, list).extend(more)
+        _part(whole, name, list).extend(more)
 
 
-def _continue(made: Json, name: str, more: object) -> None:
-    before = made.get(name)
+def _continue(whole: Json, name: str, more: object) -> None:
+    before = whole.get(name)
     if isinstance(before, _Pieces) and isinstance(more, str):
         before.append(more)
     else:
-        made[name] = _Pieces([more]) if isinstance(more, str) else more
+        whole[name] = _Pieces([more]) if isinstance(more, str) else more
 
 
 def _whole(value: object) -> object:
@@ -170,9 +170,9 @@ def _whole(value: object) -> object:
 
 
 def _whole_choice(choice: Json) -> Json:
-    made = cast("Json", _whole(choice))
-    message = made.get("message")
+    whole = cast("Json", _whole(choice))
+    message = whole.get("message")
     if isinstance(message, dict) and isinstance(message.get("tool_calls"), list):
         message["tool_calls"] = [{k: _whole(v) for k, v in c.items() if k != "index"} for c in message["tool_calls"]]
         message["content"] = message.get("content") or None  # as it is without a stream
-    return made
+    return whole

@@ -10,19 +10,19 @@ _TEXTS = frozenset({"input_text", "output_text", "text", "summary_text", "reason
 
 def request(body: Json) -> Json:
     """Return a request with `messages` and chat's `tools` in place of `input`, `instructions` and its own."""
-    made = {name: value for name, value in body.items() if name not in {"input", "instructions", "tools"}}
+    chat = {name: value for name, value in body.items() if name not in {"input", "instructions", "tools"}}
     messages: list[Json] = []
     if isinstance(body.get("instructions"), str):
         messages.append({"role": "system", "content": body["instructions"]})
-    asked = body.get("input")
-    if isinstance(asked, str):
-        messages.append({"role": "user", "content": asked})
-    for item in _dicts(asked):
+    items = body.get("input")
+    if isinstance(items, str):
+        messages.append({"role": "user", "content": items})
+    for item in _dicts(items):
         messages.extend(_message(item))
-    made["messages"] = messages
+    chat["messages"] = messages
     if tools := [_tool(tool) for tool in _dicts(body.get("tools"))]:
-        made["tools"] = tools
-    return made
+        chat["tools"] = tools
+    return chat
 
 
 def answer(response: Json) -> Json:
@@ -56,16 +56,16 @@ def answer(response: Json) -> Json:
 
 def of_events(events: list[Json]) -> Json | None:
     """Return the response that a stream brought: that of its last event, or of a cut one what there is of it."""
-    found: Json | None = None
+    response: Json | None = None
     items: list[Json] = []
     for event in events:
         if isinstance(event.get("response"), dict):
-            found = event["response"]
+            response = event["response"]
         elif event.get("type") == "response.output_item.done" and isinstance(event.get("item"), dict):
             items.append(event["item"])
-    if found is not None and not found.get("output") and items:
-        return {**found, "output": items}
-    return found
+    if response is not None and not response.get("output") and items:
+        return {**response, "output": items}
+    return response
 
 
 def _message(item: Mapping[str, Any]) -> list[Json]:
@@ -90,15 +90,15 @@ def _content(content: object) -> object:
     parts = _dicts(content)
     if not isinstance(content, list) or all(part.get("type") in _TEXTS for part in parts):
         return content if isinstance(content, str) else _text(content)
-    made: list[Json] = []
+    chat_parts: list[Json] = []
     for part in parts:
         if part.get("type") in _TEXTS:
-            made.append({"type": "text", "text": part.get("text")})
+            chat_parts.append({"type": "text", "text": part.get("text")})
         elif part.get("type") == "input_image":
-            made.append({"type": "image_url", "image_url": {"url": part.get("image_url")}})
+            chat_parts.append({"type": "image_url", "image_url": {"url": part.get("image_url")}})
         else:
-            made.append(part)
-    return made
+            chat_parts.append(part)
+    return chat_parts
 
 
 def _text(content: object) -> str:
@@ -125,23 +125,23 @@ def _finish(response: Json, *, called: bool) -> str:
 
 
 def _logprobs(response: Json) -> list[Json]:
-    found: list[Json] = []
+    logprobs: list[Json] = []
     for item in _dicts(response["output"]):
         for part in _dicts(item.get("content")):
-            found += _dicts(part.get("logprobs"))
-    return found
+            logprobs += _dicts(part.get("logprobs"))
+    return logprobs
 
 
 def _usage(usage: object) -> Json | None:
     if not isinstance(usage, dict):
         return None
-    asked, made = usage.get("input_tokens") or 0, usage.get("output_tokens") or 0
-    total = usage.get("total_tokens") or asked + made
-    found: Json = {"prompt_tokens": asked, "completion_tokens": made, "total_tokens": total}
+    prompt, completion = usage.get("input_tokens") or 0, usage.get("output_tokens") or 0
+    total = usage.get("total_tokens") or prompt + completion
+    counts: Json = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total}
     for name, theirs in (("prompt_tokens_details", "input"), ("completion_tokens_details", "output")):
         if isinstance(details := usage.get(f"{theirs}_tokens_details"), dict):
-            found[name] = details
-    return found
+            counts[name] = details
+    return counts
 
 
 def _dicts(value: object) -> list[Json]:

@@ -25,7 +25,7 @@ _MAPPED = frozenset({
     *("messages", "max_tokens", "max_completion_tokens", "tools", "tool_choice", "parallel_tool_calls", "stop", "user"),
     *("safety_identifier", "reasoning_effort", "response_format"),
 })  # fmt: skip
-_LEFT_OUT = frozenset({
+_HINTS = frozenset({
     *("stream_options", "seed", "store", "metadata", "service_tier", "prompt_cache_key", "prompt_cache_retention"),
     *("prompt_cache_options", "prediction", "verbosity"),
 })  # fmt: skip
@@ -57,76 +57,76 @@ _decode_messages = msgspec.json.Decoder(list[dict[str, Any]]).decode
 
 def from_chat(fields: Fields, model: str, default_max_tokens: int = DEFAULT_MAX_TOKENS) -> Json:
     """Return the messages request to *model* that says what *fields* say; raise MappingError naming the field."""
-    made: Json = {}
+    body: Json = {}
     for name, raw in fields.items():
         if name in _NEUTRAL:
-            found = decode(raw)
-            if found is not None and found not in _NEUTRAL[name]:
+            content = decode(raw)
+            if content is not None and content not in _NEUTRAL[name]:
                 raise MappingError(name, "has no counterpart in Anthropic's API: leave it out")
-        elif name not in _MAPPED and name not in _LEFT_OUT and bytes(raw) != b"null":
-            made[name] = raw
+        elif name not in _MAPPED and name not in _HINTS and bytes(raw) != b"null":
+            body[name] = raw
     limit = value(fields, "max_completion_tokens", int, "a whole number")
     if limit is None:
         limit = value(fields, "max_tokens", int, "a whole number")
-    made["max_tokens"] = default_max_tokens if limit is None else limit
-    made |= _Conversation().all(fields)
-    made |= chat_tools.anthropic_tools(fields)
-    _settings(fields, model, made)
-    return made
+    body["max_tokens"] = default_max_tokens if limit is None else limit
+    body |= _Conversation().all(fields)
+    body |= chat_tools.anthropic_tools(fields)
+    _settings(fields, model, body)
+    return body
 
 
 def takes_effort(model: str) -> bool:
-    """Whether *model* thinks by an effort; older ones do by a budget, and each generation refuses the other's way.
+    """Return True if *model* takes an effort; older models take a budget, and each generation refuses the other.
 
     The generation is in the name: claude-sonnet-4-5-20250929, claude-3-7-sonnet-latest, claude-opus-5.
     """
-    found = _NUMBER.findall(model)
-    version = (int(found[0]), int(found[1]) if len(found) > 1 else 0) if found else None
+    numbers = _NUMBER.findall(model)
+    version = (int(numbers[0]), int(numbers[1]) if len(numbers) > 1 else 0) if numbers else None
     return version is None or version >= _EFFORT_SINCE
 
 
-def _settings(fields: Fields, model: str, made: Json) -> None:
+def _settings(fields: Fields, model: str, body: Json) -> None:
     stop = value(fields, "stop", str | list[str], "a string or a list of strings")
     if stop:
-        made["stop_sequences"] = [stop] if isinstance(stop, str) else stop
+        body["stop_sequences"] = [stop] if isinstance(stop, str) else stop
     user = value(fields, "user", str, "a string") or value(fields, "safety_identifier", str, "a string")
     if user:
-        made["metadata"] = {"user_id": user}
+        body["metadata"] = {"user_id": user}
     effort = value(fields, "reasoning_effort", str, "a string")
     if effort and "thinking" not in fields:
-        _think(effort, model, made)
-    wanted = value(fields, "response_format", dict[str, Any], "an object")
-    if wanted is not None:
-        _shape(wanted, made)
+        _think(effort, model, body)
+    response_format = value(fields, "response_format", dict[str, Any], "an object")
+    if response_format is not None:
+        _shape(response_format, body)
 
 
-def _think(effort: str, model: str, made: Json) -> None:
+def _think(effort: str, model: str, body: Json) -> None:
     if effort == "none":
         return
     if effort not in _BUDGETS:
         raise MappingError("reasoning_effort", f"must be one of none, {', '.join(_BUDGETS)}")
     if takes_effort(model):
-        made["thinking"] = {"type": "adaptive"}
-        made["output_config"] = {"effort": "low" if effort == "minimal" else effort}
+        body["thinking"] = {"type": "adaptive"}
+        body["output_config"] = {"effort": "low" if effort == "minimal" else effort}
         return
-    budget = min(_BUDGETS[effort], made["max_tokens"] - 1)
+    budget = min(_BUDGETS[effort], body["max_tokens"] - 1)
     if budget >= MIN_BUDGET:  # an answer that short has no room for thinking
-        made["thinking"] = {"type": "enabled", "budget_tokens": budget}
+        body["thinking"] = {"type": "enabled", "budget_tokens": budget}
 
 
-def _shape(wanted: Json, made: Json) -> None:
-    kind = wanted.get("type")
-    if kind == "json_schema" and isinstance(wanted.get("json_schema"), dict):
-        schema = wanted["json_schema"].get("schema") or {"type": "object"}
-        made["output_config"] = {**made.get("output_config", {}), "format": {"type": "json_schema", "schema": schema}}
+def _shape(response_format: Json, body: Json) -> None:
+    kind = response_format.get("type")
+    if kind == "json_schema" and isinstance(response_format.get("json_schema"), dict):
+        schema = response_format["json_schema"].get("schema") or {"type": "object"}
+        body["output_config"] = {**body.get("output_config", {}), "format": {"type": "json_schema", "schema": schema}}
     elif kind == "json_object":
-        if made.get("tools") or made.get("thinking"):
+        if body.get("tools") or body.get("thinking"):
             raise MappingError(
                 "response_format", "json_object with tools or reasoning is not possible at Anthropic: use json_schema"
             )
         schema = {"type": "object", "additionalProperties": True}
-        made["tools"] = [{"name": JSON_TOOL, "description": "Gives the answer as JSON.", "input_schema": schema}]
-        made["tool_choice"] = {"type": "tool", "name": JSON_TOOL, "disable_parallel_tool_use": True}
+        body["tools"] = [{"name": JSON_TOOL, "description": "Gives the answer as JSON.", "input_schema": schema}]
+        body["tool_choice"] = {"type": "tool", "name": JSON_TOOL, "disable_parallel_tool_use": True}
     elif kind != "text":
         raise MappingError("response_format.type", "must be text, json_object or json_schema")
 
@@ -136,7 +136,7 @@ class _Conversation:
 
     def __init__(self) -> None:
         self._system: list[Json] = []
-        self._made: list[Json] = []
+        self._messages: list[Json] = []
 
     def all(self, fields: Fields) -> Json:
         """Return both."""
@@ -149,10 +149,10 @@ class _Conversation:
             raise MappingError("messages", f"must be a list of messages: {exc}") from exc
         for i, message in enumerate(messages):
             self._add(message, f"messages.{i}")
-        made: Json = {"messages": self._made}
+        conversation: Json = {"messages": self._messages}
         if self._system:
-            made["system"] = _collapsed(self._system)
-        return made
+            conversation["system"] = _collapsed(self._system)
+        return conversation
 
     def _add(self, message: Json, path: str) -> None:
         role = message.get("role")
@@ -166,19 +166,19 @@ class _Conversation:
         elif role == "tool":
             if not isinstance(message.get("tool_call_id"), str):
                 raise MappingError(f"{path}.tool_call_id", "must be a string")
-            made: Json = {"type": "tool_result", "tool_use_id": message["tool_call_id"]}
+            result: Json = {"type": "tool_result", "tool_use_id": message["tool_call_id"]}
             if parts := _parts(content, f"{path}.content"):
-                made["content"] = _collapsed(parts)
-            self._append("user", [made])
+                result["content"] = _collapsed(parts)
+            self._append("user", [result])
         else:
             raise MappingError(f"{path}.role", "must be system, developer, user, assistant or tool")
 
     def _append(self, role: str, blocks: list[Json]) -> None:
         if not blocks and role == "assistant":
             return  # an assistant that said nothing; Anthropic refuses an empty message
-        before = self._made[-1] if self._made else None
+        before = self._messages[-1] if self._messages else None
         if before is None or before["role"] != role:
-            self._made.append({"role": role, "content": _collapsed(blocks)})
+            self._messages.append({"role": role, "content": _collapsed(blocks)})
             return
         if isinstance(before["content"], str):
             before["content"] = [{"type": "text", "text": before["content"]}]
@@ -189,8 +189,8 @@ def _assistant(message: Json, path: str) -> list[Json]:
     if message.get("function_call") is not None:
         raise MappingError(f"{path}.function_call", "is the older form: use tool_calls")
     # Thinking as our answers give it: Anthropic wants it back unchanged.
-    kept = message.get("thinking_blocks") or ()
-    blocks: list[Json] = [b for b in kept if isinstance(b, dict) and (b.get("signature") or b.get("data"))]
+    thinking = message.get("thinking_blocks") or ()
+    blocks: list[Json] = [b for b in thinking if isinstance(b, dict) and (b.get("signature") or b.get("data"))]
     blocks += _parts(message.get("content"), f"{path}.content")
     if message.get("refusal"):
         blocks.append({"type": "text", "text": str(message["refusal"])})
@@ -210,8 +210,8 @@ def _tool_use(call: object, path: str) -> Json:
         readable = False
     if not readable:
         raise MappingError(f"{path}.function.arguments", "must be a JSON object: Anthropic takes no other input")
-    made = {"type": "tool_use", "id": call["id"], "name": function.get("name")}
-    return {**made, "input": msgspec.Raw(arguments.encode())}
+    tool_use = {"type": "tool_use", "id": call["id"], "name": function.get("name")}
+    return {**tool_use, "input": msgspec.Raw(arguments.encode())}
 
 
 def _parts(content: object, path: str) -> list[Json]:
@@ -231,27 +231,27 @@ def _part(part: object, path: str) -> Json | None:
     kind = part.get("type")
     if kind in {"text", "refusal"} and isinstance(part.get(kind), str):
         refuse_unknown(part, _MARKS | {kind, "annotations"}, path)
-        made: Json = {"type": "text", "text": part[kind]}
-        if not made["text"]:
+        block: Json = {"type": "text", "text": part[kind]}
+        if not block["text"]:
             return None
     elif kind == "image_url":
-        made = {"type": "image", "source": _source(part.get("image_url"), path)}
+        block = {"type": "image", "source": _source(part.get("image_url"), path)}
     elif kind == "file":
-        made = _document(part.get("file"), path)
+        block = _document(part.get("file"), path)
     else:
         raise MappingError(f"{path}.type", f"{kind!r} has no counterpart in Anthropic's API")
     if part.get("cache_control"):
-        made["cache_control"] = part["cache_control"]
-    return made
+        block["cache_control"] = part["cache_control"]
+    return block
 
 
 def _source(image: object, path: str) -> Json:
     url = image.get("url") if isinstance(image, dict) else image
     if not isinstance(url, str):
         raise MappingError(f"{path}.image_url.url", "must be a string")
-    found = _DATA_URL.match(url)
-    if found is not None:
-        return {"type": "base64", "media_type": found.group(1), "data": url[found.end() :]}
+    match = _DATA_URL.match(url)
+    if match is not None:
+        return {"type": "base64", "media_type": match.group(1), "data": url[match.end() :]}
     if url.startswith(("http://", "https://")):
         return {"type": "url", "url": url}
     raise MappingError(f"{path}.image_url.url", "must be an http(s) URL or data:TYPE;base64,...")
@@ -259,14 +259,14 @@ def _source(image: object, path: str) -> Json:
 
 def _document(file: object, path: str) -> Json:
     data = file.get("file_data") if isinstance(file, dict) else None
-    found = _DATA_URL.match(data) if isinstance(data, str) else None
-    if found is None or not isinstance(data, str) or not isinstance(file, dict):
+    match = _DATA_URL.match(data) if isinstance(data, str) else None
+    if match is None or not isinstance(data, str) or not isinstance(file, dict):
         raise MappingError(f"{path}.file", "must have file_data as data:TYPE;base64,...: no file is kept here")
-    source = {"type": "base64", "media_type": found.group(1), "data": data[found.end() :]}
-    made: Json = {"type": "document", "source": source}
+    source = {"type": "base64", "media_type": match.group(1), "data": data[match.end() :]}
+    document: Json = {"type": "document", "source": source}
     if file.get("filename"):
-        made["title"] = file["filename"]
-    return made
+        document["title"] = file["filename"]
+    return document
 
 
 def _collapsed(blocks: list[Json]) -> str | list[Json]:

@@ -21,14 +21,14 @@ def from_message(body: bytes, created_s: int) -> tuple[bytes, int]:
         message = read_message(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise AnswerError(f"no message: {exc}") from exc
-    said, in_json = _said(message.content)
-    choice: Json = {"index": 0, "message": said, "logprobs": None}
+    reply, in_json = _reply(message.content)
+    choice: Json = {"index": 0, "message": reply, "logprobs": None}
     choice["finish_reason"] = "stop" if in_json else stop_reasons.finish_reason(message.stop_reason)
     if message.stop_sequence is not None:
         choice["stop_reason"] = message.stop_sequence  # as vLLM says it
     counts = usage.MessagesUsage()
     counts.update(message.usage)
-    made: Json = {
+    completion: Json = {
         "id": completion_id(message.id),
         "object": "chat.completion",
         "created": created_s,
@@ -36,7 +36,7 @@ def from_message(body: bytes, created_s: int) -> tuple[bytes, int]:
         "choices": [choice],
         "usage": usage.to_openai(counts),
     }
-    return encode(made), counts.total
+    return encode(completion), counts.total
 
 
 def completion_id(upstream: str) -> str:
@@ -44,27 +44,27 @@ def completion_id(upstream: str) -> str:
     return "chatcmpl-" + upstream.removeprefix("msg_")
 
 
-def _said(blocks: list[ContentBlock]) -> tuple[Json, bool]:
+def _reply(blocks: list[ContentBlock]) -> tuple[Json, bool]:
     """Return the assistant's message, and whether it is the JSON that was asked for."""
     text, thought, in_json = "", "", False
-    kept: list[Json] = []
+    thinking_blocks: list[Json] = []
     calls: list[Any] = []
     for block in blocks:
         if block.type == "text":
             text += block.text
         elif block.type == "thinking":
             thought += block.thinking
-            kept.append({"type": "thinking", "thinking": block.thinking, "signature": block.signature})
+            thinking_blocks.append({"type": "thinking", "thinking": block.thinking, "signature": block.signature})
         elif block.type == "redacted_thinking":
-            kept.append({"type": "redacted_thinking", "data": block.data})
+            thinking_blocks.append({"type": "redacted_thinking", "data": block.data})
         elif block.type == "tool_use" and block.name == JSON_TOOL:
             text, in_json = bytes(block.input).decode(), True
         elif block.type == "tool_use":
             function = {"name": block.name, "arguments": bytes(block.input).decode()}
             calls.append({"id": block.id, "type": "function", "function": function})
-    made: Json = {"role": "assistant", "content": text or None, "refusal": None}
-    if kept:
-        made |= {"reasoning_content": thought, "thinking_blocks": kept}
+    reply: Json = {"role": "assistant", "content": text or None, "refusal": None}
+    if thinking_blocks:
+        reply |= {"reasoning_content": thought, "thinking_blocks": thinking_blocks}
     if calls:
-        made["tool_calls"] = calls
-    return made, in_json
+        reply["tool_calls"] = calls
+    return reply, in_json

@@ -26,7 +26,7 @@ class ChatStream(TranslatedStream):
         self._created_s = created_s
         self._with_usage = with_usage
         self._head: Json = {}
-        """What every chunk begins with; as bytes too, for nearly all of a stream are chunks that differ in a text."""
+        """Common start of all chunks; as bytes too, since nearly all chunks of a stream differ in a text only."""
         self._head_bytes = _head_bytes({})
         self._blocks: dict[int, ContentBlock] = {}
         self._tools: dict[int, int] = {}
@@ -44,25 +44,25 @@ class ChatStream(TranslatedStream):
     def _is_complete(self) -> bool:
         return self._finished
 
-    def _read(self, data: bytes, made: list[bytes]) -> bytes:
+    def _read(self, data: bytes, out: list[bytes]) -> bytes:
         try:
             event = read_event(data)
         except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
             return self._broken(f"the model server sent an event that is none of a message: {exc}")
-        return self._event(event, data, made)
+        return self._event(event, data, out)
 
-    def _event(self, event: MessagesEvent, data: bytes, made: list[bytes]) -> bytes:
+    def _event(self, event: MessagesEvent, data: bytes, out: list[bytes]) -> bytes:
         kind = event.type
         if kind == "content_block_delta" and event.delta is not None:
-            self._delta(event.index, event.delta, made)
+            self._delta(event.index, event.delta, out)
         elif kind == "content_block_start" and event.content_block is not None:
-            self._block(event.index, event.content_block, made)
+            self._block(event.index, event.content_block, out)
         elif kind == "content_block_stop":
-            self._block_stop(event.index, made)
+            self._block_stop(event.index, out)
         elif kind == "message_start" and event.message is not None:
-            self._start(event.message, made)
+            self._start(event.message, out)
         elif kind == "message_delta":
-            self._finish(event, made)
+            self._finish(event, out)
         elif kind == "message_stop":
             return self._stop()
         elif kind == "error":
@@ -70,7 +70,7 @@ class ChatStream(TranslatedStream):
             return openai_event(event_to_openai(decode(data)))
         return b""  # pings, and events that are not known yet, as Anthropic asks of its clients
 
-    def _start(self, message: MessageHead, made: list[bytes]) -> None:
+    def _start(self, message: MessageHead, out: list[bytes]) -> None:
         self._head = {
             "id": completion_id(message.id),
             "object": "chat.completion.chunk",
@@ -80,57 +80,57 @@ class ChatStream(TranslatedStream):
         self._head_bytes = _head_bytes(self._head)
         if message.usage is not None:
             self._usage.update(message.usage)
-        made.append(self._chunk({"role": "assistant", "content": ""}))
+        out.append(self._chunk({"role": "assistant", "content": ""}))
 
-    def _block(self, index: int, block: ContentBlock, made: list[bytes]) -> None:
+    def _block(self, index: int, block: ContentBlock, out: list[bytes]) -> None:
         self._blocks[index] = block
         if block.type == "text" and block.text:
-            made.append(self._chunk({"content": block.text}))
+            out.append(self._chunk({"content": block.text}))
         elif block.type == "redacted_thinking":
-            kept = {"type": "redacted_thinking", "data": block.data}
-            made.append(self._chunk({"thinking_blocks": [kept]}))
+            thinking = {"type": "redacted_thinking", "data": block.data}
+            out.append(self._chunk({"thinking_blocks": [thinking]}))
         elif block.type == "tool_use" and block.name == JSON_TOOL:
             self._in_json = True
         elif block.type == "tool_use":
             number = self._tools[index] = len(self._tools)
-            given = bytes(block.input).decode()
-            function = {"name": block.name, "arguments": "" if given == "{}" else given}
+            arguments = bytes(block.input).decode()
+            function = {"name": block.name, "arguments": "" if arguments == "{}" else arguments}
             call = {"index": number, "id": block.id, "type": "function", "function": function}
-            made.append(self._chunk({"tool_calls": [call]}))
+            out.append(self._chunk({"tool_calls": [call]}))
 
-    def _delta(self, index: int, delta: MessageDelta, made: list[bytes]) -> None:
+    def _delta(self, index: int, delta: MessageDelta, out: list[bytes]) -> None:
         if delta.type == "text_delta":
-            made.append(self._chunk({"content": delta.text}))
+            out.append(self._chunk({"content": delta.text}))
         elif delta.type == "thinking_delta":
             self._thoughts[index] = self._thoughts.get(index, "") + delta.thinking
-            made.append(self._chunk({"reasoning_content": delta.thinking}))
+            out.append(self._chunk({"reasoning_content": delta.thinking}))
         elif delta.type == "signature_delta":
-            kept = {"type": "thinking", "thinking": self._thoughts.get(index, ""), "signature": delta.signature}
-            made.append(self._chunk({"thinking_blocks": [kept]}))
+            thinking = {"type": "thinking", "thinking": self._thoughts.get(index, ""), "signature": delta.signature}
+            out.append(self._chunk({"thinking_blocks": [thinking]}))
         elif delta.type == "input_json_delta" and delta.partial_json:
             number = self._tools.get(index)
             if number is None:
                 if self._in_json:
-                    made.append(self._chunk({"content": delta.partial_json}))
+                    out.append(self._chunk({"content": delta.partial_json}))
                 return
             self._blocks[index].input = msgspec.Raw(b"")  # the input has come in pieces
             call = {"index": number, "function": {"arguments": delta.partial_json}}
-            made.append(self._chunk({"tool_calls": [call]}))
+            out.append(self._chunk({"tool_calls": [call]}))
 
-    def _block_stop(self, index: int, made: list[bytes]) -> None:
+    def _block_stop(self, index: int, out: list[bytes]) -> None:
         number, block = self._tools.get(index), self._blocks.get(index)
         if number is not None and block is not None and bytes(block.input) == b"{}":  # a call without arguments
             call = {"index": number, "function": {"arguments": "{}"}}
-            made.append(self._chunk({"tool_calls": [call]}))
+            out.append(self._chunk({"tool_calls": [call]}))
 
-    def _finish(self, event: MessagesEvent, made: list[bytes]) -> None:
+    def _finish(self, event: MessagesEvent, out: list[bytes]) -> None:
         if event.usage is not None:
             self._usage.update(event.usage)
         delta = event.delta
         if delta is not None and delta.stop_reason is not None and not self._finished:
             self._finished = True
             reason = "stop" if self._in_json else stop_reasons.finish_reason(delta.stop_reason)
-            made.append(self._chunk({}, _finished(reason, delta.stop_sequence)))
+            out.append(self._chunk({}, _finished(reason, delta.stop_sequence)))
 
     def _stop(self) -> bytes:
         self.done = True

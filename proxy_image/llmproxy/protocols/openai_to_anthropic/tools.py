@@ -1,4 +1,4 @@
-"""Tools, said in either API. Pure.
+"""Tools of either API in the words of the other. Pure.
 
 OpenAI                                            Anthropic
 {type: function, function: {name, parameters}}    {name, input_schema}
@@ -21,26 +21,26 @@ NO_PARAMETERS: Json = {"type": "object", "properties": {}}
 
 def tools(fields: Fields, *, keep_cache_control: bool, strict: bool) -> Json:
     """Return `tools`, `tool_choice` and `parallel_tool_calls` of a chat completion request."""
-    given = value(fields, "tools", list[dict[str, Any]], "a list of tools") or []
-    made: list[Json] = []
-    for i, tool in enumerate(given):
+    declared = value(fields, "tools", list[dict[str, Any]], "a list of tools") or []
+    functions: list[Json] = []
+    for i, tool in enumerate(declared):
         if tool.get("type") in {None, "custom"}:
-            made.append(_function(tool, f"tools.{i}", keep_cache_control=keep_cache_control, strict=strict))
+            functions.append(_function(tool, f"tools.{i}", keep_cache_control=keep_cache_control, strict=strict))
         elif strict:
             raise MappingError(
                 f"tools.{i}.type", f"{tool['type']!r} is run by Anthropic only: offer a tool of your own"
             )
         else:
-            made.append(tool)
-    if not made:
+            functions.append(tool)
+    if not functions:
         return {}
-    found: Json = {"tools": made}
+    settings: Json = {"tools": functions}
     choice = value(fields, "tool_choice", dict[str, Any], "an object")
     if choice is not None:
-        found["tool_choice"] = _chat_choice(choice)
+        settings["tool_choice"] = _chat_choice(choice)
         if choice.get("disable_parallel_tool_use") is True:
-            found["parallel_tool_calls"] = False
-    return found
+            settings["parallel_tool_calls"] = False
+    return settings
 
 
 def _function(tool: Json, path: str, *, keep_cache_control: bool, strict: bool) -> Json:
@@ -57,10 +57,10 @@ def _function(tool: Json, path: str, *, keep_cache_control: bool, strict: bool) 
     function["parameters"] = schema
     if tool.get("strict") is not None:
         function["strict"] = tool["strict"]
-    made: Json = {"type": "function", "function": function}
+    chat_tool: Json = {"type": "function", "function": function}
     if keep_cache_control and tool.get("cache_control"):
-        made["cache_control"] = tool["cache_control"]
-    return made
+        chat_tool["cache_control"] = tool["cache_control"]
+    return chat_tool
 
 
 def _chat_choice(choice: Json) -> str | Json:
@@ -74,18 +74,18 @@ def _chat_choice(choice: Json) -> str | Json:
 
 def anthropic_tools(fields: Fields) -> Json:
     """Return `tools` and `tool_choice` of a messages request."""
-    given = value(fields, "tools", list[dict[str, Any]], "a list of tools") or []
-    made = [_tool(tool, f"tools.{i}") for i, tool in enumerate(given)]
-    if not made:
+    declared = value(fields, "tools", list[dict[str, Any]], "a list of tools") or []
+    client_tools = [_tool(tool, f"tools.{i}") for i, tool in enumerate(declared)]
+    if not client_tools:
         return {}
-    found: Json = {"tools": made}
+    settings: Json = {"tools": client_tools}
     choice = value(fields, "tool_choice", str | dict[str, Any], "a string or an object")
     parallel = value(fields, "parallel_tool_calls", bool, "true or false")
     if choice is not None or parallel is False:
-        found["tool_choice"] = _choice("auto" if choice is None else choice)
-        if parallel is False and found["tool_choice"]["type"] != "none":
-            found["tool_choice"]["disable_parallel_tool_use"] = True
-    return found
+        settings["tool_choice"] = _choice("auto" if choice is None else choice)
+        if parallel is False and settings["tool_choice"]["type"] != "none":
+            settings["tool_choice"]["disable_parallel_tool_use"] = True
+    return settings
 
 
 def _tool(tool: Json, path: str) -> Json:
@@ -95,15 +95,15 @@ def _tool(tool: Json, path: str) -> Json:
     refuse_unknown(function, _FUNCTION, f"{path}.function")
     if not isinstance(function.get("name"), str):
         raise MappingError(f"{path}.function.name", "must be a string")
-    made: Json = {"name": function["name"]}
+    client_tool: Json = {"name": function["name"]}
     if function.get("description") is not None:
-        made["description"] = function["description"]
-    made["input_schema"] = function.get("parameters") or NO_PARAMETERS
+        client_tool["description"] = function["description"]
+    client_tool["input_schema"] = function.get("parameters") or NO_PARAMETERS
     if function.get("strict") is not None:
-        made["strict"] = function["strict"]
+        client_tool["strict"] = function["strict"]
     if tool.get("cache_control"):
-        made["cache_control"] = tool["cache_control"]
-    return made
+        client_tool["cache_control"] = tool["cache_control"]
+    return client_tool
 
 
 def _choice(choice: str | Json) -> Json:

@@ -1,4 +1,4 @@
-"""What responses that are made here consist of: items, usage, and the response around them. Pure."""
+"""Parts of a response of the Responses API: items, usage, and the response around them. Pure."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ _ECHOED: Mapping[str, Any] = {
 }  # fmt: skip
 
 
-class ResponseHead:
+class ResponseFields:
     """The fields of a response beside its items, and the ids of those."""
 
     def __init__(self, fields: Fields, ident: str | None, model: str | None, created_s: int) -> None:
@@ -24,7 +24,7 @@ class ResponseHead:
         self.ident = (ident or str(created_s)).removeprefix(_PREFIX)
         self._model = model or ""
         self._created_s = created_s
-        self._echoed = {name: _said(fields.get(name), default) for name, default in _ECHOED.items()}
+        self._echoed = {name: _setting(fields.get(name), default) for name, default in _ECHOED.items()}
 
     def response(self, output: list[Json], *, finish: str | None = None, usage: Json | None = None) -> Json:
         """Return a response that is on its way, or with *finish* (chat's reason) one that has ended."""
@@ -48,19 +48,19 @@ class ResponseHead:
         }
 
     def message(self, content: list[Json], *, status: str = "completed", index: int = 0) -> Json:
-        """Return the item of what was said; *index* is its place in the output."""
+        """Return the item of a message; *index* is its place in the output."""
         own = self._own("msg", index)
         return {"id": own, "type": "message", "role": "assistant", "status": status, "content": content}
 
     def reasoning(
         self, thought: str, blocks: Iterable[Json] = (), *, status: str = "completed", index: int = 0
     ) -> Json:
-        """Return the item of what was thought; *blocks* are signed thinking, to be given back."""
+        """Return the item of reasoning; *blocks* are signed thinking, to be given back."""
         content = [{"type": "reasoning_text", "text": thought}] if thought else []
-        kept = {"encrypted_content": keep(found)} if (found := list(blocks)) else {}
+        encrypted = {"encrypted_content": keep(thinking)} if (thinking := list(blocks)) else {}
         own = self._own("rs", index)
         item = {"id": own, "type": "reasoning", "summary": [], "content": content, "status": status}
-        return item | kept
+        return item | encrypted
 
     def call(self, number: int, ident: str | None, name: str, arguments: str, *, status: str = "completed") -> Json:
         """Return the item of a function that is to be called."""
@@ -87,6 +87,6 @@ def refusal_part(text: str) -> Json:
     return {"type": "refusal", "refusal": text}
 
 
-def _said(raw: msgspec.Raw | None, default: object) -> object:
-    found = None if raw is None else decode(raw)
-    return default if found is None else found
+def _setting(raw: msgspec.Raw | None, default: object) -> object:
+    content = None if raw is None else decode(raw)
+    return default if content is None else content

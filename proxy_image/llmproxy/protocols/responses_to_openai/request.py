@@ -25,118 +25,118 @@ _MAPPED = frozenset({
     "input", "instructions", "max_output_tokens", "reasoning", "store", "text", "tool_choice", "tools", "top_logprobs",
     "truncation", "include",
 })  # fmt: skip
-_LEFT_OUT = frozenset({"background", "max_tool_calls", "metadata", "prompt_cache_retention", "stream_options"})
+_HINTS = frozenset({"background", "max_tool_calls", "metadata", "prompt_cache_retention", "stream_options"})
 _LOGPROBS = "message.output_text.logprobs"
 _TEXTS = frozenset({"input_text", "output_text", "text", "summary_text", "reasoning_text"})
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
-_KEPT = "llmproxy-thinking:"
+_THINKING_PREFIX = "llmproxy-thinking:"
 """Begins an `encrypted_content` of ours: Anthropic wants its signed thinking back with the results of tools."""
 
 
 def from_responses(fields: Fields, output_limit: str) -> Json:
     """Return the chat completion request that says what *fields* say; raise MappingError naming the field."""
-    made: Json = {}
+    chat: Json = {}
     for name, raw in fields.items():
         if name in _REFUSED and bytes(raw) != NULL:
             raise MappingError(name, _REFUSED[name])
-        if name not in _REFUSED and name not in _MAPPED and name not in _LEFT_OUT:
-            made[name] = raw
+        if name not in _REFUSED and name not in _MAPPED and name not in _HINTS:
+            chat[name] = raw
     if value(fields, "store", bool, "true or false"):
         raise MappingError("store", "answers are not stored here: leave it out, or say false")
     if value(fields, "truncation", str, "a text") == "auto":
         raise MappingError("truncation", "the model server shortens nothing: leave it out, and shorten input yourself")
-    made["messages"] = _messages(fields)
+    chat["messages"] = _messages(fields)
     limit = value(fields, "max_output_tokens", int, "a whole number")
     if limit is not None:
-        made[output_limit] = limit
-    return made | _tools(fields) | _settings(fields)
+        chat[output_limit] = limit
+    return chat | _tools(fields) | _settings(fields)
 
 
 def keep(blocks: list[Json]) -> str:
     """Return `encrypted_content` for signed thinking."""
-    return _KEPT + urlsafe_b64encode(encode(blocks)).decode()
+    return _THINKING_PREFIX + urlsafe_b64encode(encode(blocks)).decode()
 
 
 def _settings(fields: Fields) -> Json:
-    made: Json = {}
+    chat: Json = {}
     reasoning = value(fields, "reasoning", dict[str, Any], "an object") or {}
     if reasoning.get("effort") is not None:
-        made["reasoning_effort"] = reasoning["effort"]
+        chat["reasoning_effort"] = reasoning["effort"]
     text = value(fields, "text", dict[str, Any], "an object") or {}
     refuse_unknown(text, frozenset({"format", "verbosity"}), "text")
     if text.get("verbosity") is not None:
-        made["verbosity"] = text["verbosity"]
+        chat["verbosity"] = text["verbosity"]
     if text.get("format"):
-        made |= _format(text["format"])
+        chat |= _format(text["format"])
     top = value(fields, "top_logprobs", int, "a whole number")
     if top is not None or _LOGPROBS in (value(fields, "include", list[str], "a list of texts") or ()):
-        made["logprobs"] = True
-        made |= {} if top is None else {"top_logprobs": top}
-    return made
+        chat["logprobs"] = True
+        chat |= {} if top is None else {"top_logprobs": top}
+    return chat
 
 
-def _format(given: Mapping[str, Any]) -> Json:
-    kind = given.get("type")
+def _format(settings: Mapping[str, Any]) -> Json:
+    kind = settings.get("type")
     if kind == "text":
         return {}
     if kind == "json_object":
         return {"response_format": {"type": "json_object"}}
     if kind == "json_schema":
-        schema = {name: found for name, found in given.items() if name != "type" and found is not None}
+        schema = {name: content for name, content in settings.items() if name != "type" and content is not None}
         return {"response_format": {"type": "json_schema", "json_schema": schema}}
     raise MappingError("text.format.type", f"{kind!r} is none of text, json_schema and json_object")
 
 
 def _tools(fields: Fields) -> Json:
-    made: Json = {}
+    chat: Json = {}
     tools = []
     for i, tool in enumerate(value(fields, "tools", list[dict[str, Any]], "a list of objects") or ()):
         if tool.get("type") != "function":
             problem = f"{tool.get('type')!r} runs at the provider, which this model server does not do: use functions"
             raise MappingError(f"tools.{i}.type", problem)
-        function = {name: found for name, found in tool.items() if name != "type" and found is not None}
+        function = {name: content for name, content in tool.items() if name != "type" and content is not None}
         tools.append({"type": "function", "function": function})
     if tools:
-        made["tools"] = tools
+        chat["tools"] = tools
     choice: Any = value(fields, "tool_choice", str | dict[str, Any], "a text or an object")
     if isinstance(choice, dict):
         if choice.get("type") != "function" or not isinstance(choice.get("name"), str):
             raise MappingError("tool_choice", "must be auto, none, required, or name a function")
         choice = {"type": "function", "function": {"name": choice["name"]}}
     if choice is not None:
-        made["tool_choice"] = choice
-    return made
+        chat["tool_choice"] = choice
+    return chat
 
 
 def _messages(fields: Fields) -> list[Json]:
-    made: list[Json] = []
+    messages: list[Json] = []
     instructions = value(fields, "instructions", str, "a text")
     if instructions is not None:
-        made.append({"role": "system", "content": instructions})
-    asked: Any = value(fields, "input", str | list[dict[str, Any]], "a text or a list of items")
-    if asked is None:
+        messages.append({"role": "system", "content": instructions})
+    items: Any = value(fields, "input", str | list[dict[str, Any]], "a text or a list of items")
+    if items is None:
         raise MappingError("input", "Field required")
-    if isinstance(asked, str):
-        return [*made, {"role": "user", "content": asked}]
-    turn = _Turn(made)
-    for i, item in enumerate(asked):
+    if isinstance(items, str):
+        return [*messages, {"role": "user", "content": items}]
+    turn = _Turn(messages)
+    for i, item in enumerate(items):
         turn.add(item, f"input.{i}")
-    return made
+    return messages
 
 
 class _Turn:
     """Joins the items that an assistant said in one turn: what it thought, its text, its calls."""
 
-    def __init__(self, made: list[Json]) -> None:
-        self._made = made
-        self._said: Json | None = None
+    def __init__(self, messages: list[Json]) -> None:
+        self._messages = messages
+        self._reply: Json | None = None
 
     def add(self, item: Json, path: str) -> None:
         """Add what becomes of *item*."""
         kind = item.get("type") or "message"
         if kind == "message" and item.get("role") == "assistant":
-            said = self._assistant()
-            said["content"] = (said["content"] or "") + _plain(item.get("content"), f"{path}.content")
+            reply = self._assistant()
+            reply["content"] = (reply["content"] or "") + _plain(item.get("content"), f"{path}.content")
         elif kind == "message":
             role = _ROLES.get(str(item.get("role")))
             if role is None:
@@ -156,40 +156,40 @@ class _Turn:
             raise MappingError(f"{path}.type", problem)
 
     def _put(self, message: Json) -> None:
-        self._said = None
-        self._made.append(message)
+        self._reply = None
+        self._messages.append(message)
 
     def _assistant(self) -> Json:
-        if self._said is None:
-            self._said = {"role": "assistant", "content": None}
-            self._made.append(self._said)
-        return self._said
+        if self._reply is None:
+            self._reply = {"role": "assistant", "content": None}
+            self._messages.append(self._reply)
+        return self._reply
 
     def _think(self, item: Json) -> None:
-        kept = _kept(item.get("encrypted_content"))
+        thinking = _thinking_blocks(item.get("encrypted_content"))
         thought = "".join(str(part.get("text") or "") for part in item.get("content") or item.get("summary") or ())
-        if kept or thought:
-            self._said = None  # thinking begins a turn
-            said = self._assistant()
-            said |= {"thinking_blocks": kept} if kept else {}
-            said |= {"reasoning_content": thought} if thought else {}
+        if thinking or thought:
+            self._reply = None  # thinking begins a turn
+            reply = self._assistant()
+            reply |= {"thinking_blocks": thinking} if thinking else {}
+            reply |= {"reasoning_content": thought} if thought else {}
 
 
-def _kept(content: object) -> list[Json]:
-    if not isinstance(content, str) or not content.startswith(_KEPT):
+def _thinking_blocks(content: object) -> list[Json]:
+    if not isinstance(content, str) or not content.startswith(_THINKING_PREFIX):
         return []
     try:
-        found = decode(urlsafe_b64decode(content.removeprefix(_KEPT)))
+        blocks = decode(urlsafe_b64decode(content.removeprefix(_THINKING_PREFIX)))
     except (Base64Error, ValueError, msgspec.MsgspecError):
         return []
-    return found if isinstance(found, list) else []
+    return blocks if isinstance(blocks, list) else []
 
 
 def _str(item: Mapping[str, Any], name: str, path: str) -> str:
-    found = item.get(name)
-    if not isinstance(found, str):
+    text = item.get(name)
+    if not isinstance(text, str):
         raise MappingError(f"{path}.{name}", "must be a text")
-    return found
+    return text
 
 
 def _plain(content: object, path: str) -> str:
@@ -198,17 +198,17 @@ def _plain(content: object, path: str) -> str:
         return content
     if not isinstance(content, list):
         raise MappingError(path, "must be a text or a list of parts")
-    found = []
+    texts = []
     for i, part in enumerate(content):
         if part.get("type") in _TEXTS:
-            found.append(_str(part, "text", f"{path}.{i}"))
+            texts.append(_str(part, "text", f"{path}.{i}"))
         elif part.get("type") == "refusal":
-            found.append(_str(part, "refusal", f"{path}.{i}"))
+            texts.append(_str(part, "refusal", f"{path}.{i}"))
         else:
             raise MappingError(
                 f"{path}.{i}.type", f"{part.get('type')!r} cannot be told to this model server: send text"
             )
-    return "".join(found)
+    return "".join(texts)
 
 
 def _content(content: object, path: str) -> str | list[Json]:

@@ -4,7 +4,7 @@ from llmproxy.protocols import usage
 from llmproxy.protocols.json_fields import Fields, Json, encode
 from llmproxy.protocols.openai_schemas import CompletionChoice, read_completion
 from llmproxy.protocols.responses_to_openai.items import (
-    ResponseHead,
+    ResponseFields,
     last_status,
     refusal_part,
     text_part,
@@ -18,7 +18,7 @@ def from_chat(body: bytes, fields: Fields, created_s: int) -> tuple[bytes, int]:
     """
     completion = read_completion(body)
     choice = completion.choices[0]
-    head = ResponseHead(fields, completion.id, completion.model, created_s)
+    head = ResponseFields(fields, completion.id, completion.model, created_s)
     counts = usage.read_chat(completion.usage)
     response = head.response(
         _output(head, choice), finish=choice.finish_reason or "stop", usage=usage.to_responses(counts)
@@ -26,12 +26,12 @@ def from_chat(body: bytes, fields: Fields, created_s: int) -> tuple[bytes, int]:
     return encode(response), counts.total if counts is not None else 0
 
 
-def _output(head: ResponseHead, choice: CompletionChoice) -> list[Json]:
+def _output(head: ResponseFields, choice: CompletionChoice) -> list[Json]:
     message = choice.message
-    made: list[Json] = []
+    items: list[Json] = []
     thought = message.thought
     if thought or message.thinking_blocks:
-        made.append(head.reasoning(thought, message.thinking_blocks or ()))
+        items.append(head.reasoning(thought, message.thinking_blocks or ()))
     parts = []
     if message.content:
         parts.append(text_part(message.content, choice.logprobs.content if choice.logprobs is not None else None))
@@ -40,9 +40,9 @@ def _output(head: ResponseHead, choice: CompletionChoice) -> list[Json]:
     calls = message.tool_calls or ()
     if parts or not calls:
         status = "completed" if calls else last_status(choice.finish_reason)
-        made.append(head.message(parts or [text_part("")], status=status, index=len(made)))
+        items.append(head.message(parts or [text_part("")], status=status, index=len(items)))
     for number, call in enumerate(calls):
         function = call.function
         status = last_status(choice.finish_reason) if number == len(calls) - 1 else "completed"
-        made.append(head.call(number, call.id, function.name or "", function.arguments or "", status=status))
-    return made
+        items.append(head.call(number, call.id, function.name or "", function.arguments or "", status=status))
+    return items

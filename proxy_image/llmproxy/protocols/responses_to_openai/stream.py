@@ -12,13 +12,13 @@ import msgspec
 from llmproxy.protocols import usage
 from llmproxy.protocols.json_fields import Fields, Json
 from llmproxy.protocols.openai_schemas import ChatChunk, ChunkChoice, FunctionCall, ToolCallDelta, read_chunk
-from llmproxy.protocols.responses_to_openai.items import ResponseHead, last_status, refusal_part, text_part
+from llmproxy.protocols.responses_to_openai.items import ResponseFields, last_status, refusal_part, text_part
 from llmproxy.protocols.sse import anthropic_event
 from llmproxy.protocols.translated_stream import TranslatedStream
 
 
 class _TextItem:
-    """What is thought or said: `reasoning`, `text` or `refusal`, on its way."""
+    """An output item of text that grows: `reasoning`, `text` or `refusal`."""
 
     def __init__(self, kind: str, index: int) -> None:
         self.kind = kind
@@ -40,9 +40,9 @@ class _CallItem:
 
 def error_event(message: str, kind: str, param: str | None, code: str | None, number: int | None = None) -> bytes:
     """Return the API's own event `error`; with the field `error` in it, OpenAI's SDKs raise it as an APIError."""
-    told = {"message": message, "type": kind, "param": param, "code": code}
+    error = {"message": message, "type": kind, "param": param, "code": code}
     counted = {} if number is None else {"sequence_number": number}
-    event = {"type": "error", "code": code, "message": message, "param": param, "error": told, **counted}
+    event = {"type": "error", "code": code, "message": message, "param": param, "error": error, **counted}
     return anthropic_event("error", event)
 
 
@@ -53,7 +53,7 @@ class ResponseStream(TranslatedStream):
         super().__init__()
         self._fields = fields
         self._created_s = created_s
-        self._head: ResponseHead | None = None
+        self._head: ResponseFields | None = None
         self._number = 0
         self._items: list[Json] = []
         self._words: _TextItem | None = None
@@ -69,7 +69,7 @@ class ResponseStream(TranslatedStream):
     def _is_complete(self) -> bool:
         return self._finish is not None
 
-    def _read(self, data: bytes, made: list[bytes]) -> bytes:
+    def _read(self, data: bytes, out: list[bytes]) -> bytes:
         if data.strip() == b"[DONE]":
             return self._stop()
         try:
@@ -79,93 +79,93 @@ class ResponseStream(TranslatedStream):
         if chunk.error is not None:
             return self._failed(chunk.error)
         self._usage = usage.read_chat(chunk.usage) or self._usage
-        head = self._head or self._start(chunk, made)
+        head = self._head or self._start(chunk, out)
         for choice in chunk.choices or ():
             if choice.index == 0:
-                self._choice(head, choice, made)
+                self._choice(head, choice, out)
         return b""
 
-    def _start(self, chunk: ChatChunk, made: list[bytes]) -> ResponseHead:
-        head = self._head = ResponseHead(self._fields, chunk.id, chunk.model, self._created_s)
-        begun = ("response.created", "response.in_progress")
-        made.extend(self._event(name, response=head.response([])) for name in begun)
+    def _start(self, chunk: ChatChunk, out: list[bytes]) -> ResponseFields:
+        head = self._head = ResponseFields(self._fields, chunk.id, chunk.model, self._created_s)
+        names = ("response.created", "response.in_progress")
+        out.extend(self._event(name, response=head.response([])) for name in names)
         return head
 
-    def _choice(self, head: ResponseHead, choice: ChunkChoice, made: list[bytes]) -> None:
+    def _choice(self, head: ResponseFields, choice: ChunkChoice, out: list[bytes]) -> None:
         delta = choice.delta
         if delta is not None:
             thought = delta.thought
             if thought or delta.thinking_blocks:
-                self._say(head, "reasoning", thought, made).blocks.extend(delta.thinking_blocks or ())
+                self._say(head, "reasoning", thought, out).blocks.extend(delta.thinking_blocks or ())
             if delta.content:
                 probs = (choice.logprobs.content if choice.logprobs is not None else None) or []
-                self._say(head, "text", delta.content, made, probs)
+                self._say(head, "text", delta.content, out, probs)
             if delta.refusal:
-                self._say(head, "refusal", delta.refusal, made)
+                self._say(head, "refusal", delta.refusal, out)
             for call in delta.tool_calls or ():
-                self._call(head, call, made)
+                self._call(head, call, out)
         if choice.finish_reason is not None:
             self._finish = choice.finish_reason
 
     def _say(
-        self, head: ResponseHead, kind: str, text: str, made: list[bytes], logprobs: list[Json] | None = None
+        self, head: ResponseFields, kind: str, text: str, out: list[bytes], logprobs: list[Json] | None = None
     ) -> _TextItem:
         words = self._words
         if words is None or words.kind != kind:
-            self._end_words(head, made)
+            self._end_words(head, out)
             words = self._words = _TextItem(kind, len(self._items))
             item = _item(head, words, status="in_progress")
             self._items.append(item)
-            made.append(self._event("response.output_item.added", output_index=words.index, item=item))
+            out.append(self._event("response.output_item.added", output_index=words.index, item=item))
             if kind != "reasoning":
-                made.append(self._event("response.content_part.added", **_at(item, words), part=_part(words)))
+                out.append(self._event("response.content_part.added", **_at(item, words), part=_part(words)))
         words.text += text
         if text:
             more = {"logprobs": logprobs or []} if kind == "text" else {}
             words.logprobs += logprobs or []
             at = _at(self._items[words.index], words)
-            made.append(self._event(f"response.{_NAMES[kind]}.delta", **at, delta=text, **more))
+            out.append(self._event(f"response.{_NAMES[kind]}.delta", **at, delta=text, **more))
         return words
 
-    def _end_words(self, head: ResponseHead, made: list[bytes], status: str = "completed") -> None:
+    def _end_words(self, head: ResponseFields, out: list[bytes], status: str = "completed") -> None:
         words, self._words = self._words, None
         if words is None:
             return
         item = self._items[words.index] = _item(head, words, status=status)
         at = _at(item, words)
         if words.kind == "refusal":
-            made.append(self._event("response.refusal.done", **at, refusal=words.text))
+            out.append(self._event("response.refusal.done", **at, refusal=words.text))
         elif words.kind == "text":
-            made.append(self._event("response.output_text.done", **at, text=words.text, logprobs=words.logprobs))
+            out.append(self._event("response.output_text.done", **at, text=words.text, logprobs=words.logprobs))
         elif words.text:
-            made.append(self._event("response.reasoning_text.done", **at, text=words.text))
+            out.append(self._event("response.reasoning_text.done", **at, text=words.text))
         if words.kind != "reasoning":
-            made.append(self._event("response.content_part.done", **at, part=_part(words)))
-        made.append(self._event("response.output_item.done", output_index=words.index, item=item))
+            out.append(self._event("response.content_part.done", **at, part=_part(words)))
+        out.append(self._event("response.output_item.done", output_index=words.index, item=item))
 
-    def _call(self, head: ResponseHead, told: ToolCallDelta, made: list[bytes]) -> None:
-        number = told.number(len(self._calls))
+    def _call(self, head: ResponseFields, delta: ToolCallDelta, out: list[bytes]) -> None:
+        number = delta.number(len(self._calls))
         call = self._calls.setdefault(number, _CallItem(number))
-        function = told.function or FunctionCall()
-        call.id = call.id or told.id or ""
+        function = delta.function or FunctionCall()
+        call.id = call.id or delta.id or ""
         call.name = call.name or function.name or ""
         arguments = function.arguments or ""
         if call.index < 0:
             call.arguments += arguments
             if not call.name:
                 return
-            self._end_words(head, made)
+            self._end_words(head, out)
             arguments, call.index = call.arguments, len(self._items)
             call.arguments = ""
             item = head.call(number, call.id or None, call.name, "", status="in_progress")
             self._items.append(item)
-            made.append(self._event("response.output_item.added", output_index=call.index, item=item))
+            out.append(self._event("response.output_item.added", output_index=call.index, item=item))
         if arguments:
             call.arguments += arguments
             at = {"item_id": self._items[call.index]["id"], "output_index": call.index}
-            made.append(self._event("response.function_call_arguments.delta", **at, delta=arguments))
+            out.append(self._event("response.function_call_arguments.delta", **at, delta=arguments))
 
-    def _end_calls(self, head: ResponseHead, made: list[bytes]) -> None:
+    def _end_calls(self, head: ResponseFields, out: list[bytes]) -> None:
         for call in self._calls.values():
             if call.index < 0:
                 continue
@@ -174,28 +174,28 @@ class ResponseStream(TranslatedStream):
             self._items[call.index] = item
             at = {"item_id": item["id"], "output_index": call.index}
             done = {"name": call.name, "arguments": call.arguments}
-            made.append(self._event("response.function_call_arguments.done", **at, **done))
-            made.append(self._event("response.output_item.done", output_index=call.index, item=item))
+            out.append(self._event("response.function_call_arguments.done", **at, **done))
+            out.append(self._event("response.output_item.done", output_index=call.index, item=item))
 
     def _stop(self) -> bytes:
         head = self._head
         if head is None:
             return self._broken("the model server sent no answer")
         self.done = True
-        made: list[bytes] = []
+        out: list[bytes] = []
         if not self._items:
-            self._say(head, "text", "", made)
-        self._end_words(head, made, last_status(self._finish))
-        self._end_calls(head, made)
+            self._say(head, "text", "", out)
+        self._end_words(head, out, last_status(self._finish))
+        self._end_calls(head, out)
         response = head.response(self._items, finish=self._finish or "stop", usage=usage.to_responses(self._usage))
-        made.append(self._event(f"response.{response['status']}", response=response))
-        return b"".join(made)
+        out.append(self._event(f"response.{response['status']}", response=response))
+        return b"".join(out)
 
     def _failed(self, error: object) -> bytes:
         self.done = self.failed = True
-        told = error if isinstance(error, dict) else {"message": str(error)}
-        code, message = told.get("code"), str(told.get("message") or "the model server failed")
-        kind = str(told.get("type") or "server_error")
+        details = error if isinstance(error, dict) else {"message": str(error)}
+        code, message = details.get("code"), str(details.get("message") or "the model server failed")
+        kind = str(details.get("type") or "server_error")
         return error_event(message, kind, None, None if code is None else str(code), self._number)
 
     def _broken(self, problem: str) -> bytes:
@@ -215,7 +215,7 @@ def _part(words: _TextItem) -> Json:
     return refusal_part(words.text) if words.kind == "refusal" else text_part(words.text, words.logprobs)
 
 
-def _item(head: ResponseHead, words: _TextItem, *, status: str) -> Json:
+def _item(head: ResponseFields, words: _TextItem, *, status: str) -> Json:
     if words.kind == "reasoning":
         return head.reasoning(words.text, words.blocks, status=status, index=words.index)
     return head.message([_part(words)] if status != "in_progress" else [], status=status, index=words.index)
