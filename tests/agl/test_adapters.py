@@ -270,6 +270,19 @@ async def test_failures_and_embeddings_are_there_and_give_no_result(road: Road) 
     assert adapted(spans) == ([], [], [])
 
 
+async def test_a_call_without_token_ids_that_were_requested_gives_no_result(road: Road) -> None:
+    ids = await road.rollout()
+    question = {"messages": [{"role": "user", "content": "q"}], "return_token_ids": True}
+    await road.call(ids, **exchange("chatcmpl-8", text("one"), question, streamed=False, token_ids=False))
+    await road.call(ids, **exchange("chatcmpl-9", text("two"), question, streamed=True))
+    spans = await road.spans(ids)
+    assert spans[0].attributes["llmproxy.token_ids_missing"] is True
+    proxy, tracer, talks = adapted(spans)
+    assert [t.metadata["response_id"] for t in proxy] == ["chatcmpl-9"]
+    assert [t.response["token_ids"] for t in tracer] == [ids_of(text("two"))]
+    assert len(talks) == 1
+
+
 async def test_failures_do_not_add_results_to_a_rollout(road: Road) -> None:
     ids = await road.rollout()
     question = {"messages": [{"role": "user", "content": "q"}]}

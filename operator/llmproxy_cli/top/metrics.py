@@ -27,10 +27,11 @@ HANDOVER = "llmproxy_records_pending"
 IN_DELIVERY = "llmproxy_shipper_in_delivery"
 RETRY_CALLS = "llmproxy_shipper_retry_calls"
 WAITING_BYTES = "llmproxy_shipper_waiting_bytes"
+WITHOUT_IDS = "llmproxy_shipper_token_ids_missing_total"
 OLDEST_UNDELIVERED = "llmproxy_shipper_oldest_undelivered_seconds"
 METRICS = frozenset({
     *(REQUESTS, DURATION, IN_FLIGHT, MODE, WAITING, LIMIT, USED, HANDOVER),
-    *(IN_DELIVERY, RETRY_CALLS, WAITING_BYTES, OLDEST_UNDELIVERED),
+    *(IN_DELIVERY, RETRY_CALLS, WAITING_BYTES, OLDEST_UNDELIVERED, WITHOUT_IDS),
 })  # fmt: skip
 """Metrics that `top` reads."""
 
@@ -124,6 +125,8 @@ class Backlog:
     waiting_bytes: int
     """Records on disk whose delivery has not begun."""
     oldest_s: float
+    without_token_ids: int = 0
+    """Calls so far whose answers lack token ids that were requested."""
 
 
 def parse(text: str) -> dict[Series, float]:
@@ -274,4 +277,5 @@ def _backlog(pods: list[PodMetrics]) -> Backlog | None:
         calls=int(sum(pod.total(name) for pod in pods for name in (HANDOVER, IN_DELIVERY, RETRY_CALLS))),
         waiting_bytes=int(sum(pod.total(WAITING_BYTES) for pod in pods)),
         oldest_s=max(pod.total(OLDEST_UNDELIVERED) for pod in pods),
+        without_token_ids=int(sum(pod.total(WITHOUT_IDS) for pod in pods)),
     )

@@ -157,11 +157,12 @@ def behind(backlog: Backlog | None) -> str:
     """Return the backlog in few characters."""
     if backlog is None:
         return "-"
+    missing = f"{backlog.without_token_ids} without token ids" if backlog.without_token_ids else ""
     if not (backlog.calls or backlog.waiting_bytes):
-        return "0"
+        return missing or "0"
     calls = f"{backlog.calls} calls" if backlog.calls else ""
     waiting = size(backlog.waiting_bytes) if backlog.waiting_bytes else ""
-    return " ".join(part for part in (calls, waiting, seconds(backlog.oldest_s)) if part)
+    return " ".join(part for part in (calls, waiting, seconds(backlog.oldest_s), missing) if part)
 
 
 def size(count: float) -> str:

@@ -53,7 +53,10 @@ class Shipper:
         self._destinations: list[Destination] = []
         self._extra_runs: list[Coroutine[Any, Any, Any]] = []
         if self._store is not None:
-            self._destinations.append(self._to_store(self._store, AgentLightningEncoder(**identity), folders, share))
+            with_token_ids = [d.id for model in document.models for d in model.deployments if d.token_ids]
+            encoder = AgentLightningEncoder(**identity, token_id_deployments=with_token_ids)
+            encoder.on_missing_token_ids = self._count_missing_token_ids
+            self._destinations.append(self._to_store(self._store, encoder, folders, share))
             if spans.resource is not None:
                 registration = Registration(self._store, spans.resource, document.models, folders.registration_marker)
                 self._extra_runs.append(registration.run())
@@ -151,6 +154,9 @@ class Shipper:
         destination.worker.on_stored = destination.retry_queue.on_stored = self._on_stored
         destination.worker.on_retry = self._sequencer.on_delivered
         return destination
+
+    def _count_missing_token_ids(self) -> None:
+        self.counters.token_ids_missing += 1
 
     def _on_stored(self, stored: list[records.SpoolRecord]) -> None:
         self._intake.acknowledge_stored(stored)

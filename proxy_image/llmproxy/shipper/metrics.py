@@ -15,6 +15,7 @@ INTAKE = {
     "accepted": "Call records received from gateways",
     "sequenced_late": "Calls whose sequence id was taken after their end",
     "abandoned": "Calls whose gateway ended before they did",
+    "token_ids_missing": "Calls whose answer lacks token ids that were requested: no trainer gets them",
     "journal_damaged_bytes": "Bytes of the journal of calls in flight that could not be read",
 }
 DESTINATION = {
@@ -38,6 +39,7 @@ class ShipperCounters:
     def __init__(self) -> None:
         self.arrivals = self.accepted = self.durable = self.delivered = 0
         self.sequenced_late = self.abandoned = self.retry_queued = self.rejected_spans = 0
+        self.token_ids_missing = 0
         self.damaged_bytes = self.journal_damaged_bytes = self.evicted_dead_letter_bytes = 0
         self.refused: defaultdict[str, int] = defaultdict(int)
         self.dead_lettered: defaultdict[str, int] = defaultdict(int)

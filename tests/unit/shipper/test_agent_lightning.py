@@ -291,3 +291,69 @@ def test_an_unforeseen_error_costs_the_shape_not_the_record(monkeypatch: pytest.
     (only,) = AgentLightningEncoder(name="p", namespace="n").encode(record())
     span = ExportTraceServiceRequest.FromString(only).resource_spans[0].scope_spans[0].spans[0]
     assert (span.name, span.status.message) == ("litellm_request", "not_encoded")
+
+
+ASKED = json.dumps({"model": "phi-2", "messages": [], "return_token_ids": True, "top_k": 5}).encode()
+REFUSED = json.dumps({"model": "phi-2", "messages": [], "return_token_ids": False}).encode()
+
+
+def an_answer(**fields: Any) -> bytes:
+    return json.dumps({**json.loads(spanrig.chat_response("i")), **fields}).encode()
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        an_answer(prompt_token_ids=None),
+        an_answer(choices=[{"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}]),
+        an_answer(choices=[{"index": 0, "message": {"content": "x"}, "token_ids": None}]),
+    ],
+    ids=["no prompt", "no choice", "null"],
+)
+@pytest.mark.parametrize("content", ["Full", "TokensOnly"])
+def test_a_call_without_token_ids_that_were_requested_is_its_root_under_names_that_no_adapter_reads(
+    response: bytes, content: Content
+) -> None:
+    (root,) = spans_of(record(request=ASKED, response=response), content)
+    assert (root.name, root.error) == ("litellm_request", "")
+    assert root.attributes["llmproxy.token_ids_missing"] is True
+    assert root.attributes["llmproxy.usage.prompt_tokens"] == 3
+    assert all(name.startswith(("llmproxy.", "http.")) for name in root.attributes)
+    assert ("llmproxy.request" in root.attributes) is (content == "Full")
+    by_deployment = record(response=response)
+    assert len(spans_of(by_deployment, content, token_ids=True)) == 1
+    assert len(spans_of(by_deployment, content)) == 3
+    assert len(spans_of(record(request=REFUSED, response=response), content, token_ids=True)) == 3
+
+
+def test_a_call_with_token_ids_and_one_without_any_token_are_spans_as_always() -> None:
+    assert len(spans_of(record(request=ASKED), "Full", token_ids=True)) == 3
+    nothing = an_answer(
+        choices=[{"index": 0, "message": {"content": ""}, "token_ids": [], "finish_reason": "length"}],
+        usage={"prompt_tokens": 3, "completion_tokens": 0},
+    )
+    assert len(spans_of(record(request=ASKED, response=nothing), "Full")) == 3
+
+
+def test_calls_without_token_ids_are_counted_and_a_deployment_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    encoder = AgentLightningEncoder(name="p", namespace="n", token_id_deployments=["phi/0"])
+    counted: list[int] = []
+    encoder.on_missing_token_ids = lambda: counted.append(1)
+    for i in range(3):
+        encoder.encode(record(call_id=i, response=an_answer(prompt_token_ids=None)))
+    encoder.encode(msgspec.structs.replace(record(response=an_answer(prompt_token_ids=None)), tries=1))  # a retry
+    encoder.encode(record())
+    assert len(counted) == 3
+    (line,) = [r for r in caplog.records if r.message == "token_ids_missing"]
+    assert line.__dict__["deployment"] == "phi/0"
+    assert "tokenIds: false" in line.__dict__["advice"]
+
+
+def test_fields_that_openai_does_not_have_are_litellms_extra_body_and_ids_are_where_it_puts_them() -> None:
+    _, raw, chat = spans_of(record(request=ASKED), "Full")
+    assert ast.literal_eval(str(raw.attributes["llm.hosted_vllm.extra_body"])) == {"return_token_ids": True, "top_k": 5}
+    assert chat.attributes["agentlightning.operation.output.choices.0.provider_specific_fields.token_ids"] == [4, 5]
+    _, raw, _ = spans_of(record(), "Full")
+    assert "llm.hosted_vllm.extra_body" not in raw.attributes
+    _, raw, _ = spans_of(record(request=ASKED), "TokensOnly")
+    assert "llm.hosted_vllm.extra_body" not in raw.attributes

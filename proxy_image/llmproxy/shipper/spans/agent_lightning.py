@@ -7,12 +7,13 @@
 
 `LlmProxyTraceToTriplet`, `TracerTraceToTriplet` and `TraceToMessages` of agentlightning 0.3.0 each derive exactly one
 result a call from this shape at their defaults. A failed call, and one of embeddings, is its root alone, under names
-that no adapter reads.
+that no adapter reads; so is one without token ids that were requested, since a trainer would learn from nothing.
 """
 
 import functools
 import hashlib
 import logging
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import msgspec
@@ -44,6 +45,15 @@ ROOT = "litellm_request"
 RAW = "raw_gen_ai_request"
 CHAT = "openai.chat.completion"
 TOOL = "tool_call"
+WITHOUT_IDS = "llmproxy.token_ids_missing"
+_OPENAI_FIELDS = frozenset({
+    "audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens",
+    "max_tokens", "messages", "metadata", "modalities", "model", "n", "parallel_tool_calls", "prediction",
+    "presence_penalty", "prompt", "reasoning_effort", "response_format", "seed", "service_tier", "stop", "store",
+    "stream", "stream_options", "temperature", "tool_choice", "tools", "top_logprobs", "top_p", "user", "verbosity",
+    "web_search_options",
+})  # fmt: skip
+"""Fields of OpenAI's API; LiteLLM sends all others of a request as its client's `extra_body`."""
 _RAW_PREFIX = "llm.hosted_vllm."
 """The same for every provider: agentlightning's adapter reads no other."""
 _REQUEST = (
@@ -67,14 +77,24 @@ _MAX_ERROR_BODY = 4096
 class AgentLightningEncoder:
     """Encoder of calls for the LightningStore of one proxy."""
 
-    def __init__(self, *, name: str, namespace: str, content: Content = "Full") -> None:
+    def __init__(
+        self, *, name: str, namespace: str, content: Content = "Full", token_id_deployments: Iterable[str] = ()
+    ) -> None:
+        """*token_id_deployments* are asked for token ids in every call."""
         self._resource: Attributes = {"service.name": name, "service.namespace": namespace}
         self._content: Content = content
+        self._token_id_deployments = frozenset(token_id_deployments)
+        self._deployments_logged: set[str] = set()
+        self.on_missing_token_ids: Callable[[], None] = lambda: None
+        """Called for each record whose answer lacks token ids that were requested."""
 
     def encode(self, record: SpoolRecord) -> list[bytes]:
         """Return each span of *record*, encoded with its resource: the same bytes for the same record."""
         try:
-            spans = spans_of(record, self._content)
+            deployment = record.call.tries[-1].deployment if record.call.tries else ""
+            spans = spans_of(record, self._content, token_ids=deployment in self._token_id_deployments)
+            if WITHOUT_IDS in spans[0].attributes and not record.tries:
+                self._report_missing(record, deployment)
         except Exception:  # no answer of a provider may stop the delivery of other calls
             log.exception("call_not_encoded", extra={"call": call_name(record)})
             spans = [_root(record, common_attributes(record), error="not_encoded")]
@@ -86,6 +106,15 @@ class AgentLightningEncoder:
             "agentlightning.span_sequence_id": record.sequence_id,
         }
         return otlp.encode(resource, spans)
+
+    def _report_missing(self, record: SpoolRecord, deployment: str) -> None:
+        self.on_missing_token_ids()
+        if deployment not in self._deployments_logged:
+            self._deployments_logged.add(deployment)
+            reason = "its answer has no token ids, so no trainer is given the call"
+            advice = "serve the model with vLLM 0.10.2 or newer, or set tokenIds: false for the deployment"
+            extra = {"call": call_name(record), "deployment": deployment, "route": record.call.route}
+            log.warning("token_ids_missing", extra={**extra, "reason": reason, "advice": advice})
 
 
 def call_name(record: SpoolRecord) -> str:
@@ -109,8 +138,8 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def spans_of(record: SpoolRecord, content: Content) -> list[Span]:
-    """Return the spans of *record*, the root first."""
+def spans_of(record: SpoolRecord, content: Content, *, token_ids: bool = False) -> list[Span]:
+    """Return the spans of *record*, the root first. With *token_ids* its deployment is asked for them."""
     call = to_chat_completion(record.call)
     common = common_attributes(record)
     full = content == "Full"
@@ -131,6 +160,12 @@ def spans_of(record: SpoolRecord, content: Content) -> list[Span]:
             add_bodies(common, call)
         return [_root(record, common, error="unexpected_answer")]
     exchange = read_exchange(request, answer, missing_id=f"chatcmpl-{span_id(record, 'id').hex()}")
+    if _lacks_token_ids(request, exchange, expected=token_ids):
+        common[WITHOUT_IDS] = True
+        if full:
+            add_bodies(common, call)
+        _add_usage(common, answer, prefix="llmproxy.usage.")
+        return [_root(record, common)]
     root = _root(record, {**common, **_root_attributes(call, exchange, full=full)})
     tools = exchange.tool_calls if full else []
     return [
@@ -139,6 +174,15 @@ def spans_of(record: SpoolRecord, content: Content) -> list[Span]:
         _child(record, CHAT, _chat_attributes(exchange, full=full)),
         *(_child(record, TOOL, _tool_attributes(tool), part=f"{TOOL}.{i}") for i, tool in enumerate(tools)),
     ]
+
+
+def _lacks_token_ids(request: Json, exchange: ChatExchange, *, expected: bool) -> bool:
+    """Return True if token ids were requested, by the body that was sent or by the deployment, and are not there."""
+    if not request.get("return_token_ids", expected):
+        return False
+    usage = exchange.answer.get("usage")
+    is_empty = isinstance(usage, dict) and usage.get("completion_tokens") == 0
+    return not exchange.prompt_ids or not (exchange.response_ids[0] or is_empty)
 
 
 def to_chat_completion(call: shipping_protocol.CallRecord) -> shipping_protocol.CallRecord:
@@ -323,6 +367,9 @@ def _raw_attributes(exchange: ChatExchange, *, full: bool) -> Attributes:
         attributes[f"{_RAW_PREFIX}prompt_token_ids"] = render_python(exchange.prompt_ids)
     if any(exchange.response_ids):
         attributes[f"{_RAW_PREFIX}response_token_ids"] = render_python(exchange.response_ids)
+    extra_body = {name: value for name, value in exchange.request.items() if name not in _OPENAI_FIELDS}
+    if full and extra_body:
+        attributes[f"{_RAW_PREFIX}extra_body"] = render_python(extra_body)
     fields = {**exchange.input, **exchange.request, **exchange.answer}
     for name, value in fields.items():
         key = _RAW_PREFIX + name_part(name)
@@ -355,6 +402,8 @@ def _chat_attributes(exchange: ChatExchange, *, full: bool) -> Attributes:
         choice_fields = ("index", "finish_reason", "stop_reason", *(("message",) if full else ()))
         flatten(prefix, {k: choice[k] for k in choice_fields if k in choice}, attributes)
         ids = exchange.response_ids[i]
+        if ids:  # LiteLLM's place for them
+            attributes[f"{prefix}.provider_specific_fields.token_ids"] = ids
         if ids and len(exchange.choices) > 1:
             attributes[f"{prefix}.token_ids"] = ids
     return attributes

@@ -101,6 +101,11 @@ llmproxy_shipper_oldest_undelivered_seconds 7.5
     assert row_of([a_pod()]).backlog is None
 
 
+def test_calls_without_token_ids_are_shown() -> None:
+    row = row_of([a_pod(more="llmproxy_shipper_waiting_bytes 0\nllmproxy_shipper_token_ids_missing_total 3\n")])
+    assert view.behind(row.backlog) == "3 without token ids"
+
+
 @pytest.mark.parametrize(
     "text", ["<html>not found</html>", "", "go_goroutines 7\n", 'llmproxy_requests_in_flight{a="b} 1\n']
 )
