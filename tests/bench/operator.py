@@ -1,4 +1,4 @@
-"""The operator at size, on the real API server: thousands of LLMProxies from empty, edits among them, a second pass.
+"""The operator at size, on the real API server: thousands of LLMProxies from empty, edits among them, a second run.
 
 In the end the same objects are written without an operator, beside the others: what the cluster itself needs for them.
 
@@ -224,7 +224,7 @@ async def measure(rig: Rig, edited: int) -> list[Row]:
         say(f"at rest after {used[0]:.0f} passes, {sum(writes.values()):.0f} writes; now {edited} edits, one by one")
         took_s = await edits(rig, edited)
         say(f"edits took {', '.join(f'{took:.2f}' for took in took_s)} s; now until their pods are overdue")
-        # Pods that no node takes are overdue after a while, which the status says: not in the midst of the second pass.
+        # Pods that no node takes are overdue after a while, which the status says: not in the midst of the second run.
         await asyncio.sleep(PROGRESS_DEADLINE_S + 5)
         await at_rest(counted)
     before = await rig.versions()
@@ -251,15 +251,15 @@ async def measure(rig: Rig, edited: int) -> list[Row]:
         ),
         (f"one edit among them, p50 of {edited}", f"{took_s[len(took_s) // 2]:.2f} s", "", None),
         (f"one edit among them, p99 of {edited}", f"{p99_s:.2f} s", f"<= {EDIT_P99_S:.0f} s", p99_s <= EDIT_P99_S),
-        ("second pass: writes", str(second_writes), "0", second_writes == SECOND_PASS_WRITES),
-        ("second pass: objects that changed", str(changed), "0", changed == 0),
-        ("second pass: start to last proxy", f"{second_s:.0f} s", "", None),
+        ("second run: writes", str(second_writes), "0", second_writes == SECOND_PASS_WRITES),
+        ("second run: objects that changed", str(changed), "0", changed == 0),
+        ("second run: start to last proxy", f"{second_s:.0f} s", "", None),
         ("from empty: passes a proxy", f"{used[0] / rig.count:.1f}", "", None),
         ("from empty: CPU a proxy until the last status", f"{sum(a_proxy.values()):.0f} ms", "", None),
         *((name, f"{spent_ms:.0f} ms", "", None) for name, spent_ms in a_proxy.items()),
         ("from empty: CPU of the operator until at rest", f"{used[1] / rig.count * 1000:.0f} ms a proxy", "", None),
         ("from empty: most memory of the operator", f"{used[2]:.0f} MB", "", None),
-        ("second pass: most memory of the operator", f"{again_mb:.0f} MB", "", None),
+        ("second run: most memory of the operator", f"{again_mb:.0f} MB", "", None),
         ("from empty: writes a proxy", f"{sum(writes.values()) / rig.count:.1f}", "", None),
         *((f"- {labels}", f"{count / rig.count:.2f}", "", None) for labels, count in sorted(writes.items())),
     ]
