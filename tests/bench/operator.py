@@ -73,7 +73,7 @@ class Rig:
                     try:
                         await self.api.create(item)
                     except ConflictError:
-                        return  # made, and only the answer was lost
+                        return  # created, and only the answer was lost
                     except UnavailableError:
                         await asyncio.sleep(0.2)
                     else:
@@ -185,7 +185,7 @@ def _reported(item: Manifest) -> bool:
 async def at_rest(counted: Counted, quiet_s: float = 8.0) -> None:
     """Wait until the operator has written nothing for some seconds and no proxy waited for its turn.
 
-    Passes are no measure: it looks at every proxy now and then, which at this size is some pass every second.
+    The count of reconciles is no measure: a resync of this many proxies is some reconcile every second.
     """
     began_s = time.monotonic()
     last, since_s = -1.0, began_s
@@ -221,7 +221,9 @@ async def measure(rig: Rig, edited: int) -> list[Row]:
         await at_rest(counted)
         writes = counted.samples("llmproxy_operator_writes_total")
         used = (counted.total("llmproxy_operator_reconciles_total"), counted.used_s()["operator"], counted.memory_mb())
-        say(f"at rest after {used[0]:.0f} passes, {sum(writes.values()):.0f} writes; now {edited} edits, one by one")
+        say(
+            f"at rest after {used[0]:.0f} reconciles, {sum(writes.values()):.0f} writes; now {edited} edits, one by one"
+        )
         took_s = await edits(rig, edited)
         say(f"edits took {', '.join(f'{took:.2f}' for took in took_s)} s; now until their pods are overdue")
         # Pods that no node takes are overdue after a while, which the status says: not in the midst of the second run.
@@ -254,7 +256,7 @@ async def measure(rig: Rig, edited: int) -> list[Row]:
         ("second run: writes", str(second_writes), "0", second_writes == SECOND_PASS_WRITES),
         ("second run: objects that changed", str(changed), "0", changed == 0),
         ("second run: start to last proxy", f"{second_s:.0f} s", "", None),
-        ("from empty: passes a proxy", f"{used[0] / rig.count:.1f}", "", None),
+        ("from empty: reconciles a proxy", f"{used[0] / rig.count:.1f}", "", None),
         ("from empty: CPU a proxy until the last status", f"{sum(a_proxy.values()):.0f} ms", "", None),
         *((name, f"{spent_ms:.0f} ms", "", None) for name, spent_ms in a_proxy.items()),
         ("from empty: CPU of the operator until at rest", f"{used[1] / rig.count * 1000:.0f} ms a proxy", "", None),
@@ -296,9 +298,9 @@ def as_service_account(namespaces: tuple[str, ...]) -> dict[str, Any]:
     for name in namespaces:
         who = f"--serviceaccount={namespaces[0]}:bench"
         Kube(name).run("create", "rolebinding", "bench", "--clusterrole=cluster-admin", who)
-    made: dict[str, Any] = json.loads(kube.run("config", "view", "--raw", "--minify", "-o", "json"))
-    made["users"][0]["user"] = {"token": kube.run("create", "token", "bench", "--duration=24h").strip()}
-    return made
+    config: dict[str, Any] = json.loads(kube.run("config", "view", "--raw", "--minify", "-o", "json"))
+    config["users"][0]["user"] = {"token": kube.run("create", "token", "bench", "--duration=24h").strip()}
+    return config
 
 
 @contextmanager
