@@ -121,6 +121,7 @@ async def _work(settings: Settings, cluster: ApiServer, connection: ConnectionIn
         {},
         settings.proxy_image_pull_policy,
         store_image=settings.limits_store_image,
+        store_resources=settings.limits_store_resources,
         pod_user=settings.pod_user,
         pull_secrets=settings.pull_secrets,
         children=settings.children,

@@ -3,11 +3,13 @@
 No variable begins with LLMPROXY_: a Service of that name would add variables of its own to the environment.
 """
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from llmproxy_api import quantities
 from llmproxy_operator.policy import ANY, METADATA_KEYS, Policy
-from llmproxy_operator.render.inputs import DEFAULT_STORE_IMAGE, ChildOptions
+from llmproxy_operator.render.inputs import DEFAULT_STORE_IMAGE, DEFAULT_STORE_RESOURCES, ChildOptions
 from llmproxy_operator.render.placement import USER
 
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")
@@ -35,6 +37,8 @@ class Settings:
     """None: the default of Kubernetes, which depends on the tag."""
     limits_store_image: str = DEFAULT_STORE_IMAGE
     """Image of the stores of shared limits."""
+    limits_store_resources: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: DEFAULT_STORE_RESOURCES)
+    """Requests and limits of the stores of shared limits."""
     pod_user: int | None = USER
     """User, group and fsGroup of pods; None: the cluster's admission sets them."""
     pull_secrets: tuple[str, ...] = ()
@@ -60,6 +64,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         proxy_image_pull_policy=_pull_policy(environment),
         policy=_policy(environment),
         limits_store_image=environment.get("OPERATOR_LIMITS_STORE_IMAGE") or DEFAULT_STORE_IMAGE,
+        limits_store_resources=_resources(environment, "OPERATOR_LIMITS_STORE_RESOURCES"),
         pod_user=_user(environment, "OPERATOR_POD_USER"),
         pull_secrets=_list(environment, "OPERATOR_PROXY_IMAGE_PULL_SECRETS"),
         children=ChildOptions(
@@ -109,6 +114,20 @@ def _choice(environment: Mapping[str, str], name: str, choices: tuple[str, ...],
     if value not in choices:
         raise SettingsError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
     return value
+
+
+def _resources(environment: Mapping[str, str], name: str) -> Mapping[str, Mapping[str, str]]:
+    """Return requests and limits in JSON, with amounts in the form of the API server."""
+    text = environment.get(name)
+    if not text:
+        return DEFAULT_STORE_RESOURCES
+    try:
+        return {
+            kind: {resource: quantities.canonical(str(amount)) for resource, amount in amounts.items()}
+            for kind, amounts in json.loads(text).items()
+        }
+    except (ValueError, TypeError, AttributeError) as exc:
+        raise SettingsError(f"{name} must be requests and limits in JSON, got {text!r}") from exc
 
 
 def _user(environment: Mapping[str, str], name: str) -> int | None:

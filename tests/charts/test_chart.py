@@ -26,6 +26,9 @@ CHANGES: dict[str, Any] = {
     "proxies.inheritedAnnotations": ["example.com/*"],
     "proxies.metricsNamespaces": ["monitoring"],
     "limitsStore.image": "registry.test/valkey:1",
+    "limitsStore.resources.requests.cpu": "1",
+    "limitsStore.resources.requests.memory": "64Mi",
+    "limitsStore.resources.limits.memory": "256Mi",
     "imagePullSecrets": ["pull"],
     "replicas": 2,
     "watchNamespaces": ["team-a", "team-b"],
@@ -187,6 +190,10 @@ def test_the_operator_understands_what_it_is_told(helm: Helm) -> None:
     assert (understood.pull_secrets, understood.pod_user) == (("pull",), None)
     assert understood.children == ChildOptions(("team",), ("example.com/*",), ("monitoring",))
     assert understood.limits_store_image == "registry.test/valkey:1"
+    assert understood.limits_store_resources == {
+        "requests": {"cpu": "1", "memory": "64Mi"},
+        "limits": {"memory": "256Mi"},
+    }
     assert understood.watch_namespaces == ("team-a", "team-b")
     assert (understood.namespace, understood.pod_name) == ("from the pod", "from the pod")
     assert (understood.lease_name, understood.metrics_port) == ("llmproxy-operator", 8080)

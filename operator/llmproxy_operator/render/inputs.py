@@ -1,12 +1,16 @@
 """Inputs of rendering besides the resource."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from llmproxy_operator.render.config import SecretRef
 from llmproxy_operator.render.placement import USER
 
 DEFAULT_STORE_IMAGE = "docker.io/valkey/valkey:8.1.4-alpine"
+DEFAULT_STORE_RESOURCES: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {"requests": {"cpu": "50m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}}
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Inputs:
     """Value of the annotation that restarts: a new one rolls the pods."""
     store_image: str = DEFAULT_STORE_IMAGE
     """Image of the stores of shared limits."""
+    store_resources: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: DEFAULT_STORE_RESOURCES)
+    """Requests and limits of the stores of shared limits."""
     pod_user: int | None = USER
     """User, group and fsGroup of pods; None: the cluster's admission sets them."""
     pull_secrets: tuple[str, ...] = ()

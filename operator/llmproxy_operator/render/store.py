@@ -60,7 +60,7 @@ def template(proxy: LLMProxy, inputs: Inputs) -> dict[str, Any]:
         "ports": [{"name": names.LIMITS, "containerPort": names.PORT_LIMITS, "protocol": "TCP"}],
         "readinessProbe": {**probe, "periodSeconds": 5, "failureThreshold": 2},
         "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 6},
-        "resources": {"requests": {"cpu": "50m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
+        "resources": {kind: dict(amounts) for kind, amounts in inputs.store_resources.items()},
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": LOCKED,
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - as above

@@ -56,3 +56,22 @@ def test_allow_lists_for_children_are_read() -> None:
 
     assert children.inherited_labels == ("team", "cost.example.com/*")
     assert (children.inherited_annotations, children.metrics_namespaces) == (("owner",), ("monitoring",))
+
+
+def test_a_limits_store_has_the_resources_of_the_installation() -> None:
+    amounts = '{"requests": {"cpu": 1}, "limits": {"cpu": "2000m", "memory": "1024Mi"}}'
+    settings = from_environment({**ENVIRONMENT, "OPERATOR_LIMITS_STORE_RESOURCES": amounts})
+    proxy = parse(a_proxy(replicas=2, rateLimits={"rpm": 5}))
+    inputs = Inputs("img:1", dict.fromkeys(digested(proxy), "d"), store_resources=settings.limits_store_resources)
+    store = revision(proxy, inputs).store
+
+    assert store is not None
+    [container] = store["spec"]["containers"]
+    # As the API server stores them, so that a second reconcile finds no difference.
+    assert container["resources"] == {"requests": {"cpu": "1"}, "limits": {"cpu": "2", "memory": "1Gi"}}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"limits": {"cpu": "much"}}', '{"limits": "1"}'])
+def test_resources_that_cannot_be_read_are_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="OPERATOR_LIMITS_STORE_RESOURCES must be requests and limits in JSON"):
+        from_environment({**ENVIRONMENT, "OPERATOR_LIMITS_STORE_RESOURCES": text})
