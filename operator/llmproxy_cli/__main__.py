@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from llmproxy_api import KIND
 from llmproxy_cli import convert as converter
 from llmproxy_cli import manifests
 from llmproxy_cli.local import runner
@@ -119,24 +120,51 @@ def local(  # noqa: PLR0913, PLR0917 - a flag of the command line each
 
 
 @app.command()
-def check(file: File, name: Name = None) -> None:
-    """Validate a manifest offline, with the same result as the API server. Lists every invalid field.
+def check(
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE]...", help="Files and folders of manifests.")
+    ] = None,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option("--file", "-f", help="As the arguments, also several times; - is standard input."),
+    ] = None,
+    name: Name = None,
+) -> None:
+    """Validate manifests offline, with the same result as the API server. Lists every invalid field.
 
-    The exit code is 0 if the manifest is valid, else 1: use it as a
-    pre-commit hook. It does not check what only a cluster knows: Secrets,
-    images, and the settings of the operator.
+    Files may have several documents and lists; folders are searched for
+    YAML and JSON files that mention an LLMProxy. The exit code is 0 if all
+    LLMProxies are valid, else 1: use it as a pre-commit hook. It does not
+    check what only a cluster knows: Secrets, images, and the settings of
+    the operator.
 
     [bold]Examples[/bold]
 
       llmproxy check -f proxy.yaml
+      llmproxy check deploy/ other.yaml
+      kustomize build . | llmproxy check -f -
+      kubectl get llmproxies -A -o yaml | llmproxy check -f -
     """
-    try:
-        bundle = manifests.load(file, name=name)
-        render_text(bundle)
-    except FileError as exc:
-        _fail(str(exc))
-    names = ", ".join(model.name for model in bundle.proxy.spec.models)
-    _say(f"{file}: LLMProxy {bundle.proxy.metadata.name} is valid; models {names}")
+    paths = [*(files or ()), *(file or ())]
+    if not paths:
+        _fail("name files, folders or -")
+    errors, proxies = 0, 0
+    for source, result in manifests.load_all(paths, name=name):
+        try:
+            if isinstance(result, FileError):
+                raise result
+            render_text(result)
+        except FileError as exc:
+            errors += 1
+            _print_lines(str(exc), source)
+            continue
+        proxies += 1
+        models = ", ".join(model.name for model in result.proxy.spec.models)
+        _say(f"{source}: LLMProxy {result.proxy.metadata.name} is valid; models {models}")
+    if not errors and not proxies:
+        sources = ", ".join(str(path) for path in paths)
+        _fail(f"{sources}: there is no object of kind {KIND}{f' named {name}' if name else ''}")
+    raise typer.Exit(1 if errors else 0)
 
 
 @app.command()
@@ -175,7 +203,7 @@ def convert(
         typer.Option(
             "--file",
             "-f",
-            help="LiteLLM's config.yaml, or a file with model_list and litellm_config.",
+            help="LiteLLM's config.yaml, a ConfigMap with it, values of its chart, or model_list with litellm_config.",
             show_default=False,
         ),
     ],
@@ -196,6 +224,7 @@ def convert(
 
       llmproxy convert -f config.yaml --name qwen > proxy.yaml
       llmproxy convert -f config.yaml --name qwen -n training --store http://lightning-store:4747
+      kubectl get configmap litellm-config -o yaml | llmproxy convert -f - --name qwen
     """
     options = converter.ConvertOptions(file, name, namespace, store, in_cluster=not for_local)
     try:
@@ -309,9 +338,14 @@ def _plain(text: str) -> str:
 
 
 def _fail(text: str) -> NoReturn:
-    for line in text.splitlines():
-        _print_error(line)
+    _print_lines(text, "")
     raise typer.Exit(1)
+
+
+def _print_lines(text: str, source: str) -> None:
+    """Print errors; *source* is added to those that lack it."""
+    for line in text.splitlines():
+        _print_error(line if line.startswith(source) else f"{source}: {line}")
 
 
 def _print_error(line: str) -> None:

@@ -7,7 +7,7 @@ import base64
 import binascii
 import copy
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,23 +38,66 @@ class ManifestBundle:
 
 def load(path: Path, *, name: str | None = None, connect_to: Mapping[str, str] | None = None) -> ManifestBundle:
     """Return the LLMProxy *name* (or the only one) of the file *path*; raise FileError. `-` is standard input."""
+    text, source = read_text(path)
+    return read(text, source, name=name, connect_to=connect_to or {})
+
+
+def load_all(paths: Sequence[Path], *, name: str | None = None) -> Iterator[tuple[str, ManifestBundle | FileError]]:
+    """Yield every LLMProxy of *paths* (files, folders, `-`) with its source, or the error; there may be none.
+
+    Of a folder only files that mention an LLMProxy are read: the rest may be templates or of another tool.
+    """
+    for path in paths:
+        for file in _files(path):
+            try:
+                text, source = read_text(file)
+                if file != path and KIND not in text:
+                    continue
+                objects = list(_objects(text, source))
+            except FileError as exc:
+                yield str(file), exc
+                continue
+            for raw in objects:
+                if raw.get("kind") == KIND and name in {None, _metadata(raw).get("name")}:
+                    try:
+                        yield source, _bundle(raw, objects, source, {})
+                    except FileError as exc:
+                        yield source, exc
+
+
+def _files(path: Path) -> list[Path]:
+    if path == STDIN or not path.is_dir():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.suffix in {".yaml", ".yml", ".json"} and file.is_file())
+
+
+def read_text(path: Path) -> tuple[str, str]:
+    """Return the text of the file *path*, and its name for messages; raise FileError. `-` is standard input."""
     try:
         if path == STDIN:
-            return read(sys.stdin.read(), "standard input", name=name, connect_to=connect_to or {})
+            text = sys.stdin.read(MAX_FILE_BYTES + 1)
+            if len(text) > MAX_FILE_BYTES:
+                raise FileError(f"standard input: has more than {MAX_FILE_BYTES} characters")
+            return text, "standard input"
         if path.stat().st_size > MAX_FILE_BYTES:
             raise FileError(f"{path}: has more than {MAX_FILE_BYTES} bytes")
-        text = path.read_text()
+        return path.read_text(encoding="utf-8"), str(path)
     except OSError as exc:
         raise FileError(f"{path}: {exc.strerror or exc}") from exc
     except UnicodeDecodeError as exc:
         raise FileError(f"{path}: not UTF-8 text") from exc
-    return read(text, str(path), name=name, connect_to=connect_to or {})
 
 
 def read(text: str, source: str, *, name: str | None, connect_to: Mapping[str, str]) -> ManifestBundle:
     """Return the LLMProxy and Secrets of *text*; raise FileError whose lines begin with *source*."""
     objects = list(_objects(text, source))
     raw = _select([o for o in objects if o.get("kind") == KIND], name, source)
+    return _bundle(raw, objects, source, connect_to)
+
+
+def _bundle(
+    raw: dict[str, Any], objects: Sequence[dict[str, Any]], source: str, connect_to: Mapping[str, str]
+) -> ManifestBundle:
     secrets: dict[SecretRef, str] = {}
     for secret in objects:
         if secret.get("kind") == "Secret" and _same_namespace(secret, raw):
@@ -69,10 +112,12 @@ def read(text: str, source: str, *, name: str | None, connect_to: Mapping[str, s
 def _objects(text: str, source: str) -> Iterator[dict[str, Any]]:
     try:
         for item in yaml.safe_load_all(text):
-            if isinstance(item, dict):
-                yield item
-            elif item is not None:
-                raise FileError(f"{source}: a manifest must be a mapping, got {type(item).__name__}")
+            items = item.get("items") if isinstance(item, dict) and str(item.get("kind")).endswith("List") else [item]
+            for manifest in items if isinstance(items, list) else ():
+                if isinstance(manifest, dict):
+                    yield manifest
+                elif manifest is not None:
+                    raise FileError(f"{source}: a manifest must be a mapping, got {type(manifest).__name__}")
     except yaml.MarkedYAMLError as exc:
         where = f":{exc.problem_mark.line + 1}" if exc.problem_mark is not None else ""
         raise FileError(f"{source}{where}: not YAML: {exc.problem}") from exc

@@ -90,7 +90,7 @@ def test_settings_of_agent_lightning_stand_in_litellm_config(tmp_path: Path) -> 
         ),
         pytest.param("- a\n", "must be a mapping", id="a list"),
         pytest.param("a: [\n", "config.yaml:2: not YAML", id="no YAML"),
-        pytest.param("model_list: []\nlitellm_config: {model_list: []}\n", "stands both", id="twice"),
+        pytest.param("model_list: []\nlitellm_config: {model_list: []}\n", "is both at the top", id="twice"),
     ],
 )
 def test_what_stands_against_it_is_said_with_its_line_and_nothing_is_made(tmp_path: Path, text: str, says: str) -> None:
@@ -111,3 +111,46 @@ def test_for_local_mode_addresses_of_this_machine_are_right(tmp_path: Path) -> N
 def test_the_line_of_a_step_that_is_not_there_is_that_of_the_one_before() -> None:
     assert line_of("model_list[1].litellm_params.nowhere", CONFIG) == 8
     assert line_of("nowhere", CONFIG) is None
+
+
+def indented(text: str, by: int) -> str:
+    return "".join(f"{' ' * by}{line}\n" for line in text.splitlines())
+
+
+def test_a_configmap_is_read_with_its_own_lines(tmp_path: Path) -> None:
+    text = f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c}}\ndata:\n  config.yaml: |\n{indented(CONFIG, 4)}"
+
+    done = convert(tmp_path, text)
+
+    assert done.exit_code == 0
+    proxy, secret = yaml.safe_load_all(done.stdout)
+    assert [model["name"] for model in proxy["spec"]["models"]] == ["gpt", "qwen"]
+    assert "sk-planted-0815" not in done.output
+    line = 1 + text.splitlines().index("      set_verbose: true")
+    assert f"config.yaml:{line}: litellm_settings.set_verbose" in done.stderr
+    assert secret["kind"] == "Secret"
+
+
+@pytest.mark.parametrize("parent", ["", "litellm-helm:\n"])
+def test_values_of_litellms_chart_keep_its_master_key(tmp_path: Path, parent: str) -> None:
+    values = f"replicaCount: 2\nproxy_config:\n{indented(CONFIG, 2)}"
+    text = parent + (indented(values, 2) if parent else values)
+
+    done = convert(tmp_path, text)
+
+    assert done.exit_code == 0
+    proxy, _, callers = yaml.safe_load_all(done.stdout)
+    assert proxy["spec"]["access"] == {"apiKeys": {"secretRef": {"name": callers["metadata"]["name"]}}}
+    assert callers["stringData"] == {"master-key": ""}
+    line = 1 + next(i for i, found in enumerate(text.splitlines()) if "set_verbose" in found)
+    assert f"config.yaml:{line}: litellm_settings.set_verbose" in done.stderr
+    without = convert(tmp_path, text.replace("litellm_settings:", "general_settings: {master_key: }\n"
+                                             + (" " * (4 if parent else 2)) + "litellm_settings:"))  # fmt: skip
+    assert "access" not in without.stdout
+
+
+def test_convert_reads_a_pipe() -> None:
+    done = CliRunner().invoke(app, ["convert", "-f", "-", "--name", "p"], input=CONFIG)
+
+    assert done.exit_code == 0
+    assert "standard input:14: litellm_settings.set_verbose" in done.stderr

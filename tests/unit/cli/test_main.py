@@ -110,3 +110,41 @@ def test_check_refuses_an_alias_that_is_the_name_of_another_model(file: Path) ->
 
     assert done.exit_code == 1
     assert "spec.models[1].aliases[0]: 'gpt' is the name of another model" in " ".join(done.output.split())
+
+
+LIST = "apiVersion: v1\nkind: List\nitems:\n" + "".join(
+    f"{'- ' if i == 0 else '  '}{x}\n" for i, x in enumerate(GOOD.splitlines())
+)
+
+
+def check(*arguments: str, stdin: str | None = None) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["check", *arguments], input=stdin)
+    return done.exit_code, " ".join(done.output.split())
+
+
+def test_check_takes_files_folders_and_several_documents(tmp_path: Path) -> None:
+    folder = tmp_path / "deploy/sub"
+    folder.mkdir(parents=True)
+    (folder / "two.yaml").write_text(f"{GOOD}---\n{GOOD.replace('name: demo', 'name: second')}")
+    (folder / "values.yaml").write_text("{{- template }} not YAML: [")
+    (tmp_path / "bad.yaml").write_text(GOOD.replace("openai/gpt-4o-mini", "nobody/m").replace("demo", "third"))
+
+    code, output = check(str(tmp_path / "deploy"))
+    assert (code, output.count("is valid")) == (0, 2)
+    code, output = check(str(tmp_path / "deploy"), "-f", str(tmp_path / "bad.yaml"))
+    assert (code, output.count("is valid")) == (1, 2)
+    assert f"{tmp_path / 'bad.yaml'}: spec.models[0].deployments[0].model" in output
+    assert "LLMProxy second is valid" in check(str(folder / "two.yaml"), "--name", "second")[1]
+
+
+@pytest.mark.parametrize("manifest", [GOOD, LIST, LIST.replace("kind: List", "kind: LLMProxyList")])
+def test_check_reads_lists_and_pipes(manifest: str) -> None:
+    assert check("-f", "-", stdin=manifest) == (0, "llmproxy: standard input: LLMProxy demo is valid; models gpt")
+    bad = manifest.replace("openai/gpt-4o-mini", "nobody/m")
+    assert check("-", stdin=bad)[0] == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["nowhere.yaml"]])
+def test_check_of_nothing_is_an_error(arguments: list[str], tmp_path: Path) -> None:
+    assert check(*arguments)[0] == 1
+    assert "no object of kind LLMProxy" in check(str(tmp_path))[1]
