@@ -4,7 +4,8 @@
 
 A real gateway, compiled where that is possible, before the echo, the fake of Anthropic and, with the translator, the
 fake of Gemini; records of calls are handed to nobody. 16 callers on kept connections, 1 KB requests, 32 words back; 32
-streams at a time whose chunks come one by one. Of a translated call the translator's CPU is counted too.
+streams at a time whose chunks come one by one. Of a translated call the translator's CPU is counted too. Long events
+are in `events`.
 """
 
 import http.client
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import compile_llmproxy
-from bench import machine
+from bench import events, machine
 from bench.floors import Floor
 from llmproxy import contract
 from procs import AGL_PYTHON, FAKES, free_port, running
@@ -133,6 +134,7 @@ def main() -> int:
         ]
         value = found.call_ms(CHAT, "gemini", TRANSLATED_CALLS) if translated else None
         floors.append(Floor("translated provider (Gemini): call", " ms", 10, 5, value))
+    floors += events.floors()
     kind = "compiled" if compile_llmproxy.folder() else "not compiled"
     print(f"CPU; the gateway is {kind}; native, in the same run: {native_ms:.3g} ms a call, {native_us:.3g} us a chunk")
     print("\n".join(floor.line() for floor in floors))
