@@ -27,6 +27,7 @@ from llmproxy.gateway.adapters.registry import serving
 from llmproxy.gateway.admin.api import Readiness, admin_app
 from llmproxy.gateway.admin.collectors import (
     LimitsCollector,
+    LoopLagCollector,
     MemoryCollector,
     PauseCollector,
     ShipperCollector,
@@ -43,6 +44,7 @@ from llmproxy.gateway.limits.peers import election
 from llmproxy.gateway.limits.snapshot import Snapshot
 from llmproxy.gateway.limits.store.lease_limiter import LeaseLimiter
 from llmproxy.gateway.limits.store.redis_client import channel_from_environment
+from llmproxy.gateway.loop_lag import LoopLag
 from llmproxy.gateway.memory import byte_budget
 from llmproxy.gateway.metrics import RequestCollector, RequestStats
 from llmproxy.gateway.requests.app import App
@@ -108,6 +110,7 @@ class Gateway:
         self._shipper = ShipperClient(settings.run_dir / SHIPPER_SOCKET, self._budget) if spans else None
         self._stats = RequestStats()
         self._pause = Pause()
+        self._loop_lag = LoopLag()
         self._api_keys = _api_keys(settings)
         app = App(
             Dependencies(
@@ -152,6 +155,7 @@ class Gateway:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await self._admin.start(self._settings.admin_listener)
+        self._loop_lag.start()
         tasks = await self._background_tasks()
         if self._translates:
             await wait_for_translator(self._settings.run_dir / TRANSLATOR_SOCKET, stop)
@@ -164,6 +168,7 @@ class Gateway:
         log.info("gateway_ready", extra=self._ready_fields(time.monotonic() - started_s))
         await stop.wait()
         await self._drain()
+        self._loop_lag.stop()
         self._ended.set()
         if self._control is not None:
             await self._control.close()
@@ -237,6 +242,7 @@ class Gateway:
     def _collectors(self) -> Iterator[Collector]:
         yield RequestCollector(self._stats)
         yield LimitsCollector(self._limiter)
+        yield LoopLagCollector(self._loop_lag)
         yield UpstreamCollector(self._balancers)
         yield PauseCollector(self._pause)
         yield MemoryCollector(self._budget)

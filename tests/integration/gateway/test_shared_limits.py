@@ -134,7 +134,7 @@ def test_when_the_store_dies_gateways_stay_ready_and_go_by_their_shares(echo: Ec
             assert here.metric("llmproxy_limit_store_failures_total", cause="connection") >= 1
         answers = [both[i % 2].chat() for i in range(10)]
         assert sorted(a.status_code for a in answers) == [200] * 6 + [429] * 4
-        assert "this pod admits only its share" in next(a for a in answers if a.status_code == 429).text
+        assert "this pod admits only its quota" in next(a for a in answers if a.status_code == 429).text
 
 
 def test_a_gateway_that_never_met_its_store_is_ready_with_the_share_of_a_stranger(echo: Echo, tmp_path: Path) -> None:

@@ -368,6 +368,64 @@ def test_a_call_that_falls_back_counts_once_for_the_proxy_in_the_store_too(simul
     simulate(scene)
 
 
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(
+    limit=st.integers(1, 400),
+    stalls=st.lists(st.tuples(st.floats(0.0, 0.08), st.floats(0.003, 0.12)), min_size=5, max_size=40),
+    delay=st.sampled_from([0.0005, 0.002, 0.004]),
+)
+def test_a_late_event_loop_is_no_absent_store(
+    simulate: Simulation, limit: int, stalls: list[tuple[float, float]], delay: float
+) -> None:
+    """Pods that stand still at any moment, for up to six times as long as a request waits for the store."""
+
+    async def scene(store: Store, clock: Clock) -> None:
+        async def stand_still() -> None:
+            for gap, stall in stalls:
+                await asyncio.sleep(gap)
+                clock.now += stall
+
+        async with four(store, clock, {"rps": limit}) as pods:
+            store.delay_s = lambda: delay
+            standing = asyncio.ensure_future(stand_still())
+            while not standing.done():
+                await press_all(pods, 0.1, every_s=0.004, batch=max(1, limit // 20))
+            await standing
+            check(pods, "rps", limit, "L")
+            assert sum(shared.stats.failures["timeout"] for shared in pods.shared) == 0
+            assert all(shared.online for shared in pods.shared)
+
+    simulate(scene)
+
+
+def test_a_call_that_its_pod_sent_too_late_is_asked_again(simulate: Simulation) -> None:
+    async def scene(store: Store, clock: Clock) -> None:
+        async with four(store, clock, {"rps": 10, "tpm": 1000}) as pods:
+            grant = await pods.ask(0, 900)
+            assert isinstance(grant, Grant)
+            take, sent = store.take, 0
+
+            def late(keys: list[str], payload: bytes) -> bytes:
+                nonlocal sent
+                sent += 1
+                if sent == 1:  # the process stands still between the call and its way out
+                    clock.now += 0.15
+                return take(keys, payload)
+
+            store.take = late  # type: ignore[method-assign]
+            grant.settle(100)
+            assert isinstance(await pods.ask(0, 100), Grant)
+            await asyncio.sleep(0.1)
+
+            assert sent > 1
+            assert sum(shared.stats.disconnects for shared in pods.shared) == 0
+            assert isinstance(await pods.ask(1, 800), Grant), "the refund was reported after all"
+
+    simulate(scene)
+
+
 def test_a_pod_says_how_much_of_a_limit_is_left_for_all(simulate: Simulation) -> None:
     async def scene(store: Store, clock: Clock) -> None:
         async with four(store, clock, {"rpm": 20}) as pods:

@@ -11,7 +11,9 @@ A machine that is busy makes pods switch by themselves, when an answer took long
 as the others are, and counted in what is printed.
 """
 
+import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -22,6 +24,7 @@ import pytest
 from delay_proxy import delay_proxy
 from integration.limits.gateways import Gateways, Whole
 from integration.limits.pods import Pod, Pods
+from procs import started
 from redisd import redis_server
 from windows import worst_window
 
@@ -169,6 +172,30 @@ def test_four_processes_keep_the_limit_whatever_happens_to_the_store(pods: Pods)
     scene = play(pods, {"rps": 60}, 1.5)
     scene.check()
     scene.check_waits(CROWDED_S)
+
+
+def test_on_busy_cores_with_a_healthy_store_no_window_holds_more_than_the_limit(tmp_path: Path) -> None:
+    limit = 60
+    with ExitStack() as stack:
+        redis = stack.enter_context(redis_server())
+        redis.has_run_long("uid")
+        gateways = Gateways(tmp_path, stack)
+        scene = Scene(gateways, redis.url, {"rps": limit})
+        for _ in range(N):
+            scene.start()
+        scene.together(1.0)
+        for _ in range(2 * (os.cpu_count() or 1)):
+            stack.callback(started(sys.executable, "-c", "while True: pass").end)
+        time.sleep(8.0)
+        for gateway in gateways.all:
+            assert gateway.end() == 0
+        between = sorted(span for gateway in gateways.all for span in gateway.admitted_between())
+        switches = [mode for gateway in gateways.all for _, mode in gateway.modes()].count("offline_quota")
+    worst = max(
+        sum(latest < begin + 1.0 for _, latest in between[i : i + 2 * limit]) for i, (begin, _) in enumerate(between)
+    )
+    print(f"rps: worst window {worst} <= {limit}   [L]; {switches} switches of pods, {len(between)} admissions")
+    assert 0.5 * limit < worst <= limit
 
 
 def test_pods_that_start_while_the_store_is_away_bring_a_strangers_share(pods: Pods) -> None:

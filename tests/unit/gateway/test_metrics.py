@@ -8,6 +8,7 @@ from prometheus_client.core import Metric
 from llmproxy import contract
 from llmproxy.gateway.admin.collectors import (
     LimitsCollector,
+    LoopLagCollector,
     MemoryCollector,
     PauseCollector,
     ShipperCollector,
@@ -17,6 +18,7 @@ from llmproxy.gateway.admin.collectors import (
 from llmproxy.gateway.http.exchange import ByteBudget
 from llmproxy.gateway.limits import Limiter
 from llmproxy.gateway.limits.limiter import StoreStats
+from llmproxy.gateway.loop_lag import LoopLag
 from llmproxy.gateway.metrics import RequestCollector, RequestStats
 from llmproxy.gateway.requests.pause import Pause
 from llmproxy.gateway.shipping.shipper_client import ShipperClient
@@ -37,6 +39,7 @@ async def test_the_page_has_every_metric_and_no_other() -> None:
     collectors = (
         RequestCollector(RequestStats()),
         LimitsCollector(Limiter(document)),
+        LoopLagCollector(LoopLag()),
         UpstreamCollector({}),
         PauseCollector(Pause()),
         MemoryCollector(ByteBudget(1)),

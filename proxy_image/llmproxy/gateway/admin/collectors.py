@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 from llmproxy.gateway.http.exchange import ByteBudget
 from llmproxy.gateway.limits import Limiter
 from llmproxy.gateway.limits.limiter import LATENCY_S, Mode, StoreStats
+from llmproxy.gateway.loop_lag import LAG_S, LoopLag
 from llmproxy.gateway.requests.pause import Pause
 from llmproxy.gateway.shipping.shipper_client import ShipperClient
 from llmproxy.gateway.upstreams.balancer import Balancer
@@ -74,6 +75,21 @@ def _store(stats: StoreStats) -> Iterator[Metric]:
     for cause, number in stats.failures.items():
         failures.add_metric([cause], number)
     yield failures
+
+
+class LoopLagCollector(Collector):
+    """Lag of the event loop."""
+
+    def __init__(self, lag: LoopLag) -> None:
+        self._lag = lag
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the one family."""
+        family = HistogramMetricFamily("llmproxy_event_loop_lag_seconds", "Lateness of the event loop", labels=[])
+        names = (*map(str, LAG_S), "+Inf")
+        buckets = list(zip(names, map(float, accumulate(self._lag.counts)), strict=True))
+        family.add_metric([], buckets=buckets, sum_value=self._lag.seconds)
+        yield family
 
 
 class PauseCollector(Collector):

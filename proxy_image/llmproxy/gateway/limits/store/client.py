@@ -8,6 +8,7 @@ import asyncio
 import logging
 import secrets
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Generic, Protocol, TypeVar
 
 from llmproxy.gateway.limits.limiter import FailureCause, Limiter, StoreStats
@@ -18,6 +19,7 @@ from llmproxy.gateway.limits.store import protocol
 from llmproxy.gateway.limits.store.offline import Amounts, OfflineMode, hold_us
 from llmproxy.gateway.limits.store.protocol import (
     OK,
+    STALE,
     WARMING,
     Ask,
     Change,
@@ -30,8 +32,15 @@ from llmproxy.gateway.limits.store.protocol import (
 )
 
 ANSWER_S = 0.02
-"""Maximum wait of a request for the store."""
-LOOK_S = 0.001
+"""Maximum wait of a request for the store, in steps of STEP_S in which this process ran."""
+STEP_S = 0.002
+LAG_S = 0.002
+"""Lateness of a step's timer above which the event loop was late: that step says nothing about the store."""
+MAX_STEPS = 30
+"""The most steps of a wait, late ones included."""
+GRACE_S = 0.08
+"""How long overdue answers are awaited while every waiting request is near a limit: it is rejected meanwhile, so no
+window holds more than the limit on a machine where the store, too, waits for a core."""
 DEAD_S = 1.0
 """Age of an unanswered call at which its connection is closed."""
 BEAT_S = 1.0
@@ -71,6 +80,12 @@ class LeaseOwner(Protocol[H]):
     def answer(self, handle: H, result: tuple[int, int, int, int], index: CounterIndex, terms: Terms) -> None:
         """Take the result of one ask."""
 
+    def is_tight(self) -> bool:
+        """Return whether every waiting request is near a limit."""
+
+    def reject_waiting(self) -> None:
+        """Reject the requests that cannot wait."""
+
     def drop(self, handle: H, result: tuple[int, int, int, int], terms: Terms) -> None:
         """Give back what came too late."""
 
@@ -95,9 +110,13 @@ class _StoreCall(Generic[H]):
     changes: Amounts
     asks: list[H]
     reported: Amounts = field(default_factory=dict)
-    oldest_s: float = 0.0
-    looked: bool = False
+    steps: int = 0
+    """Steps on time without an answer, and those that the oldest request waited before."""
+    timers: int = 0
+    overdue: bool = False
+    """No request waits for it any more."""
     late: bool = False
+    """The pod went offline because of it."""
 
 
 class StoreClient(Generic[H]):
@@ -123,7 +142,13 @@ class StoreClient(Generic[H]):
         self._hold_us = hold_us(limiter, LIVES_S)
         self._changes: Amounts = {}
         self._call: _StoreCall[H] | None = None
-        self._deadline: asyncio.TimerHandle | None = None
+        self._step: asyncio.TimerHandle | None = None
+        self._step_s = 0.0
+        self._last_steps = 0
+        """Steps of the call before, for requests that came before its answer."""
+        self._answer_at_s = float("-inf")
+        self._overdue_steps = 0
+        """Steps with an overdue call since the last answer in time."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = 0.0
         self._owed_s = float("inf")
@@ -159,7 +184,7 @@ class StoreClient(Generic[H]):
                 if self._call is None:
                     break
                 await asyncio.sleep(0.01)
-        for handle in (self._timer, self._deadline, self._soon):
+        for handle in (self._timer, self._step, self._soon):
             if handle is not None:
                 handle.cancel()
         await self._channel.close()
@@ -226,14 +251,17 @@ class StoreClient(Generic[H]):
         call, self._call = self._call, None
         if call is None:
             return
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-        reply = protocol.decode(data)
         now = self._counters.clock()
+        self._last_steps = 0 if call.overdue else call.steps + (now < self._step_s)
+        self._overdue_steps = self._overdue_steps if call.overdue else 0
+        self._answer_at_s = asyncio.get_running_loop().time()
+        self._cancel_step()
+        reply = protocol.decode(data)
         took_s = now - call.sent_s
         self.stats.answered(took_s)
         self._answer_s = took_s if call.late else 0.8 * self._answer_s + 0.2 * took_s
+        if reply.status == STALE:  # a process stood still, mostly this one before it sent: the store took nothing
+            self._take_back(call, refunds=True)
         self._follow(reply, call)
         for window in call.index.windows:
             window.advance(window.ticker.number)
@@ -254,6 +282,9 @@ class StoreClient(Generic[H]):
         self._schedule()
 
     def _admitted(self, call: _StoreCall[H], reply: TakeReply, terms: Terms) -> None:
+        if reply.status == STALE:
+            self.soon()
+            return
         if reply.status != OK:
             if reply.status == WARMING:
                 self._disconnect("store_restarted", "the store has restarted without its counters")
@@ -263,7 +294,12 @@ class StoreClient(Generic[H]):
         self.offline.members = reply.pods
         self.offline.note(buckets_at(reply.now_us, self._counters))
         for handle, result in zip(call.asks, reply.results, strict=True):
-            self._owner.answer(handle, result, call.index, terms)
+            if call.overdue:
+                self._owner.drop(handle, result, terms)
+            else:
+                self._owner.answer(handle, result, call.index, terms)
+        if call.overdue:
+            self.soon()
 
     def _try_online(self, call: _StoreCall[H], reply: TakeReply, took_s: float) -> None:
         """Go online once the store is quick and knows enough."""
@@ -327,16 +363,16 @@ class StoreClient(Generic[H]):
             if concurrency.limit is not None:
                 index.slot(concurrency)
         payload = protocol.encode(self._payload(flag, index, report, [ask for ask, _ in asks]))
-        now = loop.time()
         call = self._call = _StoreCall(
             flag, self._counters.clock(), index, changes, [handle for _, handle in asks], reported
         )
-        call.oldest_s = now if self._oldest_s is None else self._oldest_s
+        if self._oldest_s is not None and self._oldest_s < self._answer_at_s:
+            call.steps = min(ceil((loop.time() - self._oldest_s) / STEP_S), self._last_steps)
         self._oldest_s = None
         self._owed_s = float("inf")
         self._sent_s = call.sent_s
         self.stats.calls += 1
-        self._deadline = loop.call_at(call.oldest_s + ANSWER_S, self._late)
+        self._start_step(self._counters.clock())
         self._channel.call(self._keys.of(index), payload)
 
     def _payload(self, flag: Flag, index: CounterIndex, changes: list[Change], asks: list[Ask]) -> tuple[object, ...]:
@@ -360,31 +396,48 @@ class StoreClient(Generic[H]):
             sent_us,
         )
 
-    def _late(self) -> None:
-        """Go offline, so that nobody waits longer."""
+    def _start_step(self, since_s: float) -> None:
+        self._step_s = since_s + STEP_S
+        delay_s = max(0.0, self._step_s - self._counters.clock())
+        self._step = asyncio.get_running_loop().call_later(delay_s, self._end_step)
+
+    def _cancel_step(self) -> None:
+        if self._step is not None:
+            self._step.cancel()
+            self._step = None
+
+    def _end_step(self) -> None:
+        """Count a step without an answer; after the last one nobody waits longer."""
         call = self._call
         if call is None:
             return
-        loop = asyncio.get_running_loop()
-        if call.late:
-            self._channel.abort()
-            return
-        if not call.looked:  # this process may have stood still: read first what has come meanwhile
-            call.looked = True
-            self._deadline = loop.call_later(LOOK_S, self._late)
-            return
+        now = self._counters.clock()
+        on_time = now - self._step_s <= LAG_S
+        call.timers += 1
+        call.steps += on_time
+        if call.steps * STEP_S >= ANSWER_S or call.timers >= MAX_STEPS:
+            call.overdue = True
+            self._overdue_steps += 1
+            if not self.online or not self._owner.is_tight() or self._overdue_steps * STEP_S > GRACE_S:
+                self._give_up(call)
+                return
+            self._owner.reject_waiting()
+        self._start_step(self._step_s if on_time else now)
+
+    def _give_up(self, call: _StoreCall[H]) -> None:
         call.late = True
-        self._deadline = loop.call_later(DEAD_S, self._late)
         self._forget(call)
+        self._step = asyncio.get_running_loop().call_later(DEAD_S, self._channel.abort)
         self._disconnect("timeout", f"the store did not answer within {ANSWER_S * 1000:.0f} ms")
 
     def _forget(self, call: _StoreCall[H]) -> None:
         """Give up a call that the store may have taken: its charges are reported again, its refunds are not."""
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        self._cancel_step()
+        self._take_back(call, refunds=False)
+
+    def _take_back(self, call: _StoreCall[H], *, refunds: bool) -> None:
         for key, amount in call.changes.items():
-            if amount > 0:
+            if amount > 0 or refunds:
                 self.change(*key, amount)
         call.changes = {}
 

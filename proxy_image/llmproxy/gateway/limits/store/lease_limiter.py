@@ -16,6 +16,8 @@ This module has the requests and the leases. `client` has the calls of the store
 import asyncio
 from typing import Final
 
+import msgspec
+
 from llmproxy.gateway.limits.limiter import Grant, Limiter, StoreStats
 from llmproxy.gateway.limits.local.counters import ConcurrencyLimit, ModelLimits, Reservation
 from llmproxy.gateway.limits.local.kinds import MAX_PARALLEL, MAX_WAITING, PARALLEL_RETRY_S, Rejection
@@ -27,6 +29,8 @@ from llmproxy.gateway.limits.store.protocol import Ask, Channel, CounterIndex, b
 REJECTION_TTL_S: Final = 0.05
 """Longest reuse of the store's rejection without a new call: others may give back."""
 PARALLEL_REJECTION_TTL_S: Final = 0.01
+OVERDUE_RETRY_S: Final = 0.1
+"""Wait of a request that is rejected because the store's answer is overdue: by then it came, or the pod is offline."""
 REFUND_FLUSH_S: Final = 0.01
 """Maximum delay before a refund is reported."""
 REFUND_FLUSH_ROOMY_S: Final = 0.1
@@ -273,6 +277,20 @@ class LeaseLimiter:
         if pool.waiting and not self._is_early(pool, now):
             first = next(iter(pool.waiting.values()))
             self.client.soon(since_s=min(first.deadline, asyncio.get_running_loop().time()))
+
+    def is_tight(self) -> bool:
+        """Return whether every waiting request is near a limit."""
+        return all(pool.is_tight() for pool in self._active if pool.waiting)
+
+    def reject_waiting(self) -> None:
+        """Reject the requests that cannot wait, because the store's answer is overdue."""
+        now = asyncio.get_running_loop().time()
+        for pool in self._active:
+            for waiter in [waiter for waiter in pool.waiting.values() if waiter.deadline <= now]:
+                self._leave(waiter)
+                rejection = self._limiter.reject(pool.limits, waiter.tokens, "the store of shared limits is slow")
+                wait_s = max(rejection.retry_after_s, OVERDUE_RETRY_S)
+                waiter.answer(msgspec.structs.replace(rejection, retry_after_s=wait_s))
 
     def drop(self, handle: Handle, result: tuple[int, int, int, int], terms: Terms) -> None:
         """Give back what came too late."""

@@ -38,6 +38,8 @@ ROOMY_LEASE_S: Final = (AHEAD + USED_LATER) / BUCKETS
 """The longest lease while nobody is near a limit, unless the window is so long that the usual lease is longer."""
 MAX_WIDTH_S: Final = 60 / BUCKETS
 """Width of a bucket that a lease goes by at most: what lies leased for minutes other pods cannot use."""
+TIGHT: Final = 0.5
+"""Above this part of a limit a request may be over it by what is not known yet."""
 CALM_S: Final = 2.0
 """So long nobody must have been, for long leases: under backlog that comes in bursts a window is empty now and then."""
 OBSERVE_S: Final = 0.03
@@ -150,6 +152,12 @@ class LeasePool:
     def remaining(self) -> int:
         """Requests that may be used without asking."""
         return sum(lease.requests for lease in self.leases)
+
+    def is_tight(self) -> bool:
+        """Return whether more than TIGHT of one of the limits is used, as far as is known."""
+        if any(w.limit - w.remaining() > w.limit * TIGHT for w in self.limits.windows):
+            return True
+        return any(c.held + c.elsewhere > c.limit * TIGHT for c in self.limited if c.limit is not None)
 
     def is_rejected(self, tokens: int, now: float) -> bool:
         """Return whether the store's last answer holds for a request of *tokens* too."""

@@ -19,6 +19,8 @@ WARMING = 1
 """The store began anew and cannot know what was admitted before: pods go on with their quotas."""
 UNKNOWN = 2
 """The store does not count this pod among those that ask it: join first."""
+STALE = 3
+"""The call is older than STALE_US: nothing of it was taken."""
 
 Flag = Literal["poll", "join", "take", "bye"]
 Change = tuple[int, int, int]

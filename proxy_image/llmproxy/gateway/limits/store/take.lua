@@ -15,7 +15,7 @@
 --       (MessagePack both ways; indexes count from 1; blocker: the window, or the slots after all windows)
 local BUCKETS, SPAN, AHEAD, USED_LATER = 256, 259, 8, 2
 local LIVES_US, BEATS_US, STALE_US = 5000000, 1500000, 100000
-local OK, WARMING, UNKNOWN = 0, 1, 2
+local OK, WARMING, UNKNOWN, STALE = 0, 1, 2, 3
 local OFFLINE, JOINING, ONLINE = 0, 1, 2
 
 local msg = cmsgpack.unpack(ARGV[1])
@@ -39,7 +39,7 @@ end
 redis.call('HSET', KEYS[1], 'last', text(now), 'shift', text(shift), 'run', run, 'born', text(born))
 redis.call('PEXPIRE', KEYS[1], math.max(3600000, math.ceil(hold_us / 500))) -- outlives every window
 local warming = now - born < hold_us
--- Lay here while this server stood still: nobody waits for it any more, and its pod goes by its quota.
+-- Lay here while this server stood still, or at its pod while that did: nobody waits for it any more. Nothing is taken.
 local stale = sent_us > 0 and now - sent_us > STALE_US and (flag == 'take' or flag == 'join')
 if stale then changes, asks, expected = {}, {}, {} end
 
@@ -75,9 +75,11 @@ elseif not stale then
   redis.call('PEXPIRE', KEYS[2], 3600000)
 end
 local status = OK
-if warming then
+if stale then
+  status = STALE
+elseif warming then
   status = WARMING
-elseif stale or (flag ~= 'join' and flag ~= 'bye' and not known) then
+elseif flag ~= 'join' and flag ~= 'bye' and not known then
   status = UNKNOWN
 end
 
