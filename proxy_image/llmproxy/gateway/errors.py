@@ -27,6 +27,9 @@ import msgspec
 
 Header = tuple[bytes, bytes]
 
+MAX_RETRY_AFTER_S = 60.0
+"""The OpenAI and Anthropic SDKs ignore a longer Retry-After and use a delay of their own; agents end."""
+
 
 class CallError(Exception):
     """A response other than the model's. The message names the thing, what is wrong and the way out."""
@@ -192,7 +195,11 @@ class DrainingError(CallError):
 
 
 def retry_after(seconds: float) -> tuple[Header, ...]:
-    """Return Retry-After in whole seconds, rounded up, and the finer `retry-after-ms` that the OpenAI SDK prefers."""
+    """Return Retry-After in whole seconds, rounded up, and the finer `retry-after-ms` that the OpenAI SDK prefers.
+
+    A longer wait is cut to MAX_RETRY_AFTER_S: the next response tells the rest.
+    """
+    seconds = min(seconds, MAX_RETRY_AFTER_S)
     return (
         (b"retry-after", b"%d" % max(1, math.ceil(seconds))),
         (b"retry-after-ms", b"%d" % max(1, math.ceil(seconds * 1000))),

@@ -12,8 +12,8 @@ from typing import Annotated
 from fastapi import FastAPI, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from llmproxy.gateway.errors import Header, UnauthorizedError
-from llmproxy.gateway.requests.pause import MAX_RETRY_AFTER_S, MAX_TTL_S, RETRY_AFTER_S, TTL_S, Pause, until_quiet
+from llmproxy.gateway.errors import MAX_RETRY_AFTER_S, Header, UnauthorizedError
+from llmproxy.gateway.requests.pause import MAX_TTL_S, RETRY_AFTER_S, TTL_S, Pause, until_quiet
 
 MAX_WAIT_S = 600.0
 Wait = Annotated[float, Query(ge=0, le=MAX_WAIT_S, allow_inf_nan=False)]

@@ -142,7 +142,9 @@ async def _cancel(deps: Dependencies, context: RequestContext, call: AdmittedCal
 def _settle(call: AdmittedCall) -> None:
     grant = call.grant
     grant.release()
-    if call.upstream_response is None:
+    if not call.sent_body:  # nothing was sent: the gateway itself refused the request
+        grant.refund()
+    elif call.upstream_response is None:
         grant.refund_tokens()
     elif call.tokens is not None:
         grant.settle(call.tokens)

@@ -13,8 +13,6 @@ from llmproxy.gateway.errors import PausedError, retry_after
 from llmproxy.gateway.limits.local.queue import Waiter
 
 RETRY_AFTER_S = 5.0
-MAX_RETRY_AFTER_S = 60.0
-"""OpenAI's and Anthropic's SDKs ignore a longer one and wait by a rule of their own."""
 TTL_S = 600.0
 MAX_TTL_S = 86_400.0
 
