@@ -113,6 +113,8 @@ class _StoreCall(Generic[H]):
     steps: int = 0
     """Steps on time without an answer, and those that the oldest request waited before."""
     timers: int = 0
+    lagged: bool = False
+    """The event loop was late during the call: what a request waits longer by that is its pod's own delay."""
     overdue: bool = False
     """No request waits for it any more."""
     late: bool = False
@@ -145,7 +147,7 @@ class StoreClient(Generic[H]):
         self._step: asyncio.TimerHandle | None = None
         self._step_s = 0.0
         self._last_steps = 0
-        """Steps of the call before, for requests that came before its answer."""
+        """Steps of the call before, for requests that came before its answer; 0 where the event loop was late."""
         self._answer_at_s = float("-inf")
         self._overdue_steps = 0
         """Steps with an overdue call since the last answer in time."""
@@ -252,7 +254,8 @@ class StoreClient(Generic[H]):
         if call is None:
             return
         now = self._counters.clock()
-        self._last_steps = 0 if call.overdue else call.steps + (now < self._step_s)
+        late = call.overdue or call.lagged or now > self._step_s + LAG_S
+        self._last_steps = 0 if late else call.steps + (now < self._step_s)
         self._overdue_steps = self._overdue_steps if call.overdue else 0
         self._answer_at_s = asyncio.get_running_loop().time()
         self._cancel_step()
@@ -415,6 +418,7 @@ class StoreClient(Generic[H]):
         on_time = now - self._step_s <= LAG_S
         call.timers += 1
         call.steps += on_time
+        call.lagged |= not on_time
         if call.steps * STEP_S >= ANSWER_S or call.timers >= MAX_STEPS:
             call.overdue = True
             self._overdue_steps += 1
