@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 
 import spanrig
 from integration.gateway.conftest import PATH, Echo, Gateway, deployment, document, gateway
+from waiting import until
 
 LARGE = "x" * (1 << 20)
 """Nine of them are more than a gateway keeps before answers wait."""
@@ -35,13 +36,6 @@ class Halting:
 
     def handed(self, name: str) -> float:
         return self.here.metric(f"llmproxy_records_{name}")
-
-
-def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.fixture

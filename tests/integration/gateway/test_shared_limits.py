@@ -14,6 +14,7 @@ import pytest
 from integration.gateway.conftest import Echo, Gateway, command, deployment, document, gateway
 from procs import free_port, started
 from redisd import Server, redis_server
+from waiting import until
 
 PASSWORD = "p/ss: w@rd"
 
@@ -80,14 +81,6 @@ def wait_mode(here: Gateway, mode: str) -> dict[str, Any]:
         time.sleep(0.05)
 
 
-def eventually(seen: Callable[[], bool]) -> None:
-    """Wait for what a gateway hears of the others by its beat, once a second."""
-    deadline = time.monotonic() + 30
-    while not seen():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def statuses(here: list[Gateway], count: int) -> list[int]:
     return [here[i % len(here)].chat().status_code for i in range(count)]
 
@@ -97,13 +90,13 @@ def test_two_gateways_admit_one_limit_and_say_how(echo: Echo, tmp_path: Path) ->
     with a_store(PASSWORD) as redis, gateways(tmp_path, echo, redis.url, rate_limits={"rpm": 7}) as both:
         for here in both:
             wait_mode(here, "shared")
-            eventually(lambda here=here: here.admin("/readyz").json()["limits_store"].get("pods") == 2)  # type: ignore[misc]
+            until(lambda here=here: here.admin("/readyz").json()["limits_store"].get("pods") == 2)  # type: ignore[misc]
         answers = [both[i % 2].chat() for i in range(12)]
         calm(both)
         for here in both:
             assert here.metric("llmproxy_limiter_mode", mode="shared") == 1
             assert here.metric("llmproxy_limiter_mode", mode="local") == 0
-            eventually(lambda here=here: here.metric("llmproxy_limit_used", kind="rpm") == 7)  # type: ignore[misc]
+            until(lambda here=here: here.metric("llmproxy_limit_used", kind="rpm") == 7)  # type: ignore[misc]
             assert here.metric("llmproxy_limit_quota", kind="rpm") == 7
             answered = here.metric("llmproxy_limit_store_seconds_count")
             assert here.metric("llmproxy_limit_store_calls_total") >= answered > 0

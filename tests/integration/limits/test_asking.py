@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from llmproxy.gateway.limits import Grant, Limiter, Rejection
 from llmproxy.gateway.limits.peers import election
 from llmproxy.gateway.limits.peers.election import Peers
+from waiting import until_async
 from windows import document
 
 TOKEN = "secret"
@@ -30,18 +31,12 @@ async def pair(
     second = Limiter(document(new or old, queue_s=queue_s))
     second_peers = await election.serve(second, "127.0.0.1", 0, TOKEN, "new")
     await second_peers.take_over([f"127.0.0.1:{first_peers.port}"])
-    await until(lambda: first.mode == "leader")
+    await until_async(lambda: first.mode == "leader")
     try:
         yield first, first_peers, second, second_peers
     finally:
         await first_peers.close()
         await second_peers.close()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not holds():  # noqa: ASYNC110 - what it waits for is a number, not an event
-            await asyncio.sleep(0.005)
 
 
 async def decided(decision: Grant | Rejection | Awaitable[Grant | Rejection]) -> Grant | Rejection:
@@ -79,7 +74,7 @@ async def test_what_was_used_is_settled_where_it_was_charged() -> None:
         assert used(new, "tpm") == 600
 
         grant.settle(50)
-        await until(lambda: used(new, "tpm") == 50)
+        await until_async(lambda: used(new, "tpm") == 50)
 
         assert isinstance(await decided(old.admit("m", 950)), Grant)
 
@@ -97,7 +92,7 @@ async def test_a_call_from_before_the_hand_over_is_settled_after_it() -> None:
     over = second.admit("m", 1)
     before.settle(100)
     before.release()
-    await until(lambda: used(second, "maxParallel") == 0)
+    await until_async(lambda: used(second, "maxParallel") == 0)
 
     assert isinstance(over, Rejection)
     assert over.kind == "maxParallel"
@@ -115,7 +110,7 @@ async def test_a_refund_and_a_release_reach_the_authority() -> None:
         grant.refund()
         grant.release()
         grant.release()
-        await until(lambda: used(new, "rpm") == 0)
+        await until_async(lambda: used(new, "rpm") == 0)
 
         assert used(new, "maxParallel") == 0
         assert isinstance(new.admit("m", 0), Grant)
@@ -131,7 +126,7 @@ async def test_a_call_that_falls_back_counts_once_for_the_proxy_at_the_authority
         assert (used(new, "rpm"), used(new, "maxParallel")) == (1, 1)
         again.refund()
         again.release()
-        await until(lambda: used(new, "maxParallel") == 0)
+        await until_async(lambda: used(new, "maxParallel") == 0)
         assert used(new, "rpm") == 1, "only the model's request is given back"
 
 
@@ -140,7 +135,7 @@ async def test_a_request_of_the_old_pod_waits_its_turn_at_the_new_one() -> None:
         holding = new.admit("m", 0)
         assert isinstance(holding, Grant)
         first = asyncio.ensure_future(decided(old.admit("m", 0)))
-        await until(lambda: new.waiting == 1)
+        await until_async(lambda: new.waiting == 1)
         second = asyncio.ensure_future(decided(new.admit("m", 0)))
         await asyncio.sleep(1.2)
         assert not first.done(), "waiting for a turn is no silence"
@@ -160,10 +155,10 @@ async def test_a_caller_of_the_old_pod_that_leaves_frees_its_place_at_the_new_on
         holding = new.admit("m", 0)
         assert isinstance(holding, Grant)
         waiting = asyncio.ensure_future(decided(old.admit("m", 0)))
-        await until(lambda: new.waiting == 1)
+        await until_async(lambda: new.waiting == 1)
 
         waiting.cancel()
-        await until(lambda: new.waiting == 0)
+        await until_async(lambda: new.waiting == 0)
 
         holding.release()
         assert used(new, "maxParallel") == 0
@@ -177,8 +172,8 @@ async def test_a_caller_that_leaves_while_the_grant_is_on_its_way_leaves_nothing
         done, _pending = await asyncio.wait(tasks)
         kept = [task.result() for task in done if not task.cancelled()]
 
-        await until(lambda: used(new, "rpm") == len(kept))
-        await until(lambda: used(new, "maxParallel") == len(kept))
+        await until_async(lambda: used(new, "rpm") == len(kept))
+        await until_async(lambda: used(new, "maxParallel") == len(kept))
 
 
 async def test_those_who_wait_when_the_counters_are_handed_over_go_on_waiting_at_the_new_pod() -> None:
@@ -191,7 +186,7 @@ async def test_those_who_wait_when_the_counters_are_handed_over_go_on_waiting_at
     new_peers = await election.serve(second, "127.0.0.1", 0, TOKEN, "new")
 
     await new_peers.take_over([f"127.0.0.1:{old_peers.port}"])
-    await until(lambda: second.waiting > 0)
+    await until_async(lambda: second.waiting > 0)
     decisions = await asyncio.gather(*waiting)
 
     assert first.waiting == 0
@@ -207,7 +202,7 @@ async def test_when_the_authority_ends_in_order_the_other_knows_everything() -> 
             assert isinstance(new.admit("m", 0), Grant)
 
         await new_peers.close()
-        await until(lambda: old.mode == "local")
+        await until_async(lambda: old.mode == "local")
 
         assert used(old, "rpm") == 8
         assert [isinstance(old.admit("m", 0), Grant) for _ in range(3)] == [True, True, False]
@@ -227,7 +222,7 @@ async def test_a_grant_that_came_too_late_is_given_back_and_asked_for_again(monk
 
         grant = await granted(old)
 
-        await until(lambda: used(new, "rps") == 1)
+        await until_async(lambda: used(new, "rps") == 1)
         assert used(new, "maxParallel") == 1
         assert old.decisions.refunded == 1
         grant.release()
@@ -235,7 +230,7 @@ async def test_a_grant_that_came_too_late_is_given_back_and_asked_for_again(monk
 
 async def test_the_old_pod_tells_its_callers_the_limits_of_the_new_one() -> None:
     async with pair({"rpm": 10}, {"rpm": 4}, used=1) as (old, _, _, _):
-        await until(lambda: dict(old.headers("m"))[b"x-ratelimit-limit-requests"] == b"4")  # with its welcome
+        await until_async(lambda: dict(old.headers("m"))[b"x-ratelimit-limit-requests"] == b"4")  # with its welcome
         assert dict(old.headers("m"))[b"x-ratelimit-remaining-requests"] == b"3"
 
 

@@ -11,6 +11,7 @@ import pytest
 from llmproxy_operator.errors import ClusterError, OperatorError, RefusedError, UnavailableError
 from llmproxy_operator.watch import proxy_watch
 from llmproxy_operator.watch.proxy_watch import CRD_MISSING, ProxyWatches
+from waiting import until_async
 
 MISSING = UnavailableError("GET LLMProxy /: the server could not find the requested resource", status=404)
 FORBIDDEN = RefusedError("GET LLMProxy b/: forbidden", status=403)
@@ -68,25 +69,19 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy_watch, "PROBE_S", 0.002)
 
 
-async def until(holds: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not holds():  # noqa: ASYNC110 - a condition of several parts
-            await asyncio.sleep(0.001)
-
-
 async def test_without_its_crd_nothing_is_watched_and_the_api_server_is_asked_until_it_is_there(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     cluster = Cluster()
     cluster.errors[""] = MISSING
     async with cluster.watches("") as watches:
-        await until(lambda: cluster.probes > 5)
+        await until_async(lambda: cluster.probes > 5)
         assert (cluster.started, watches.any_up) == ([], False)
         said = [vars(item)["error"] for item in caplog.records if item.message == "llmproxies_unreadable"]
         assert said == [CRD_MISSING]  # once, not with every probe
 
         del cluster.errors[""]
-        await until(lambda: watches.any_up)
+        await until_async(lambda: watches.any_up)
         assert cluster.running == [""]
         assert watches.is_up("any")
 
@@ -94,13 +89,13 @@ async def test_without_its_crd_nothing_is_watched_and_the_api_server_is_asked_un
 async def test_a_crd_that_goes_ends_the_watch_and_one_that_comes_back_begins_it_anew() -> None:
     cluster = Cluster()
     async with cluster.watches("") as watches:
-        await until(lambda: watches.any_up)
+        await until_async(lambda: watches.any_up)
 
         cluster.errors[""] = MISSING
-        await until(lambda: not watches.any_up and not cluster.running)
+        await until_async(lambda: not watches.any_up and not cluster.running)
 
         del cluster.errors[""]
-        await until(lambda: watches.any_up)
+        await until_async(lambda: watches.any_up)
         assert cluster.started == ["", ""]
 
 
@@ -109,25 +104,25 @@ async def test_a_namespace_that_is_gone_stops_no_other(caplog: pytest.LogCapture
     cluster = Cluster()
     cluster.errors["b"] = FORBIDDEN
     async with cluster.watches("a", "b") as watches:
-        await until(lambda: watches.is_up("a") and cluster.probes > 6)
+        await until_async(lambda: watches.is_up("a") and cluster.probes > 6)
         assert (watches.is_up("b"), cluster.running) == (False, ["a"])
         assert ("b", False) in cluster.states
         [record] = [item for item in caplog.records if item.message == "llmproxies_unreadable"]
         assert (vars(record)["namespace"], "forbidden" in vars(record)["error"]) == ("b", True)
 
         del cluster.errors["b"]
-        await until(lambda: watches.is_up("b"))
+        await until_async(lambda: watches.is_up("b"))
         assert cluster.started == ["a", "b"]
 
 
 async def test_a_namespace_that_goes_while_it_is_watched_stops_no_other() -> None:
     cluster = Cluster()
     async with cluster.watches("a", "b") as watches:
-        await until(lambda: watches.is_up("a") and watches.is_up("b"))
+        await until_async(lambda: watches.is_up("a") and watches.is_up("b"))
 
         cluster.errors["b"] = FORBIDDEN
         cluster.broken["b"].set()  # as kopf ends by a watch that is refused
-        await until(lambda: not watches.is_up("b") and cluster.running == ["a"])
+        await until_async(lambda: not watches.is_up("b") and cluster.running == ["a"])
 
         assert watches.is_up("a")
         assert not any(task.done() for task in cluster.tasks)
@@ -136,11 +131,11 @@ async def test_a_namespace_that_goes_while_it_is_watched_stops_no_other() -> Non
 async def test_an_api_server_in_trouble_ends_no_watch() -> None:
     cluster = Cluster()
     async with cluster.watches("") as watches:
-        await until(lambda: watches.any_up)
+        await until_async(lambda: watches.any_up)
 
         cluster.errors[""] = UnavailableError("GET LLMProxy /: etcdserver: leader changed", status=500)
         asked = cluster.probes
-        await until(lambda: cluster.probes > asked + 5)
+        await until_async(lambda: cluster.probes > asked + 5)
 
         assert (watches.any_up, cluster.started) == (True, [""])
 
@@ -149,19 +144,19 @@ async def test_no_event_is_taken_before_the_cache_of_the_namespace_is_complete()
     cluster = Cluster()
     cluster.synced["a"] = asyncio.Event()
     async with cluster.watches("a", "b") as watches:
-        await until(lambda: watches.is_up("b"))
+        await until_async(lambda: watches.is_up("b"))
         assert (cluster.started, watches.is_up("a")) == (["b"], False)
 
         cluster.synced["a"].set()
-        await until(lambda: watches.is_up("a"))
+        await until_async(lambda: watches.is_up("a"))
 
 
 async def test_a_watch_that_ends_though_it_may_read_ends_the_process() -> None:
     cluster = Cluster()
     async with cluster.watches("") as watches:
-        await until(lambda: watches.any_up)
+        await until_async(lambda: watches.any_up)
 
         cluster.broken[""].set()
-        await until(cluster.tasks[0].done)
+        await until_async(cluster.tasks[0].done)
 
         assert isinstance(cluster.tasks[0].exception(), OperatorError)

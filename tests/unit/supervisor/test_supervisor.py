@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from llmproxy.supervisor import memory_limit
+from waiting import until
 
 ROOT = Path(__file__).parents[3]
 DRIVER = """
@@ -43,19 +44,12 @@ def supervised(code: str, *arguments: str, limit: int = 0) -> Iterator["subproce
             process.wait(10)
 
 
-def eventually(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def pids(file: Path) -> list[int]:
     return [int(line) for line in file.read_text().split()] if file.exists() else []
 
 
 def runs_to(file: Path, count: int) -> None:
-    eventually(lambda: len(pids(file)) == count)
+    until(lambda: len(pids(file)) == count)
 
 
 def restarts(process: "subprocess.Popen[str]") -> list[dict[str, object]]:
@@ -71,7 +65,7 @@ def test_a_part_that_ends_is_started_again_and_the_process_stays(tmp_path: Path)
             runs_to(file, count)
             time.sleep(0.4)  # it has started
             os.kill(pids(file)[-1], number)
-        eventually(lambda: len(pids(file)) == 3)
+        until(lambda: len(pids(file)) == 3)
         assert process.poll() is None
 
         process.terminate()
@@ -99,7 +93,7 @@ heap = b"x" * 150_000_000
 time.sleep(60)
 """
     with supervised(grow, str(file), limit=100_000_000) as process:
-        eventually(lambda: len(pids(file)) >= 2)
+        until(lambda: len(pids(file)) >= 2)
         assert process.poll() is None
         process.terminate()
         process.wait(10)
