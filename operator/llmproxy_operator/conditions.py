@@ -71,6 +71,8 @@ class Observation:
     """Rollout of the proxy's own store of shared limits; None: it has none, or it was not read."""
     image: str | None = None
     """Image of the gateway in the desired template."""
+    scaling_note: str = ""
+    """Why the autoscaler does not scale, for the message of a ready proxy."""
     paused: bool = False
     note: str = ""
     """Message of the condition Paused."""
@@ -124,6 +126,7 @@ def conditions(observation: Observation) -> tuple[Condition, ...]:
     problem = observation.problem or _rollout_problem(observation.rollout) or observation.secondary
     if problem is None:
         reason, message = _ready_reason(observation.rollout)
+        message += f"; {observation.scaling_note}" if observation.scaling_note else ""
         main = (
             Condition(READY, "True", reason, message),
             Condition(RECONCILING, "False", Reason.UP_TO_DATE, ""),

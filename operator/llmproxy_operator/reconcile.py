@@ -225,6 +225,7 @@ class Reconciler:
             secondary=secondary,
             store=store_progress,
             image=pods.image,
+            scaling_note=scaling.inactive_note(live),
         )
 
     async def _rendered(self, key: Key, raw: Manifest, proxy: LLMProxy, pods: Revision) -> tuple[Manifest, ...]:

@@ -5,7 +5,7 @@ sending falls back to its default, so it is handed over to a field manager of it
 from there with its first write.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llmproxy_api import LLMProxy, scaling
@@ -60,6 +60,16 @@ def disruption_budget(proxy: LLMProxy) -> Manifest | None:
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
         },
     }
+
+
+def inactive_note(live: Iterable[Manifest]) -> str:
+    """Return why the autoscaler among *live* does not scale, empty if it does."""
+    for item in live:
+        if item["kind"] == "HorizontalPodAutoscaler":
+            for condition in (item.get("status") or {}).get("conditions") or ():
+                if (condition["type"], condition["status"]) == ("ScalingActive", "False"):
+                    return f"the autoscaler does not scale: {condition.get('message') or condition.get('reason')}"
+    return ""
 
 
 def replicas(proxy: LLMProxy) -> int | None:

@@ -15,7 +15,7 @@ from llmproxy_operator.manifest import Manifest, Ref, ref
 from llmproxy_operator.workqueue import Key
 
 _OF_REPLICASETS = ("name", "namespace", "uid", "resourceVersion", "labels", "ownerReferences", "deletionTimestamp")
-_MOVING = frozenset({"HorizontalPodAutoscaler", "PodDisruptionBudget"})
+_MOVING = frozenset({"PodDisruptionBudget"})
 """Kinds whose status changes with the load and is not read."""
 _OF_DEPLOYMENTS = ("observedGeneration", "replicas", "updatedReplicas", "readyReplicas", "availableReplicas")
 """Fields of their status, besides conditions that report a failure."""
@@ -173,6 +173,10 @@ def trimmed(item: Manifest) -> Manifest:
         return {**_head(item), "metadata": rest, "status": _of_pod(item.get("status") or {})}
     if kind == "Deployment" and "status" in item:
         item = {**item, "status": _of_deployment(item["status"])}
+    if kind == "HorizontalPodAutoscaler" and "status" in item:
+        conditions = _inactive(item["status"])
+        item = {key: value for key, value in item.items() if key != "status"}
+        item |= {"status": {"conditions": conditions}} if conditions else {}
     fields = [entry for entry in metadata.get("managedFields") or () if entry.get("subresource") != "status"]
     rest = {key: value for key, value in item.items() if key != "status" or kind not in _MOVING}
     return {**rest, "metadata": {**metadata, "managedFields": fields}}
@@ -186,6 +190,15 @@ def _of_deployment(status: Mapping[str, Any]) -> dict[str, Any]:
         if (condition["type"], condition["status"]) in {("ReplicaFailure", "True"), ("Progressing", "False")}
     ]
     return {**{key: status[key] for key in _OF_DEPLOYMENTS if key in status}, "conditions": failing}
+
+
+def _inactive(status: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the condition that an autoscaler does not scale: its numbers change with the load and are not read."""
+    return [
+        {key: value for key, value in condition.items() if not key.startswith("last")}
+        for condition in status.get("conditions") or ()
+        if (condition["type"], condition["status"]) == ("ScalingActive", "False")
+    ]
 
 
 def _of_pod(status: Mapping[str, Any]) -> dict[str, Any]:

@@ -100,7 +100,13 @@ def conditions(kind: str, status: str) -> Manifest:
     return {"conditions": [{"type": kind, "status": status, "reason": "R", "lastUpdateTime": "2026-01-01T00:00:00Z"}]}
 
 
-SCHEDULED, UNSCHEDULABLE = conditions("PodScheduled", "True"), conditions("PodScheduled", "False")
+SCHEDULED, INACTIVE = {
+    "type": "ScalingActive",
+    "status": "False",
+    "reason": "FailedGetContainerResourceMetric",
+    "message": "none",
+}
+UNSCHEDULABLE = conditions("PodScheduled", "True"), conditions("PodScheduled", "False")
 PROGRESS, OVERDUE = conditions("Progressing", "True"), conditions("Progressing", "False")
 
 
@@ -109,6 +115,9 @@ PROGRESS, OVERDUE = conditions("Progressing", "True"), conditions("Progressing",
     [
         pytest.param(("autoscaling/v2", "HorizontalPodAutoscaler"), {"status": {"a": 2}}, False, id="load"),
         pytest.param(("autoscaling/v2", "HorizontalPodAutoscaler"), {"spec": {"a": 2}}, True, id="bounds"),
+        pytest.param(
+            ("autoscaling/v2", "HorizontalPodAutoscaler"), {"status": {"conditions": [INACTIVE]}}, True, id="no metrics"
+        ),
         pytest.param(("apps/v1", "Deployment"), {"status": {"replicas": 2}}, True, id="pods of a Deployment"),
         pytest.param(("v1", "Pod"), {"spec": {"nodeName": "a"}}, False, id="where a pod runs"),
         pytest.param(("v1", "Pod"), {"status": {"phase": "Running"}}, False, id="a pod's phase"),

@@ -7,6 +7,7 @@ import pytest
 from fakes.cluster import FakeCluster
 from fakes.reconciling import PROXY, Operator, a_proxy, serve
 from llmproxy_api import parse
+from llmproxy_operator.conditions import condition
 from llmproxy_operator.render import config, scaling
 from llmproxy_operator.rollout_status import Rollout, min_ready_of
 
@@ -212,3 +213,21 @@ async def test_pods_prefer_other_nodes_and_zones_unless_told_otherwise(
     await wanted(cluster, operator, replicas=2, pod={"topologySpread": False})
 
     assert "topologySpreadConstraints" not in template(cluster)["spec"]
+
+
+async def test_an_autoscaler_that_has_no_metrics_is_in_the_message_of_a_ready_proxy(
+    cluster: FakeCluster, operator: Operator
+) -> None:
+    await wanted(cluster, operator, autoscaling={"maxReplicas": 3})
+    assert "autoscaler" not in condition(cluster.objects[PROXY]["status"], "Ready")["message"]
+    missing = {"type": "ScalingActive", "status": "False", "reason": "FailedGet", "message": "no metrics returned"}
+    cluster.set_status("HorizontalPodAutoscaler", "p", {"conditions": [missing], "currentReplicas": 1})
+
+    await operator.reconcile()
+
+    ready = condition(cluster.objects[PROXY]["status"], "Ready")
+    assert (ready["status"], ready["reason"]) == ("True", "AllReplicasReady")
+    assert ready["message"].endswith("; the autoscaler does not scale: no metrics returned")
+    cluster.set_status("HorizontalPodAutoscaler", "p", {"conditions": [{**missing, "status": "True"}]})
+    await operator.reconcile()
+    assert "autoscaler" not in condition(cluster.objects[PROXY]["status"], "Ready")["message"]
