@@ -100,13 +100,13 @@ def conditions(kind: str, status: str) -> Manifest:
     return {"conditions": [{"type": kind, "status": status, "reason": "R", "lastUpdateTime": "2026-01-01T00:00:00Z"}]}
 
 
-SCHEDULED, INACTIVE = {
+INACTIVE = {
     "type": "ScalingActive",
     "status": "False",
     "reason": "FailedGetContainerResourceMetric",
     "message": "none",
 }
-UNSCHEDULABLE = conditions("PodScheduled", "True"), conditions("PodScheduled", "False")
+SCHEDULED, UNSCHEDULABLE = conditions("PodScheduled", "True"), conditions("PodScheduled", "False")
 PROGRESS, OVERDUE = conditions("Progressing", "True"), conditions("Progressing", "False")
 
 
