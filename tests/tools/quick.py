@@ -132,7 +132,7 @@ def _finish(linters: Iterable[tuple[str, subprocess.Popen[str]]]) -> int:
 def main() -> int:
     """Lint and test what is touched; return 1 where something failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=25, help="no test starts after this many seconds")
+    parser.add_argument("--seconds", type=float, default=20, help="no test starts after this many seconds")
     seconds = parser.parse_args().seconds
     begin = time.monotonic()
     paths = touched()
