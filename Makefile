@@ -70,7 +70,7 @@ check: venv ## Format, lint, types and layers
 
 test-unit: venv compiled ## Pure parts, seconds: all from the sources, then those of the gateway compiled
 	$(BIN)/pytest -q -n 2 --dist loadfile tests/unit tests/crds tests/cluster -m "not cluster and not e2e"
-	$(COMPILED) $(BIN)/pytest -q tests/unit/gateway tests/unit/limits tests/unit/test_compiled.py
+	$(COMPILED) $(BIN)/pytest -q tests/unit/gateway tests/unit/limits tests/unit/test_compiled.py tests/unit/shipper/test_agent_lightning.py tests/unit/shipper/test_otel_genai.py
 
 test-integration: venv venv-agl compiled ## Real processes on loopback: gateway (compiled), shipper, translator, a real LightningStore
 	@PYTHONPATH=tests/support $(BIN)/python -m redisd

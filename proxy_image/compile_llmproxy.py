@@ -1,4 +1,4 @@
-"""Compiles what every request passes through, with mypyc: the same sources, as extension modules in C.
+"""Compiles what every request passes through, and every span, with mypyc: the same sources, as extension modules in C.
 
     python compile_llmproxy.py                 in the checkout: into build/compiled/KEY, which is told; once per KEY
     python compile_llmproxy.py --out FOLDER    anywhere: into FOLDER; with --or-copy the sources, if need be
@@ -38,6 +38,7 @@ FOLDERS = {
     "protocols/anthropic_to_openai": "stream",
     "protocols/openai_to_anthropic": "stream",
     "protocols/responses_to_openai": "stream",
+    "shipper/spans": "agent_lightning attributes exchange otel_genai otlp",
 }
 MODULES = tuple(f"{folder}/{name}.py" for folder, names in FOLDERS.items() for name in names.split())
 """All that are compiled. Not errors, whose attributes of classes are read; not types that JSON is decoded into."""

@@ -16,7 +16,7 @@ bench-sharing: venv compiled ## CPU that limits shared over pods cost one, from 
 	@PYTHONPATH="$$($(COMPILE) 2>/dev/null || true):tests:tests/support" $(BIN)/python -P -m bench.sharing
 
 bench-spans: venv venv-agl ## What the shipper takes and delivers a second, next to OpenTelemetry's batch exporter and Collector: two minutes
-	@PYTHONPATH=tests:tests/support $(BIN)/python -m bench.spans
+	@PYTHONPATH="$$($(COMPILE) 2>/dev/null || true):tests:tests/support" $(BIN)/python -P -m bench.spans
 
 bench-operator: venv cluster-up ## The operator at 2,000 LLMProxies on a real API server: from empty, edits, a second run; minutes
 	@KUBECONFIG=$$($(CLUSTER) place kubeconfig) LLMPROXY_E2E_KUBECONFIG=$$($(CLUSTER) place kubeconfig) \

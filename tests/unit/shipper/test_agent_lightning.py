@@ -284,10 +284,10 @@ def test_whatever_a_provider_answers_the_spans_can_be_stored() -> None:
 
 
 def test_an_unforeseen_error_costs_the_shape_not_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("llmproxy.shipper.spans.agent_lightning.spans_of", broken)
+    monkeypatch.setattr("llmproxy.shipper.spans.agent_lightning.read_answer", broken)
     (only,) = AgentLightningEncoder(name="p", namespace="n").encode(record())
     span = ExportTraceServiceRequest.FromString(only).resource_spans[0].scope_spans[0].spans[0]
     assert (span.name, span.status.message) == ("litellm_request", "not_encoded")

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from yarl import URL
-
-from llmproxy.shipper.spans import otlp
 
 CONNECT_S = 2.0
 POST_S = 20.0
@@ -126,11 +126,32 @@ def verdict(answer: Answer, setting: str, faults: set[int], *, strict: bool) -> 
         return DeliveryResult(outcome, f"http_{answer.status}", status_advice(answer, setting))
     if is_html(answer):
         return DeliveryResult(Outcome.UNAVAILABLE, "html_answer", html_advice(setting))
-    rejected = otlp.rejected(answer.body)
+    rejected = rejected_spans(answer.body)
     if rejected is None and strict:
         advice = f"its answer is not OTLP: check that {setting} is the right address"
         return DeliveryResult(Outcome.UNAVAILABLE, "unexpected_answer", advice)
     return DeliveryResult(Outcome.ACCEPTED, f"http_{answer.status}", rejected_spans=rejected or 0)
+
+
+def rejected_spans(answer: bytes) -> int | None:
+    """Return the number of spans that a receiver reports as rejected, None if *answer* is not OTLP's."""
+    try:
+        if answer[:1] == b"{":
+            return max(0, msgspec.json.decode(answer, type=_JsonResponse, strict=False).partialSuccess.rejectedSpans)
+        count: int = ExportTraceServiceResponse.FromString(answer).partial_success.rejected_spans
+    except (DecodeError, msgspec.MsgspecError):
+        return None
+    return max(0, count)
+
+
+class _PartialSuccess(msgspec.Struct):
+    rejectedSpans: int = 0  # noqa: N815 - OTLP's name
+
+
+class _JsonResponse(msgspec.Struct):
+    """ExportTraceServiceResponse in JSON, which some receivers write whatever they were sent."""
+
+    partialSuccess: _PartialSuccess = msgspec.field(default_factory=_PartialSuccess)  # noqa: N815 - OTLP's name
 
 
 def is_success(status: int) -> bool:

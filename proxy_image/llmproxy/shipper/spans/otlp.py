@@ -1,4 +1,4 @@
-"""OTLP encoding of spans. The only module with protobuf.
+"""OTLP encoding of spans, in protobuf.
 
 Each span is encoded with its resource as a batch of its own. A concatenation of batches is a batch, so a batch is split
 without encoding again. The encoder is hand-written, since the library's objects cost several times as much; a test
@@ -8,10 +8,6 @@ compares its bytes with the library's.
 import struct
 from dataclasses import dataclass
 from typing import cast
-
-import msgspec
-from google.protobuf.message import DecodeError
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from llmproxy import __version__
 from llmproxy.shipper.spans.attributes import Attributes, Scalar, Value
@@ -84,27 +80,6 @@ def _span(span: Span) -> bytes:
 def _event(event: SpanEvent) -> bytes:
     name = _sized(b"\x12", _utf8(event.name))
     return b"\x09" + _time(event.at_ns) + name + attributes_field(_EVENT_ATTRIBUTES, event.attributes)
-
-
-def rejected(answer: bytes) -> int | None:
-    """Return the number of spans that a receiver reports as rejected, None if *answer* is not OTLP's."""
-    try:
-        if answer[:1] == b"{":
-            return max(0, msgspec.json.decode(answer, type=_JsonResponse, strict=False).partialSuccess.rejectedSpans)
-        count: int = ExportTraceServiceResponse.FromString(answer).partial_success.rejected_spans
-    except (DecodeError, msgspec.MsgspecError):
-        return None
-    return max(0, count)
-
-
-class _PartialSuccess(msgspec.Struct):
-    rejectedSpans: int = 0  # noqa: N815 - OTLP's name
-
-
-class _JsonResponse(msgspec.Struct):
-    """ExportTraceServiceResponse in JSON, which some receivers write whatever they were sent."""
-
-    partialSuccess: _PartialSuccess = msgspec.field(default_factory=_PartialSuccess)  # noqa: N815 - OTLP's name
 
 
 def attributes_field(tag: bytes, attributes: Attributes) -> bytes:
