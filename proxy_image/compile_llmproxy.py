@@ -34,7 +34,7 @@ FOLDERS = {
     "gateway/requests": "app attempts context fallback handler response retry_policy token_bound upstream_response",
     "gateway/shipping": "shipper_client",
     "gateway/upstreams": "balancer deployments model_index",
-    "protocols": "passthrough sse translated_stream",
+    "protocols": "passthrough sse tool_calls translated_stream",
     "protocols/anthropic_to_openai": "stream",
     "protocols/openai_to_anthropic": "stream",
     "protocols/responses_to_openai": "stream",

@@ -33,7 +33,9 @@ _OPENAI = {
     529: ("server_error", "overloaded"),
 }
 _STATUS = {kind: status for status, kind in reversed(_TYPES.items())} | {"api_error": 500}
+_STATUS |= {"overloaded": 503, "server_error": 500, "rate_limit_exceeded": 429, "insufficient_quota": 429}
 _SERVER = 500
+_BAD_GATEWAY = 502
 MAX_TEXT = 2000
 """Characters of an error that is no JSON which are shown: a page of HTML helps nobody."""
 
@@ -70,20 +72,17 @@ def to_openai(status: int, body: bytes) -> bytes:
     return encode(openai_error(error_message(body) or f"the model server answered {status} without a message", status))
 
 
-def event_to_openai(content: object) -> Json:
-    """Return the object of an `error` event for an OpenAI client."""
-    error = content.get("error") if isinstance(content, dict) else None
-    kind = error.get("type") if isinstance(error, dict) else None
-    message = _message(content) or "the model server broke the stream off"
-    return openai_error(message, _STATUS.get(str(kind), _SERVER))
-
-
-def event_to_anthropic(content: object) -> Json:
-    """Return the data of an `error` event for what an OpenAI-compatible upstream put into its stream."""
-    error = content.get("error") if isinstance(content, dict) else None
-    code = error.get("code") if isinstance(error, dict) else None
-    status = code if isinstance(code, int) else _SERVER
-    return anthropic_error(_message(content) or "the model server broke the stream off", anthropic_type(status))
+def error_status(error: object) -> int:
+    """Return the status of an error that came inside an answer: by its code, by its type, else 502."""
+    if not isinstance(error, dict):
+        return _BAD_GATEWAY
+    for code in (error.get("code"), error.get("status"), error.get("status_code")):
+        if isinstance(code, int | str) and str(code).isdecimal() and 400 <= int(code) < 600:  # noqa: PLR2004
+            return int(code)
+    for kind in (error.get("type"), error.get("code")):
+        if isinstance(kind, str) and kind in _STATUS:
+            return _STATUS[kind]
+    return _BAD_GATEWAY
 
 
 def error_message(body: bytes) -> str:
@@ -92,11 +91,11 @@ def error_message(body: bytes) -> str:
         content = decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return body.decode("utf-8", "replace").strip()[:MAX_TEXT]
-    return _message(content)
+    return message_of(content)
 
 
-def _message(content: object) -> str:
-    """Find the message: OpenAI and Anthropic nest it, FastAPI calls it detail, older vLLM has it at the top."""
+def message_of(content: object) -> str:
+    """Return the message of an error: nested at OpenAI and Anthropic, `detail` at FastAPI, flat at older vLLM."""
     if not isinstance(content, dict):
         return content if isinstance(content, str) else ""
     for part in (content.get("error"), content.get("detail"), content):

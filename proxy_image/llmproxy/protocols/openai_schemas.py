@@ -5,15 +5,23 @@ compiled module keeps less.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
+from llmproxy.protocols import repair
 from llmproxy.protocols.json_fields import Json
+from llmproxy.protocols.stop_reasons import known_finish
+
+Schema = TypeVar("Schema")
 
 
 class AnswerError(Exception):
     """An upstream's answer is none of its protocol."""
+
+
+class UnfinishedAnswerError(AnswerError):
+    """An upstream's answer has an end that is none of a whole answer."""
 
 
 class FunctionCall(msgspec.Struct):
@@ -36,12 +44,6 @@ class ToolCallDelta(msgspec.Struct):
     index: int | None = None
     id: str | None = None
     function: FunctionCall | None = None
-
-    def number(self, calls: int) -> int:
-        """Return the number of its call, *calls* being how many there are: an unnumbered one with an id is the next."""
-        if self.index is not None:
-            return self.index
-        return calls if self.id or not calls else calls - 1
 
 
 class AssistantText(msgspec.Struct):
@@ -144,17 +146,35 @@ class ResponseEvent(msgspec.Struct):
 
 
 _decode_completion = msgspec.json.Decoder(ChatCompletion).decode
-read_chunk: Callable[[bytes], ChatChunk] = msgspec.json.Decoder(ChatChunk).decode
+_decode_chunk = msgspec.json.Decoder(ChatChunk).decode
 read_chunk_end: Callable[[bytes], ChunkEnd] = msgspec.json.Decoder(ChunkEnd).decode
 read_response_event: Callable[[bytes], ResponseEvent] = msgspec.json.Decoder(ResponseEvent).decode
 
 
+def read_chunk(data: bytes) -> ChatChunk:
+    """Return the chunk in an event's *data*; raise AnswerError."""
+    try:
+        return _decode_chunk(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        return _repaired(data, ChatChunk, exc)
+
+
 def read_completion(body: bytes) -> ChatCompletion:
-    """Return the chat completion in *body*, with one choice at least; raise AnswerError."""
+    """Return the chat completion in *body*, with one choice at least and a whole answer in it; raise AnswerError."""
     try:
         completion = _decode_completion(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-        raise AnswerError(f"no chat completion: {exc}") from exc
+        completion = _repaired(body, ChatCompletion, exc)
     if not completion.choices:
         raise AnswerError("no chat completion: choices is empty")
+    finish = completion.choices[0].finish_reason
+    if known_finish(finish) is None:
+        raise UnfinishedAnswerError(f"ended its answer with finish_reason {finish!r}, before the answer was whole")
     return completion
+
+
+def _repaired(data: bytes, kind: type[Schema], cause: Exception) -> Schema:
+    try:
+        return msgspec.convert(repair.completion(data), kind)
+    except (ValueError, msgspec.MsgspecError):
+        raise AnswerError(f"no chat completion: {cause}") from cause

@@ -15,8 +15,10 @@ from typing import Final
 import msgspec
 
 from llmproxy.protocols.anthropic_schemas import read_event
+from llmproxy.protocols.events import AnswerFailure, event_failure, has_content
 from llmproxy.protocols.openai_schemas import read_chunk_end, read_response_event
-from llmproxy.protocols.sse import EventReader, event_data
+from llmproxy.protocols.repair import readable
+from llmproxy.protocols.sse import EventReader, event_data, text_bytes
 from llmproxy.protocols.usage import MessagesUsage, tokens_of
 
 _RESPONSE_NOTABLE: Final = re.compile(rb'response\.(?:completed|incomplete|failed)|"type": ?"error"')
@@ -29,7 +31,7 @@ _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError)
 class PassthroughStream:
     """One stream; a subclass reads the events of its protocol."""
 
-    __slots__ = ("_reader", "done", "failed", "tokens")
+    __slots__ = ("_reader", "content", "done", "failed", "failure", "tokens")
 
     def __init__(self) -> None:
         self._reader = EventReader()
@@ -37,22 +39,26 @@ class PassthroughStream:
         """The upstream has ended its answer, or failed."""
         self.failed = False
         """It has failed."""
+        self.content = False
+        """Content has come: from then on the client has a part of this answer."""
+        self.failure: AnswerFailure | None = None
+        """The upstream's own error."""
         self.tokens: int | None = None
         """Tokens used, None until the upstream counts them."""
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """Return what to forward now, and what to hold: the end and what follows. Raise EventTooLargeError."""
         reader = self._reader
-        if data.endswith(b"\n\n") and not (self.done or reader.pending) and not self._is_notable(data):
+        if self.content and data.endswith(b"\n\n") and not (self.done or reader.pending or self._is_notable(data)):
             return data, b""
         now: list[bytes] = []
         held: list[bytes] = []
         for event in reader.feed(data):
-            hidden = not self.done and self._is_notable(event) and self._read(event_data(event))
+            hidden = not self.done and self._look(event)
             if self.done:
                 held.append(event)
             elif not hidden:
-                now.append(event)
+                now.append(self._rewrite(event))
         return b"".join(now), b"".join(held)
 
     def rest(self) -> bytes:
@@ -61,10 +67,26 @@ class PassthroughStream:
         if self.done:
             return tail
         data = event_data(tail)
-        hidden = self._read(data)
+        hidden = self._look(tail)
         if not self.done:
             self.done = self._is_complete(data)
         return tail if self.done and not hidden else b""
+
+    def _look(self, event: bytes) -> bool:
+        """Read an event; return True when it is to be taken out."""
+        if self.content and not self._is_notable(event):
+            return False
+        data = event_data(event)
+        if not self.content:
+            self.content = has_content(data)
+        hidden = self._read(data)
+        if self.failed:
+            self.failure = event_failure(data)
+        return hidden
+
+    def _rewrite(self, event: bytes) -> bytes:
+        """Return an event as clients can read it."""
+        return event
 
     def _is_notable(self, data: bytes) -> bool:
         """Return True where *data* may hold what `_read` looks for. Text of a model may look like it."""
@@ -100,7 +122,16 @@ class ChatPassthrough(PassthroughStream):
             or b'"finish_reason":"' in data
             or b'"finish_reason": "' in data
             or b'"error"' in data
+            or b"NaN" in data
+            or b"Infinity" in data
         )
+
+    def _rewrite(self, event: bytes) -> bytes:
+        if b"NaN" in event or b"Infinity" in event:
+            data = event_data(event)
+            if (text := readable(data)) is not data:
+                return b"data: %b\n\n" % text_bytes(text)
+        return event
 
     def _read(self, data: bytes) -> bool:
         if data.rstrip().endswith(b"[DONE]"):
@@ -117,7 +148,9 @@ class ChatPassthrough(PassthroughStream):
         if chunk.error:
             self.done = self.failed = True
         for choice in chunk.choices or ():
-            if choice.finish_reason is not None:
+            if choice.finish_reason == "error":
+                self.done = self.failed = True
+            if choice.finish_reason:  # an empty one, in each chunk of older SGLang, is none
                 self._finished.add(choice.index)
         tokens = tokens_of(chunk.usage)
         if tokens is None:

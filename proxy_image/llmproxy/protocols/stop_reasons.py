@@ -9,7 +9,23 @@ _FINISH = {
     "tool_use": "tool_calls",
     "refusal": "content_filter",
 }
+_KINDS = {
+    **dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", "completed"), "stop"),
+    **dict.fromkeys(("length", "max_tokens", "model_length", "max_length"), "length"),
+    **dict.fromkeys(("tool_calls", "tool_use", "tool_call"), "tool_calls"),
+    **dict.fromkeys(("content_filter", "safety", "refusal"), "content_filter"),
+    "function_call": "function_call",
+}
 _STOP = {"length": "max_tokens", "content_filter": "refusal", "tool_calls": "tool_use", "function_call": "tool_use"}
+
+
+def known_finish(finish: str | None) -> str | None:
+    """Return a chat completion's `finish_reason` in OpenAI's words, None for one that is no end of an answer.
+
+    Servers abort answers, as for an update of the weights (`abort`), or write reasons of their own: an answer with an
+    end that nobody knows is not taken for a whole one. An empty reason is none; some servers leave it out at the end.
+    """
+    return _KINDS.get(finish.lower()) if finish else "stop"
 
 
 def finish_reason(stop_reason: str | None) -> str:

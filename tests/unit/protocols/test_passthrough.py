@@ -76,7 +76,9 @@ def test_borders_anywhere_and_both_line_ends(borders: list[int], line_end: bytes
 
 def test_a_part_of_whole_events_is_forwarded_as_it_is() -> None:
     part = chunk("a") + chunk("b")
-    assert ChatPassthrough(hide_usage=True).feed(part)[0] is part
+    stream = ChatPassthrough(hide_usage=True)
+    stream.feed(part)
+    assert stream.feed(part)[0] is part
 
 
 def test_the_usage_that_the_client_asked_for_is_forwarded() -> None:

@@ -14,8 +14,9 @@ def from_chat(body: bytes) -> tuple[bytes, int]:
     message = choice.message
     ident = message_id(completion.id)
     content = _content(message, ident)
+    finish = stop_reasons.known_finish(choice.finish_reason)
     reason, matched = stop_reasons.stop_reason(
-        choice.finish_reason, choice.stop_reason, called=bool(message.tool_calls), refused=bool(message.refusal)
+        finish, choice.stop_reason, called=bool(message.tool_calls), refused=bool(message.refusal)
     )
     counts = usage.read_chat(completion.usage)
     answer: Json = {

@@ -2,19 +2,27 @@
 
 message_start, ping, then for each block content_block_start, content_block_delta..., content_block_stop, then
 message_delta with the true usage, message_stop. OpenAI tells the usage last, so message_start has the input tokens only
-if its first chunk does, else 0. A delta for a tool call whose block is closed already goes to that block by its index.
+if its first chunk does, else 0. Blocks of tool calls follow each other: pieces of
+a later call wait until the earlier one is whole.
 """
 
 from typing import Any, Final
 
-import msgspec
-
 from llmproxy.protocols import stop_reasons, usage
 from llmproxy.protocols.anthropic_to_openai.response import message_id, tool_id
-from llmproxy.protocols.errors import anthropic_error, event_to_anthropic
-from llmproxy.protocols.json_fields import Json, decode, encode
-from llmproxy.protocols.openai_schemas import ChatChunk, ChunkChoice, FunctionCall, ToolCallDelta, read_chunk
+from llmproxy.protocols.errors import anthropic_error, anthropic_type
+from llmproxy.protocols.events import AnswerFailure
+from llmproxy.protocols.json_fields import Json, encode
+from llmproxy.protocols.openai_schemas import (
+    AnswerError,
+    ChatChunk,
+    ChunkChoice,
+    FunctionCall,
+    ToolCallDelta,
+    read_chunk,
+)
 from llmproxy.protocols.sse import anthropic_event, text_bytes
+from llmproxy.protocols.tool_calls import StreamedCalls
 from llmproxy.protocols.translated_stream import TranslatedStream
 
 _DELTAS: Final = {
@@ -24,17 +32,6 @@ _DELTAS: Final = {
 }
 _DELTA: Final = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":{"type":%b%b}}\n\n'
 """Nearly all of a stream are these: only their text is encoded."""
-
-
-class _Tool:
-    """A tool call on its way."""
-
-    __slots__ = ("block", "id", "name", "waiting")
-
-    def __init__(self) -> None:
-        self.block = -1
-        """Index of its content block, -1 until its name is known."""
-        self.id = self.name = self.waiting = ""
 
 
 class MessagesStream(TranslatedStream):
@@ -47,8 +44,13 @@ class MessagesStream(TranslatedStream):
         self._blocks = 0
         self._open = ""
         """Kind of the open block: text, thinking, tool, or none."""
-        self._open_tool = -1
-        self._tools: dict[int, _Tool] = {}
+        self._calls = StreamedCalls()
+        self._call_blocks: dict[int, int] = {}
+        """Index of the content block of each call that has begun."""
+        self._waiting: dict[int, list[str]] = {}
+        """Arguments that are not sent yet."""
+        self._current = 0
+        """Number of the call whose turn it is: blocks follow each other, also where a server mixes their pieces."""
         self._finish: str | None = None
         self._matched: Any = None
         self._refused = False
@@ -67,11 +69,8 @@ class MessagesStream(TranslatedStream):
             return self._stop()
         try:
             chunk = read_chunk(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        except AnswerError as exc:
             return self._broken(f"the model server sent a chunk that is none of a chat completion: {exc}")
-        if chunk.error is not None:
-            self.done = self.failed = True
-            return anthropic_event("error", event_to_anthropic(decode(data)))
         self._usage = usage.read_chat(chunk.usage) or self._usage
         if not self._started:
             self._start(chunk, out)
@@ -108,33 +107,42 @@ class MessagesStream(TranslatedStream):
                 self._words("text", delta.refusal, out)
             for call in delta.tool_calls or ():
                 self._tool(call, out)
-        if choice.finish_reason is not None:
+        if choice.finish_reason:
             self._finish, self._matched = choice.finish_reason, choice.stop_reason
-            self._close(out)
 
     def _words(self, kind: str, text: str, out: list[bytes]) -> None:
         if self._open != kind:
+            self._send_calls(out, last=True)
             block = {"type": "thinking", "thinking": "", "signature": ""} if kind == "thinking" else {}
             self._begin(kind, block or {"type": "text", "text": ""}, out)
         out.append(_delta(self._blocks - 1, kind, text))
 
-    def _tool(self, call: ToolCallDelta, out: list[bytes]) -> None:
-        index = call.number(len(self._tools))
-        tool = self._tools.setdefault(index, _Tool())
-        function = call.function or FunctionCall()
-        tool.id = tool.id or call.id or ""
-        tool.name = tool.name or function.name or ""
+    def _tool(self, delta: ToolCallDelta, out: list[bytes]) -> None:
+        function = delta.function or FunctionCall()
         arguments = function.arguments or ""
-        if tool.block < 0:
-            tool.waiting += arguments
-            if not tool.name:
+        call = self._calls.add(delta.index, delta.id or "", function.name or "", arguments)
+        if call.number < self._current:  # its block is closed: a call that looked whole goes on
+            if arguments.strip() and call.number in self._call_blocks:
+                out.append(_delta(self._call_blocks[call.number], "tool", arguments))
+            return
+        self._waiting.setdefault(call.number, []).append(arguments)
+        self._send_calls(out, last=False)
+
+    def _send_calls(self, out: list[bytes], *, last: bool) -> None:
+        """Send the pieces of the call whose turn it is; the next one's when it is whole, or nothing else comes."""
+        calls = self._calls.calls
+        while self._current < len(calls):
+            call = calls[self._current]
+            if call.name:
+                if call.number not in self._call_blocks:
+                    ident = call.id or tool_id(self._id, call.number)
+                    self._begin("tool", {"type": "tool_use", "id": ident, "name": call.name, "input": {}}, out)
+                    self._call_blocks[call.number] = self._blocks - 1
+                if arguments := "".join(self._waiting.pop(call.number, ())):
+                    out.append(_delta(self._call_blocks[call.number], "tool", arguments))
+            if not (last or (self._current + 1 < len(calls) and call.is_complete())):
                 return
-            arguments, tool.waiting = tool.waiting, ""
-            ident = tool.id or tool_id(self._id, index)
-            self._begin("tool", {"type": "tool_use", "id": ident, "name": tool.name, "input": {}}, out)
-            tool.block = self._blocks - 1
-        if arguments:
-            out.append(_delta(tool.block, "tool", arguments))
+            self._current += 1
 
     def _begin(self, kind: str, block: Json, out: list[bytes]) -> None:
         self._close(out)
@@ -152,11 +160,15 @@ class MessagesStream(TranslatedStream):
     def _stop(self) -> bytes:
         if not self._started:
             return self._broken("the model server sent no answer")
+        finish = stop_reasons.known_finish(self._finish)
+        if finish is None:
+            return self._broken(f"the model server ended its answer with finish_reason {self._finish!r}")
         self.done = True
         out: list[bytes] = []
+        self._send_calls(out, last=True)
         self._close(out)
         reason, matched = stop_reasons.stop_reason(
-            self._finish, self._matched, called=any(t.block >= 0 for t in self._tools.values()), refused=self._refused
+            finish, self._matched, called=bool(self._call_blocks), refused=self._refused
         )
         delta = {"stop_reason": reason, "stop_sequence": matched}
         last = {"type": "message_delta", "delta": delta, "usage": usage.to_anthropic(self._usage)}
@@ -164,9 +176,8 @@ class MessagesStream(TranslatedStream):
         out.append(anthropic_event("message_stop", {"type": "message_stop"}))
         return b"".join(out)
 
-    def _broken(self, problem: str) -> bytes:
-        self.done = self.failed = True
-        return anthropic_event("error", anthropic_error(problem, "api_error"))
+    def _error(self, failure: AnswerFailure) -> bytes:
+        return anthropic_event("error", anthropic_error(failure.message, anthropic_type(failure.status)))
 
 
 def _delta(index: int, kind: str, text: str) -> bytes:

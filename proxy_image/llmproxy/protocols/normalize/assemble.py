@@ -9,7 +9,9 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
+from llmproxy.protocols.repair import arguments_text, content_text
 from llmproxy.protocols.sse import stream_data
+from llmproxy.protocols.tool_calls import StreamedCalls
 
 Json = dict[str, Any]
 T = TypeVar("T", dict[str, Any], list[Any])
@@ -37,8 +39,16 @@ def read_answer(body: bytes, *, streamed: bool) -> Json | None:
     """Return the answer in *body* as one object, None if it is none."""
     if streamed and body.lstrip()[:1] != b"{":
         return joined(events(body))
-    content = parse(body)
-    return content if isinstance(content, dict) else None
+    answer = parse(body)
+    if not isinstance(answer, dict):
+        return None
+    for choice in _dicts(answer.get("choices")):
+        message = choice.get("message")
+        for call in _dicts(message.get("tool_calls") if isinstance(message, dict) else None):
+            function = call.get("function")
+            if isinstance(function, dict) and function.get("arguments") is not None:
+                function["arguments"] = arguments_text(function["arguments"])
+    return answer
 
 
 def events(body: bytes) -> list[Json]:
@@ -65,6 +75,10 @@ def joined(chunks: list[Json]) -> Json | None:
         answer["object"] = str(answer["object"]).removesuffix(".chunk")
     answer["choices"] = [_whole_choice(choices[i]) for i in sorted(choices)]
     return answer
+
+
+def _dicts(value: object) -> list[Json]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _add_choice(choices: dict[int, Json], part: Json) -> None:
@@ -94,11 +108,13 @@ def _add_delta(message: Json, delta: Json) -> None:
         if value is None:
             continue
         if name == "tool_calls":
-            for part in value if isinstance(value, list) else ():
-                if isinstance(part, dict):
-                    _add_tool_call(_part(message, "tool_calls", list), part)
+            _add_tool_calls(message, value)
         elif name == "function_call" and isinstance(value, dict):
             _add_function(_part(message, name, dict), value)
+        elif name == "content" and isinstance(value, list):
+            text, thought = content_text(value)
+            _continue(message, name, text)
+            _continue(message, "reasoning_content", thought)
         elif name in _LONG:
             _continue(message, name, value)
         elif isinstance(value, list):
@@ -107,19 +123,47 @@ def _add_delta(message: Json, delta: Json) -> None:
             message[name] = value
 
 
-def _add_tool_call(calls: list[Json], part: Json) -> None:
-    index = part.get("index")
-    if not isinstance(index, int):
-        index = len(calls) if part.get("id") else max(0, len(calls) - 1)
-    call = next((c for c in calls if c["index"] == index), None)
-    if call is None:
-        call = {"index": index, "type": "function", "function": {}}
-        calls.append(call)
-    for name in ("id", "type"):
-        if part.get(name):
-            call[name] = part[name]
-    if isinstance(part.get("function"), dict):
-        _add_function(call["function"], part["function"])
+def _add_tool_calls(message: Json, parts: object) -> None:
+    calls = message.get("tool_calls")
+    for part in _dicts(parts):
+        if not isinstance(calls, _ToolCalls):
+            calls = message["tool_calls"] = _ToolCalls()
+        calls.add(part)
+
+
+class _ToolCalls:
+    """The calls of a message, with the type that stands beside each."""
+
+    def __init__(self) -> None:
+        self._calls = StreamedCalls()
+        self._types: dict[int, object] = {}
+        self._with_arguments: set[int] = set()
+
+    def add(self, part: Json) -> None:
+        """Add a piece of a call."""
+        function = part.get("function")
+        function = function if isinstance(function, dict) else {}
+        index, arguments = part.get("index"), arguments_text(function.get("arguments"))
+        call = self._calls.add(
+            index if isinstance(index, int) else None,
+            str(part.get("id") or ""),
+            str(function.get("name") or ""),
+            arguments or "",
+        )
+        self._types[call.number] = part.get("type") or self._types.get(call.number) or "function"
+        if arguments is not None:
+            self._with_arguments.add(call.number)
+
+    def whole(self) -> list[Json]:
+        """Return the calls."""
+        calls: list[Json] = []
+        for call in self._calls.calls:
+            function: Json = {"name": call.name} if call.name else {}
+            if call.number in self._with_arguments:
+                function["arguments"] = call.arguments
+            ident = {"id": call.id} if call.id else {}
+            calls.append({**ident, "type": self._types[call.number], "function": function})
+        return calls
 
 
 def _add_function(function: Json, part: Json) -> None:
@@ -172,7 +216,7 @@ def _whole(value: object) -> object:
 def _whole_choice(choice: Json) -> Json:
     whole = cast("Json", _whole(choice))
     message = whole.get("message")
-    if isinstance(message, dict) and isinstance(message.get("tool_calls"), list):
-        message["tool_calls"] = [{k: _whole(v) for k, v in c.items() if k != "index"} for c in message["tool_calls"]]
+    if isinstance(message, dict) and isinstance(message.get("tool_calls"), _ToolCalls):
+        message["tool_calls"] = message["tool_calls"].whole()
         message["content"] = message.get("content") or None  # as it is without a stream
     return whole

@@ -6,15 +6,15 @@ import msgspec
 
 from llmproxy.protocols import stop_reasons, usage
 from llmproxy.protocols.anthropic_schemas import ContentBlock, MessageDelta, MessageHead, MessagesEvent, read_event
-from llmproxy.protocols.errors import event_to_openai, openai_error
-from llmproxy.protocols.json_fields import Json, decode, encode
+from llmproxy.protocols.errors import openai_error
+from llmproxy.protocols.events import AnswerFailure
+from llmproxy.protocols.json_fields import Json, encode
 from llmproxy.protocols.openai_to_anthropic.request import JSON_TOOL
 from llmproxy.protocols.openai_to_anthropic.response import completion_id
 from llmproxy.protocols.sse import openai_event, text_bytes
 from llmproxy.protocols.translated_stream import TranslatedStream
 
 DONE: Final = b"data: [DONE]\n\n"
-_BAD_GATEWAY: Final = 502
 _UNFINISHED: Final = b',"logprobs":null,"finish_reason":null}]}\n\n'
 
 
@@ -49,9 +49,9 @@ class ChatStream(TranslatedStream):
             event = read_event(data)
         except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
             return self._broken(f"the model server sent an event that is none of a message: {exc}")
-        return self._event(event, data, out)
+        return self._event(event, out)
 
-    def _event(self, event: MessagesEvent, data: bytes, out: list[bytes]) -> bytes:
+    def _event(self, event: MessagesEvent, out: list[bytes]) -> bytes:
         kind = event.type
         if kind == "content_block_delta" and event.delta is not None:
             self._delta(event.index, event.delta, out)
@@ -65,9 +65,6 @@ class ChatStream(TranslatedStream):
             self._finish(event, out)
         elif kind == "message_stop":
             return self._stop()
-        elif kind == "error":
-            self.done = self.failed = True
-            return openai_event(event_to_openai(decode(data)))
         return b""  # pings, and events that are not known yet, as Anthropic asks of its clients
 
     def _start(self, message: MessageHead, out: list[bytes]) -> None:
@@ -138,9 +135,8 @@ class ChatStream(TranslatedStream):
             return DONE
         return openai_event({**self._head, "choices": [], "usage": usage.to_openai(self._usage)}) + DONE
 
-    def _broken(self, problem: str) -> bytes:
-        self.done = self.failed = True
-        return openai_event(openai_error(problem, _BAD_GATEWAY))
+    def _error(self, failure: AnswerFailure) -> bytes:
+        return openai_event(openai_error(failure.message, failure.status))
 
     def _chunk(self, delta: Json, finish: bytes = _UNFINISHED) -> bytes:
         return b"%b%b%b" % (self._head_bytes, text_bytes(encode(delta)), finish)

@@ -7,6 +7,7 @@ import msgspec
 
 from llmproxy.protocols.json_fields import Fields, Json, decode
 from llmproxy.protocols.responses_to_openai.request import keep
+from llmproxy.protocols.responses_to_openai.tools import Tools
 
 _PREFIX = "chatcmpl-"
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
@@ -23,6 +24,7 @@ class ResponseFields:
         """*fields* are the request's, *ident* is the chat completion's."""
         self.ident = (ident or str(created_s)).removeprefix(_PREFIX)
         self._model = model or ""
+        self.tools = Tools(fields, strict=False)
         self._created_s = created_s
         self._echoed = {name: _setting(fields.get(name), default) for name, default in _ECHOED.items()}
 
@@ -63,10 +65,9 @@ class ResponseFields:
         return item | encrypted
 
     def call(self, number: int, ident: str | None, name: str, arguments: str, *, status: str = "completed") -> Json:
-        """Return the item of a function that is to be called."""
+        """Return the item of a tool that is to be called."""
         own = f"fc_{self.ident}_{number}"
-        call = {"call_id": ident or own, "name": name, "arguments": arguments, "status": status}
-        return {"id": own, "type": "function_call", **call}
+        return self.tools.item(own, ident or own, name, arguments, status)
 
     def _own(self, kind: str, index: int) -> str:
         return f"{kind}_{self.ident}_{index}" if index else f"{kind}_{self.ident}"

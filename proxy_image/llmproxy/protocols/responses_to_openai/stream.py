@@ -7,13 +7,22 @@ begins, function calls at the end: servers may send pieces of several calls in t
 
 from typing import Final
 
-import msgspec
-
 from llmproxy.protocols import usage
+from llmproxy.protocols.errors import openai_error
+from llmproxy.protocols.events import AnswerFailure
 from llmproxy.protocols.json_fields import Fields, Json
-from llmproxy.protocols.openai_schemas import ChatChunk, ChunkChoice, FunctionCall, ToolCallDelta, read_chunk
+from llmproxy.protocols.openai_schemas import (
+    AnswerError,
+    ChatChunk,
+    ChunkChoice,
+    FunctionCall,
+    ToolCallDelta,
+    read_chunk,
+)
 from llmproxy.protocols.responses_to_openai.items import ResponseFields, last_status, refusal_part, text_part
 from llmproxy.protocols.sse import anthropic_event
+from llmproxy.protocols.stop_reasons import known_finish
+from llmproxy.protocols.tool_calls import StreamedCalls
 from llmproxy.protocols.translated_stream import TranslatedStream
 
 
@@ -24,18 +33,10 @@ class _TextItem:
         self.kind = kind
         self.index = index
         self.text = ""
+        self.has_part = False
+        """Its content part has been added; thinking that is only signed has none."""
         self.logprobs: list[Json] = []
         self.blocks: list[Json] = []
-
-
-class _CallItem:
-    """A function call on its way."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.index = -1
-        """Of its item; -1 until its name is known."""
-        self.id = self.name = self.arguments = ""
 
 
 def error_event(message: str, kind: str, param: str | None, code: str | None, number: int | None = None) -> bytes:
@@ -57,7 +58,9 @@ class ResponseStream(TranslatedStream):
         self._number = 0
         self._items: list[Json] = []
         self._words: _TextItem | None = None
-        self._calls: dict[int, _CallItem] = {}
+        self._calls = StreamedCalls()
+        self._places: dict[int, int] = {}
+        """Index of the item of each call that has begun."""
         self._finish: str | None = None
         self._usage: usage.ChatUsage | None = None
 
@@ -74,10 +77,8 @@ class ResponseStream(TranslatedStream):
             return self._stop()
         try:
             chunk = read_chunk(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        except AnswerError as exc:
             return self._broken(f"the model server sent a chunk that is none of a chat completion: {exc}")
-        if chunk.error is not None:
-            return self._failed(chunk.error)
         self._usage = usage.read_chat(chunk.usage) or self._usage
         head = self._head or self._start(chunk, out)
         for choice in chunk.choices or ():
@@ -104,7 +105,7 @@ class ResponseStream(TranslatedStream):
                 self._say(head, "refusal", delta.refusal, out)
             for call in delta.tool_calls or ():
                 self._call(head, call, out)
-        if choice.finish_reason is not None:
+        if choice.finish_reason:
             self._finish = choice.finish_reason
 
     def _say(
@@ -117,8 +118,10 @@ class ResponseStream(TranslatedStream):
             item = _item(head, words, status="in_progress")
             self._items.append(item)
             out.append(self._event("response.output_item.added", output_index=words.index, item=item))
-            if kind != "reasoning":
-                out.append(self._event("response.content_part.added", **_at(item, words), part=_part(words)))
+        if not words.has_part and (text or kind != "reasoning"):
+            words.has_part = True
+            at = _at(self._items[words.index], words)
+            out.append(self._event("response.content_part.added", **at, part=_part(words)))
         words.text += text
         if text:
             more = {"logprobs": logprobs or []} if kind == "text" else {}
@@ -137,70 +140,69 @@ class ResponseStream(TranslatedStream):
             out.append(self._event("response.refusal.done", **at, refusal=words.text))
         elif words.kind == "text":
             out.append(self._event("response.output_text.done", **at, text=words.text, logprobs=words.logprobs))
-        elif words.text:
+        elif words.has_part:
             out.append(self._event("response.reasoning_text.done", **at, text=words.text))
-        if words.kind != "reasoning":
+        if words.has_part:
             out.append(self._event("response.content_part.done", **at, part=_part(words)))
         out.append(self._event("response.output_item.done", output_index=words.index, item=item))
 
     def _call(self, head: ResponseFields, delta: ToolCallDelta, out: list[bytes]) -> None:
-        number = delta.number(len(self._calls))
-        call = self._calls.setdefault(number, _CallItem(number))
         function = delta.function or FunctionCall()
-        call.id = call.id or delta.id or ""
-        call.name = call.name or function.name or ""
         arguments = function.arguments or ""
-        if call.index < 0:
-            call.arguments += arguments
+        call = self._calls.add(delta.index, delta.id or "", function.name or "", arguments)
+        place = self._places.get(call.number, -1)
+        if place < 0:
             if not call.name:
                 return
             self._end_words(head, out)
-            arguments, call.index = call.arguments, len(self._items)
-            call.arguments = ""
-            item = head.call(number, call.id or None, call.name, "", status="in_progress")
+            arguments, place = call.arguments, len(self._items)
+            self._places[call.number] = place
+            item = head.call(call.number, call.id or None, call.name, "", status="in_progress")
             self._items.append(item)
-            out.append(self._event("response.output_item.added", output_index=call.index, item=item))
-        if arguments:
-            call.arguments += arguments
-            at = {"item_id": self._items[call.index]["id"], "output_index": call.index}
+            out.append(self._event("response.output_item.added", output_index=place, item=item))
+        if arguments and head.tools.kind(call.name) == "function":
+            at = {"item_id": self._items[place]["id"], "output_index": place}
             out.append(self._event("response.function_call_arguments.delta", **at, delta=arguments))
 
     def _end_calls(self, head: ResponseFields, out: list[bytes]) -> None:
-        for call in self._calls.values():
-            if call.index < 0:
+        for call in self._calls.calls:
+            place = self._places.get(call.number, -1)
+            if place < 0:
                 continue
-            status = last_status(self._finish if call.index == len(self._items) - 1 else None)
+            status = last_status(self._finish if place == len(self._items) - 1 else None)
             item = head.call(call.number, call.id or None, call.name, call.arguments, status=status)
-            self._items[call.index] = item
-            at = {"item_id": item["id"], "output_index": call.index}
-            done = {"name": call.name, "arguments": call.arguments}
-            out.append(self._event("response.function_call_arguments.done", **at, **done))
-            out.append(self._event("response.output_item.done", output_index=call.index, item=item))
+            self._items[place] = item
+            at = {"item_id": item["id"], "output_index": place}
+            kind = head.tools.kind(call.name)
+            if kind == "custom":  # its input is a string inside JSON: it is known at the end
+                out.append(self._event("response.custom_tool_call_input.delta", **at, delta=item["input"]))
+                out.append(self._event("response.custom_tool_call_input.done", **at, input=item["input"]))
+            elif kind == "function":
+                done = {"name": item["name"], "arguments": call.arguments}
+                out.append(self._event("response.function_call_arguments.done", **at, **done))
+            out.append(self._event("response.output_item.done", output_index=place, item=item))
 
     def _stop(self) -> bytes:
         head = self._head
         if head is None:
             return self._broken("the model server sent no answer")
+        finish = known_finish(self._finish)
+        if finish is None:
+            return self._broken(f"the model server ended its answer with finish_reason {self._finish!r}")
+        self._finish = finish
         self.done = True
         out: list[bytes] = []
         if not self._items:
             self._say(head, "text", "", out)
         self._end_words(head, out, last_status(self._finish))
         self._end_calls(head, out)
-        response = head.response(self._items, finish=self._finish or "stop", usage=usage.to_responses(self._usage))
+        response = head.response(self._items, finish=finish, usage=usage.to_responses(self._usage))
         out.append(self._event(f"response.{response['status']}", response=response))
         return b"".join(out)
 
-    def _failed(self, error: object) -> bytes:
-        self.done = self.failed = True
-        details = error if isinstance(error, dict) else {"message": str(error)}
-        code, message = details.get("code"), str(details.get("message") or "the model server failed")
-        kind = str(details.get("type") or "server_error")
-        return error_event(message, kind, None, None if code is None else str(code), self._number)
-
-    def _broken(self, problem: str) -> bytes:
-        self.done = self.failed = True
-        return error_event(problem, "server_error", None, "upstream_error", self._number)
+    def _error(self, failure: AnswerFailure) -> bytes:
+        details = openai_error(failure.message, failure.status)["error"]
+        return error_event(failure.message, details["type"], None, details["code"], self._number)
 
     def _event(self, kind: str, /, **content: object) -> bytes:
         event = {"type": kind, "sequence_number": self._number, **content}
@@ -212,6 +214,8 @@ _NAMES: Final = {"text": "output_text", "refusal": "refusal", "reasoning": "reas
 
 
 def _part(words: _TextItem) -> Json:
+    if words.kind == "reasoning":
+        return {"type": "reasoning_text", "text": words.text}
     return refusal_part(words.text) if words.kind == "refusal" else text_part(words.text, words.logprobs)
 
 
