@@ -11,7 +11,7 @@ import msgspec
 
 from llmproxy.protocols import repair
 from llmproxy.protocols.json_fields import Json
-from llmproxy.protocols.stop_reasons import known_finish
+from llmproxy.protocols.stop_reasons import openai_finish
 
 Schema = TypeVar("Schema")
 
@@ -168,7 +168,7 @@ def read_completion(body: bytes) -> ChatCompletion:
     if not completion.choices:
         raise AnswerError("no chat completion: choices is empty")
     finish = completion.choices[0].finish_reason
-    if known_finish(finish) is None:
+    if openai_finish(finish) is None:
         raise UnfinishedAnswerError(f"ended its answer with finish_reason {finish!r}, before the answer was whole")
     return completion
 

@@ -19,7 +19,7 @@ _KINDS = {
 _STOP = {"length": "max_tokens", "content_filter": "refusal", "tool_calls": "tool_use", "function_call": "tool_use"}
 
 
-def known_finish(finish: str | None) -> str | None:
+def openai_finish(finish: str | None) -> str | None:
     """Return a chat completion's `finish_reason` in OpenAI's words, None for one that is no end of an answer.
 
     Servers abort answers, as for an update of the weights (`abort`), or write reasons of their own: an answer with an

@@ -31,7 +31,7 @@ from llmproxy.protocols.anthropic_to_openai import request as request_to_openai
 from llmproxy.protocols.anthropic_to_openai import response as response_from_openai
 from llmproxy.protocols.anthropic_to_openai.stream import MessagesStream
 from llmproxy.protocols.json_fields import Json, MappingError
-from llmproxy.protocols.openai_schemas import AnswerError
+from llmproxy.protocols.openai_schemas import AnswerError, UnfinishedAnswerError
 from llmproxy.protocols.openai_to_anthropic import request as request_to_anthropic
 from llmproxy.protocols.openai_to_anthropic import response as response_from_anthropic
 from llmproxy.protocols.openai_to_anthropic.stream import ChatStream
@@ -198,6 +198,8 @@ def map_response(build: Callable[[], tuple[bytes, int]]) -> ClientResponse:
     """Return the body and tokens that *build* gives; a response of another protocol is the upstream's error."""
     try:
         body, tokens = build()
+    except UnfinishedAnswerError as exc:
+        raise UpstreamError(f"the model server {exc}: send the request again") from exc
     except AnswerError as exc:
         raise UpstreamError(
             f"the model server's answer is {exc}; see that it serves the protocol it is said to"

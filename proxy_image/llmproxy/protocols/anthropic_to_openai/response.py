@@ -14,7 +14,7 @@ def from_chat(body: bytes) -> tuple[bytes, int]:
     message = choice.message
     ident = message_id(completion.id)
     content = _content(message, ident)
-    finish = stop_reasons.known_finish(choice.finish_reason)
+    finish = stop_reasons.openai_finish(choice.finish_reason)
     reason, matched = stop_reasons.stop_reason(
         finish, choice.stop_reason, called=bool(message.tool_calls), refused=bool(message.refusal)
     )

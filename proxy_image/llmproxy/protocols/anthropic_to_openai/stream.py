@@ -160,7 +160,7 @@ class MessagesStream(TranslatedStream):
     def _stop(self) -> bytes:
         if not self._started:
             return self._broken("the model server sent no answer")
-        finish = stop_reasons.known_finish(self._finish)
+        finish = stop_reasons.openai_finish(self._finish)
         if finish is None:
             return self._broken(f"the model server ended its answer with finish_reason {self._finish!r}")
         self.done = True

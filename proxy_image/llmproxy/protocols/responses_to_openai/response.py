@@ -9,7 +9,7 @@ from llmproxy.protocols.responses_to_openai.items import (
     refusal_part,
     text_part,
 )
-from llmproxy.protocols.stop_reasons import known_finish
+from llmproxy.protocols.stop_reasons import openai_finish
 
 
 def from_chat(body: bytes, fields: Fields, created_s: int) -> tuple[bytes, int]:
@@ -22,7 +22,7 @@ def from_chat(body: bytes, fields: Fields, created_s: int) -> tuple[bytes, int]:
     head = ResponseFields(fields, completion.id, completion.model, created_s)
     counts = usage.read_chat(completion.usage)
     response = head.response(
-        _output(head, choice), finish=known_finish(choice.finish_reason), usage=usage.to_responses(counts)
+        _output(head, choice), finish=openai_finish(choice.finish_reason), usage=usage.to_responses(counts)
     )
     return encode(response), counts.total if counts is not None else 0
 
@@ -40,10 +40,10 @@ def _output(head: ResponseFields, choice: CompletionChoice) -> list[Json]:
         parts.append(refusal_part(message.refusal))
     calls = message.tool_calls or ()
     if parts or not calls:
-        status = "completed" if calls else last_status(known_finish(choice.finish_reason))
+        status = "completed" if calls else last_status(openai_finish(choice.finish_reason))
         items.append(head.message(parts or [text_part("")], status=status, index=len(items)))
     for number, call in enumerate(calls):
         function = call.function
-        status = last_status(known_finish(choice.finish_reason)) if number == len(calls) - 1 else "completed"
+        status = last_status(openai_finish(choice.finish_reason)) if number == len(calls) - 1 else "completed"
         items.append(head.call(number, call.id, function.name or "", function.arguments or "", status=status))
     return items

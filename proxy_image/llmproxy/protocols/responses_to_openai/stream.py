@@ -21,7 +21,7 @@ from llmproxy.protocols.openai_schemas import (
 )
 from llmproxy.protocols.responses_to_openai.items import ResponseFields, last_status, refusal_part, text_part
 from llmproxy.protocols.sse import anthropic_event
-from llmproxy.protocols.stop_reasons import known_finish
+from llmproxy.protocols.stop_reasons import openai_finish
 from llmproxy.protocols.tool_calls import StreamedCalls
 from llmproxy.protocols.translated_stream import TranslatedStream
 
@@ -186,7 +186,7 @@ class ResponseStream(TranslatedStream):
         head = self._head
         if head is None:
             return self._broken("the model server sent no answer")
-        finish = known_finish(self._finish)
+        finish = openai_finish(self._finish)
         if finish is None:
             return self._broken(f"the model server ended its answer with finish_reason {self._finish!r}")
         self._finish = finish
