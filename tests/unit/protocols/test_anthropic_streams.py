@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from anthropic.lib.streaming._messages import accumulate_event
 from anthropic.types import RawMessageStreamEvent
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -128,6 +128,7 @@ def test_every_single_border() -> None:
         assert b"".join([*stream.feed(data[:cut]), *stream.feed(data[cut:]), stream.rest()]) == whole
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(min_size=1)), st.integers(1, 40), st.sampled_from([b"\n\n", b"\r\n\r\n"]))
 def test_any_text_in_any_pieces(pieces: list[str], size: int, end: bytes) -> None:
     message = message_of(run(MessagesStream(), chat_sse(*texts(*pieces), end=end), size))
