@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from llmproxy.providers import PROVIDERS, Protocol, Way, unusable
 from llmproxy_api import model_params as params_of
-from llmproxy_api.base import ApiModel, Weight
+from llmproxy_api.base import ApiModel, ListMap, Weight
 from llmproxy_api.durations import Duration, longer_than_zero, seconds
 from llmproxy_api.rules import Rule, optional_matches
 from llmproxy_api.secret_refs import SecretSource
@@ -22,6 +22,10 @@ _HOST = r"([A-Za-z0-9.\-]+|\[[0-9A-Fa-f:.]+\])"
 _PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 URL = f"https?://{_HOST}(:{_PORT})?" + r'(/[!"$->@-~]*)?'
 """No user, password, query or fragment: addresses are readable by everybody."""
+_OWN_HEADERS = (
+    "accept-encoding", "connection", "content-length", "content-type", "expect", "host", "te", "trailer",
+    "transfer-encoding", "upgrade",
+)  # fmt: skip
 
 
 def provider_is_in(names: Iterable[str], model: str = "self.model") -> str:
@@ -74,6 +78,27 @@ class Timeouts(ApiModel):
     )
 
 
+class UpstreamTLS(ApiModel):
+    """TLS to the server of a deployment."""
+
+    ca: SecretSource | None = None
+    """Secret with the certificates (PEM) of the CAs that the server's certificate is checked by, in place of the
+    system's. Default: the system's."""
+    server_name: Annotated[str, Field(max_length=253, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?$")] | None = (
+        None
+    )
+    """Name that the server's certificate must have, also sent as SNI. Default: the host of `apiBase`."""
+
+
+class UpstreamHeader(ApiModel):
+    """A header of every request to the server of a deployment."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern="^[a-z0-9][a-z0-9-]*$")]
+    """Name of the header, in lower case: `x-org`."""
+    value: SecretSource
+    """Secret with the value of the header."""
+
+
 class Deployment(ApiModel):
     """One server of a model. Requests are balanced over the deployments of a model by weight."""
 
@@ -92,6 +117,10 @@ class Deployment(ApiModel):
     other deployment is available."""
     token_ids: bool | None = None
     """Request token ids from the server, which trainers need. Default: true for hosted_vllm and vllm, else false."""
+    tls: UpstreamTLS | None = None
+    """TLS to a server at an `https` address in `apiBase`: an own CA, another server name. Default: the system's CAs."""
+    headers: Annotated[tuple[UpstreamHeader, ...], Field(max_length=16, strict=False), ListMap("name")] | None = None
+    """Headers of every request to the server, with values from Secrets. Default: none."""
     timeout: Duration | None = None
     """Timeout of one attempt, from the request to the last byte of the response. Default: 10m."""
     timeouts: Timeouts | None = None
@@ -139,12 +168,37 @@ class Deployment(ApiModel):
             lambda d: not d.token_ids or (d.api_base is not None and _provider_of(d) not in _WITHOUT_TOKEN_IDS),
             ".tokenIds",
         ),
+        Rule(
+            "!has(self.tls) || (has(self.apiBase) && self.apiBase.startsWith('https://'))",
+            "requires an apiBase that begins with https://",
+            lambda d: d.tls is None or (d.api_base or "").startswith("https://"),
+            ".tls",
+        ),
+        Rule(
+            f"!(has(self.tls) || has(self.headers)) || !({provider_is_in(TRANSLATED)})",
+            "tls and headers are not for providers that LiteLLM translates: use pod.env",
+            lambda d: (d.tls is None and d.headers is None) or _provider_of(d) not in TRANSLATED,
+        ),
         longer_than_zero("timeout", "timeout"),
         _at_most_timeout("connect", "connect"),
         _at_most_timeout("firstByte", "first_byte"),
         _at_most_timeout("idle", "idle"),
         *(_refuses(key, why) for key, why in sorted(params_of.DENIED.items())),
     )
+
+    @property
+    def header_problem(self) -> str | None:
+        """The problem of a header that the proxy sets itself, None without one; in CEL it would cost too much."""
+        own = {*_OWN_HEADERS, *(("authorization", "x-api-key") if self.api_key is not None else ())}
+        name = next((header.name for header in self.headers or () if header.name in own), None)
+        return None if name is None else f"{name!r} is a header that the proxy sets itself: leave it out"
+
+    @property
+    def secrets(self) -> tuple[SecretSource, ...]:
+        """Sources of the key, the CA and the headers."""
+        key = () if self.api_key is None else (self.api_key,)
+        ca = () if self.tls is None or self.tls.ca is None else (self.tls.ca,)
+        return (*key, *ca, *(header.value for header in self.headers or ()))
 
     @property
     def translated(self) -> bool:

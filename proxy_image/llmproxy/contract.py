@@ -71,6 +71,13 @@ class Overflow(_Part):
     """With Queue: longest wait of a request before it is rejected."""
 
 
+class UpstreamHeader(_Part):
+    """A header of every request to a deployment; its value is in the environment."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern="^[a-z0-9][a-z0-9-]*$")]
+    value_env: EnvName
+
+
 class Deployment(_Part):
     """One server of a model."""
 
@@ -82,6 +89,12 @@ class Deployment(_Part):
     """URL up to where `/chat/completions` or `/messages` begins; None is the provider's own address."""
     api_key_env: EnvName | None = None
     """Environment variable that holds the key; None sends none."""
+    ca_env: EnvName | None = None
+    """Environment variable that holds the certificates (PEM) a TLS server is checked by; None: the system's."""
+    server_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    """Name in the server's certificate; None: the host of `api_base`."""
+    headers: Annotated[tuple[UpstreamHeader, ...], Field(max_length=16)] | None = None
+    """None, not empty, if there are none: older readers refuse the field."""
     weight: Annotated[int, Field(ge=0, le=1_000_000)] = 1
     """Share of the calls among the deployments of one model; 0 is used only when no other is left."""
     token_ids: bool = False

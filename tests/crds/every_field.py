@@ -15,8 +15,10 @@ BASE: Object = {
             "deployments": [
                 {
                     "model": "hosted_vllm/echo",
-                    "apiBase": "http://echo:8000/v1",
+                    "apiBase": "https://echo:8000/v1",
                     "apiKey": KEY,
+                    "tls": {"ca": {"secretKeyRef": {"name": "echo", "key": "ca.crt"}}, "serverName": "echo.corp"},
+                    "headers": [{"name": "x-org", "value": {"secretKeyRef": {"name": "echo", "key": "org"}}}],
                     "weight": 1,
                     "tokenIds": False,
                     "timeout": "1m",

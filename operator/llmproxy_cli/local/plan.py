@@ -126,12 +126,18 @@ def _resolve(
 def _field_of(proxy: LLMProxy, ref: SecretRef) -> str:
     for i, model in enumerate(proxy.spec.models):
         for j, deployment in enumerate(model.deployments):
-            at = deployment.api_key.secret_key_ref if deployment.api_key is not None else None
-            if at is not None and (at.name, at.key) == ref:
-                return f"spec.models[{i}].deployments[{j}].apiKey"
+            sources = {
+                "apiKey": deployment.api_key,
+                "tls.ca": deployment.tls.ca if deployment.tls is not None else None,
+            }
+            sources |= {f"headers[{k}].value": header.value for k, header in enumerate(deployment.headers or ())}
+            for field, source in sources.items():
+                at = source.secret_key_ref if source is not None else None
+                if at is not None and (at.name, at.key) == ref:
+                    return f"spec.models[{i}].deployments[{j}].{field}"
     for i, variable in enumerate((proxy.spec.pod.env if proxy.spec.pod is not None else None) or ()):
-        source = variable.secret_key_ref
-        if source is not None and (source.name, source.key) == ref:
+        key = variable.secret_key_ref
+        if key is not None and (key.name, key.key) == ref:
             return f"spec.pod.env[{i}].secretKeyRef"
     return "spec.spans.otlp.headers" if ref in config.header_references(proxy) else "spec.rateLimits.shared"
 

@@ -37,6 +37,7 @@ def document(proxy: LLMProxy) -> contract.Document:
     """Return the contract document of *proxy*; raise SpecError for two equal names, and above a ConfigMap's size."""
     spec = proxy.spec
     _check_aliases(spec)
+    _check_headers(spec)
     fallbacks = {item.model: item.to for item in spec.fallbacks or ()}
     contents = contract.Document(
         proxy=contract.Proxy(name=proxy.metadata.name, namespace=proxy.metadata.namespace),
@@ -66,6 +67,18 @@ def _check_aliases(spec: models.Spec) -> None:
             if alias in names:
                 problems.append(Problem(f"spec.models[{i}].aliases[{j}]", f"{alias!r} is the name of another model"))
             names.add(alias)
+    if problems:
+        raise SpecError(tuple(problems))
+
+
+def _check_headers(spec: models.Spec) -> None:
+    """Raise SpecError for a header of a deployment that the proxy sets itself."""
+    problems = [
+        Problem(f"spec.models[{i}].deployments[{j}].headers", item.header_problem)
+        for i, model in enumerate(spec.models)
+        for j, item in enumerate(model.deployments)
+        if item.header_problem is not None
+    ]
     if problems:
         raise SpecError(tuple(problems))
 
@@ -133,12 +146,12 @@ def client_secret(proxy: LLMProxy) -> str | None:
 
 
 def keyed_deployments(proxy: LLMProxy) -> tuple[tuple[deployments.Deployment, SecretRef], ...]:
-    """Return the deployments that have a key, with its Secret reference."""
+    """Return the Secret references of deployments: keys, CAs and headers, each with its deployment."""
     return tuple(
-        (deployment, (deployment.api_key.secret_key_ref.name, deployment.api_key.secret_key_ref.key))
+        (deployment, _ref(source))
         for model in proxy.spec.models
         for deployment in model.deployments
-        if deployment.api_key is not None
+        for source in deployment.secrets
     )
 
 
@@ -157,6 +170,10 @@ def key_variable(ref: SecretRef) -> str:
     """Return the environment variable that holds the content of *ref*."""
     name, key = ref
     return f"UPSTREAM_KEY_{hashlib.sha256(f'{name}/{key}'.encode()).hexdigest()[:16].upper()}"
+
+
+def _variable(source: SecretSource | None) -> str | None:
+    return None if source is None else key_variable(_ref(source))
 
 
 def is_translated(deployment: deployments.Deployment) -> bool:
@@ -196,13 +213,21 @@ def _model(model: models.Model, fallbacks: tuple[str, ...]) -> contract.Model:
 
 def _deployment(name: str, item: deployments.Deployment) -> contract.Deployment:
     provider, _ = providers.split(item.model)
-    ref = item.api_key.secret_key_ref if item.api_key is not None else None
+    tls = item.tls or deployments.UpstreamTLS()
     timeouts = item.timeouts or deployments.Timeouts()
     return contract.Deployment(
         id=name,
         model=item.model,
         api_base=item.api_base,
-        api_key_env=None if ref is None else key_variable((ref.name, ref.key)),
+        api_key_env=_variable(item.api_key),
+        ca_env=_variable(tls.ca),
+        server_name=tls.server_name,
+        headers=None
+        if item.headers is None
+        else tuple(
+            contract.UpstreamHeader(name=header.name, value_env=key_variable(_ref(header.value)))
+            for header in item.headers
+        ),
         weight=1 if item.weight is None else item.weight,
         token_ids=provider.token_ids if item.token_ids is None else item.token_ids,
         timeout_s=seconds(item.timeout or deployments.DEFAULT_TIMEOUT),

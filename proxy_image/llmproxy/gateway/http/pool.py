@@ -25,6 +25,8 @@ class Address:
     port: int
     tls: ssl.SSLContext | None = None
     unix_path: str | None = None
+    server_name: str | None = None
+    """Name in the server's certificate; None: the host."""
 
 
 class Pool:
@@ -72,7 +74,7 @@ class Pool:
                         address.host,
                         address.port,
                         ssl=address.tls,
-                        server_hostname=address.host if address.tls else None,
+                        server_hostname=(address.server_name or address.host) if address.tls else None,
                     )
         except TimeoutError as exc:
             raise UpstreamFailure("connect_timeout", f"no connection within {timeout_s:g} s") from exc
@@ -117,4 +119,6 @@ class Pool:
 
 
 def _reason(exc: Exception) -> str:
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {exc.verify_message}; tls.ca of the deployment sets the CAs"
     return getattr(exc, "strerror", None) or str(exc) or type(exc).__name__

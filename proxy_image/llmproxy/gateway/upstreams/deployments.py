@@ -68,21 +68,26 @@ class Pools:
     """One pool an address, shared by the deployments at it."""
 
     def __init__(self) -> None:
-        self._pools: dict[tuple[str, int, bool, str | None], Pool] = {}
-        self._tls: ssl.SSLContext | None = None
+        self._pools: dict[tuple[str, int, ssl.SSLContext | None, str | None, str | None], Pool] = {}
+        self._tls: dict[str | None, ssl.SSLContext] = {}
+        """By the certificates of the CAs."""
 
     def at(self, address: Address) -> Pool:
         """Return the pool of *address*."""
-        key = (address.host, address.port, address.tls is not None, address.unix_path)
+        key = (address.host, address.port, address.tls, address.unix_path, address.server_name)
         if key not in self._pools:
             self._pools[key] = Pool(address)
         return self._pools[key]
 
-    def tls(self) -> ssl.SSLContext:
-        """Return the context for TLS to upstreams: the system's certificate authorities, names checked."""
-        if self._tls is None:
-            self._tls = ssl.create_default_context()
-        return self._tls
+    def tls(self, ca: str | None) -> ssl.SSLContext:
+        """Return the context for TLS to upstreams, names checked: by *ca* (PEM), None for the system's CAs.
+
+        Raise ssl.SSLError for a *ca* without a certificate.
+        """
+        context = self._tls.get(ca)
+        if context is None:
+            context = self._tls[ca] = ssl.create_default_context(cadata=ca)
+        return context
 
     def close(self) -> None:
         """Close every connection."""
@@ -92,18 +97,23 @@ class Pools:
 
 def read_key(deployment: contract.Deployment) -> str | None:
     """Return the key of *deployment* from the environment; raise ContractError when it is not there."""
-    if deployment.api_key_env is None:
-        return None
-    key = os.environ.get(deployment.api_key_env, "").strip()
-    if not key:
+    return None if deployment.api_key_env is None else _header_value(deployment, deployment.api_key_env, "the key")
+
+
+def _header_value(deployment: contract.Deployment, variable: str, name: str) -> str:
+    value = _variable(deployment, variable, name)
+    if not value.isascii() or not value.isprintable():
+        raise contract.ContractError(f"deployment {deployment.id}: {name} in {variable} has control characters")
+    return value
+
+
+def _variable(deployment: contract.Deployment, variable: str, name: str) -> str:
+    value = os.environ.get(variable, "").strip()
+    if not value:
         raise contract.ContractError(
-            f"deployment {deployment.id}: {deployment.api_key_env} is not set in the environment; it must hold the key"
+            f"deployment {deployment.id}: {variable} is not set in the environment; it must hold {name}"
         )
-    if not key.isascii() or not key.isprintable():
-        raise contract.ContractError(
-            f"deployment {deployment.id}: the key in {deployment.api_key_env} has control characters"
-        )
-    return key
+    return value
 
 
 def make_upstream(deployment: contract.Deployment, pools: Pools, run_dir: Path) -> Upstream:
@@ -156,20 +166,36 @@ def _native(
     deployment: contract.Deployment, base: str, pools: Pools, provider: providers.Provider
 ) -> tuple[Pool, str, dict[str, bytes]]:
     url, port = _parsed(base, deployment)
-    tls = url.scheme == "https"
     hostname = str(url.hostname)
     key = read_key(deployment)
     host = f"{hostname}:{port}"
     path = url.path.rstrip("/")
+    own = "".join(
+        f"{h.name}: {_header_value(deployment, h.value_env, f'the header {h.name}')}\r\n"
+        for h in deployment.headers or ()
+    )
     if provider.protocol is providers.Protocol.ANTHROPIC:
-        extra = f"x-api-key: {key}\r\n" if key else ""
+        extra = own + (f"x-api-key: {key}\r\n" if key else "")
         path = path.removesuffix("/v1") + "/v1"  # Anthropic's SDKs are given addresses without it
         heads = {e: _head(url.netloc, path + p, extra) for e, p in ANTHROPIC_PATHS.items()}
     else:
-        extra = f"authorization: Bearer {key}\r\n" if key else ""
+        extra = own + (f"authorization: Bearer {key}\r\n" if key else "")
         paths = PATHS | ({RESPONSES: "/responses"} if provider.responses else {})
         heads = {e: _head(url.netloc, path + p, extra) for e, p in paths.items()}
-    return pools.at(Address(hostname, port, pools.tls() if tls else None)), host, heads
+    tls = _tls(deployment, pools) if url.scheme == "https" else None
+    return pools.at(Address(hostname, port, tls, server_name=deployment.server_name)), host, heads
+
+
+def _tls(deployment: contract.Deployment, pools: Pools) -> ssl.SSLContext:
+    if deployment.ca_env is None:
+        return pools.tls(None)
+    ca = _variable(deployment, deployment.ca_env, "the certificates of the CAs")
+    try:
+        return pools.tls(ca)
+    except (ssl.SSLError, ValueError) as exc:
+        raise contract.ContractError(
+            f"deployment {deployment.id}: tls.ca in {deployment.ca_env} has no certificate in PEM: {exc}"
+        ) from exc
 
 
 def _parsed(base: str, deployment: contract.Deployment) -> tuple[SplitResult, int]:
