@@ -15,7 +15,7 @@ bench-mapping: venv venv-agl compiled ## CPU of a call and of a chunk whose serv
 bench-sharing: venv compiled ## CPU that limits shared over pods cost one, from idle to 5,000 requests a second: five minutes
 	@PYTHONPATH="$$($(COMPILE) 2>/dev/null || true):tests:tests/support" $(BIN)/python -P -m bench.sharing
 
-bench-spans: venv venv-agl ## What the shipper takes and delivers a second, next to OpenTelemetry's batch exporter and Collector: two minutes
+bench-spans: venv venv-agl compiled ## What the shipper takes and delivers a second, next to OpenTelemetry's batch exporter and Collector: two minutes
 	@PYTHONPATH="$$($(COMPILE) 2>/dev/null || true):tests:tests/support" $(BIN)/python -P -m bench.spans
 
 bench-operator: venv cluster-up ## The operator at 2,000 LLMProxies on a real API server: from empty, edits, a second run; minutes
