@@ -39,15 +39,21 @@ JSON: Final[Header] = (b"content-type", b"application/json")
 class HttpRequest:
     """One whole request."""
 
-    __slots__ = ("body", "headers", "method", "path", "target")
+    __slots__ = ("body", "coding", "headers", "method", "path", "target")
 
-    def __init__(self, method: str, target: bytes, path: str, headers: list[Header], body: bytes) -> None:
-        """*target* is as it came, *path* decoded and without a query; names of *headers* are in lower case."""
+    def __init__(
+        self, method: str, target: bytes, path: str, headers: list[Header], body: bytes, coding: bytes
+    ) -> None:
+        """*target* and *coding*, of the content, are as they came; *path* is decoded and without a query.
+
+        Names of *headers* are in lower case.
+        """
         self.method = method
         self.target = target
         self.path = path
         self.headers = headers
         self.body = body
+        self.coding = coding
 
 
 class ResponseWriter(Protocol):

@@ -73,7 +73,8 @@ class ServerConnection(asyncio.Protocol):
     """One connection of a client."""
 
     __slots__ = (
-        "_active_bytes", "_awaits_body", "_body", "_charged", "_chunked", "_closing", "_content_length", "_exchange",
+        "_active_bytes", "_awaits_body", "_body", "_charged", "_chunked", "_closing", "_coding", "_content_length",
+        "_exchange",
         "_expects_continue", "_head_bytes", "_headers", "_hosts", "_is_11", "_keep", "_line_bytes", "_lines", "_parser",
         "_pipelined", "_server", "_size", "_task", "_transport", "_upgrade", "_url", "_version", "_writable",
         "deadline",
@@ -96,6 +97,7 @@ class ServerConnection(asyncio.Protocol):
         self._hosts = 0
         self._line_bytes = 0
         self._content_length = 0
+        self._coding = b""
         self._upgrade = False
         self._version = "1.1"
         self._keep = True
@@ -228,6 +230,7 @@ class ServerConnection(asyncio.Protocol):
         self._body = []
         self._size = self._hosts = self._line_bytes = self._content_length = 0
         self._upgrade = self._expects_continue = False
+        self._coding = b""
         if self._exchange is None:
             self.deadline = self._server.loop.time() + HEAD_S
 
@@ -256,8 +259,11 @@ class ServerConnection(asyncio.Protocol):
         elif length == 7:  # noqa: PLR2004
             if name == b"upgrade":
                 self._upgrade = True
-        elif length == 14 and name == b"content-length":  # noqa: PLR2004
-            self._content_length = int(value)
+        elif length == 14:  # noqa: PLR2004
+            if name == b"content-length":
+                self._content_length = int(value)
+        elif length == 16 and name == b"content-encoding":  # noqa: PLR2004
+            self._coding = self._coding + b", " + value if self._coding else value
 
     def on_headers_complete(self) -> None:
         """Read the head."""
@@ -324,7 +330,9 @@ class ServerConnection(asyncio.Protocol):
         parser = self._parser
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body = []
-        request = HttpRequest(parser.get_method().decode(), self._url, read_path(self._url), self._headers, body)
+        request = HttpRequest(
+            parser.get_method().decode(), self._url, read_path(self._url), self._headers, body, self._coding
+        )
         is_11 = self._version == "1.1"
         keep = is_11 and parser.should_keep_alive()  # the parser knows that only in here
         charged = self._charged

@@ -4,12 +4,24 @@ The rest is the list of models, and health for probes of this port (`/health` ne
 method gets an error that lists what there is.
 """
 
+import asyncio
 import logging
 from typing import Final
 
 from llmproxy.gateway.adapters.base import Dialect
 from llmproxy.gateway.adapters.registry import dialect_of
-from llmproxy.gateway.errors import CallError, Header, MethodError, UnknownRouteError
+from llmproxy.gateway.errors import (
+    BadRequestError,
+    CallError,
+    Header,
+    MediaTypeError,
+    MethodError,
+    OverloadedError,
+    TooLargeError,
+    UnknownRouteError,
+)
+from llmproxy.gateway.http import server as http_server
+from llmproxy.gateway.http.content_coding import SUPPORTED, CodingError, Decoder, coding_of
 from llmproxy.gateway.http.exchange import JSON, HttpExchange, HttpRequest
 from llmproxy.gateway.http.routing import ENDPOINTS, HEALTH, MODELS, Route, read_route
 from llmproxy.gateway.requests.context import Dependencies, RequestContext
@@ -35,7 +47,10 @@ class App:
             if self._deps.api_keys is not None and request.path not in HEALTH:
                 self._deps.api_keys.check(request.headers)
             if request.method == "POST" and route.endpoint and route.endpoint != MODELS:
-                await serve(self._deps, RequestContext(route, dialect, exchange))
+                if request.coding:
+                    await self._serve_coded(RequestContext(route, dialect, exchange))
+                else:
+                    await serve(self._deps, RequestContext(route, dialect, exchange))
             else:
                 self._answer(request, route, dialect, exchange)
         except CallError as error:  # no key: nothing else of the request is read
@@ -48,10 +63,36 @@ class App:
             else:
                 _send_error(exchange, dialect, CallError("the gateway failed; its log says why"))
 
+    async def _serve_coded(self, context: RequestContext) -> None:
+        """Decode the body, in steps between which other requests run, and serve the request."""
+        budget, request = self._deps.budget, context.exchange.request
+        coding = _require_coding(request.coding)
+        decoder = Decoder(coding) if coding else None
+        parts: list[bytes] = []
+        size = 0
+        try:
+            if decoder is not None:
+                for part in decoder.feed(request.body):
+                    if size + len(part) > http_server.MAX_BODY:
+                        raise TooLargeError(f"the decoded body has more than {http_server.MAX_BODY} bytes")
+                    if not budget.take(len(part)):
+                        raise OverloadedError
+                    size += len(part)
+                    parts.append(part)
+                    await asyncio.sleep(0)
+                decoder.finish()
+                request.body = b"".join(parts)
+            await serve(self._deps, context)
+        except CodingError as exc:
+            raise BadRequestError(f"the body is not {coding}: {exc}") from exc
+        finally:
+            budget.give(size)
+
     def check_head(self, method: str, path: str, headers: list[Header]) -> None:
         """Raise CallError for a request that is refused whatever its body: no API key, or a pause."""
         if self._deps.api_keys is not None and path not in HEALTH:
             self._deps.api_keys.check(headers)
+        _require_coding(next((value for name, value in headers if name == b"content-encoding"), b""))
         if method == "POST" and read_route(path, headers).endpoint in ENDPOINT_NAMES:
             self._deps.pause.check()
 
@@ -89,3 +130,15 @@ class App:
 
 def _send_error(exchange: HttpExchange, dialect: Dialect, error: CallError) -> None:
     exchange.respond(error.status, dialect.error(error), (JSON, *error.headers))
+
+
+def _require_coding(value: bytes) -> str:
+    """Return the coding of a request's body, empty for none; raise MediaTypeError."""
+    coding = coding_of(value)
+    if coding is None:
+        names = ", ".join(SUPPORTED)
+        raise MediaTypeError(
+            f"content-encoding {value.decode('latin-1')[:100]!r} is not decoded here: use {names}, or none",
+            headers=((b"accept-encoding", names.encode()),),
+        )
+    return coding

@@ -13,6 +13,7 @@ import msgspec
 from llmproxy.gateway.adapters.base import ERRORS, Stream
 from llmproxy.gateway.errors import CallError, Header, OverloadedError
 from llmproxy.gateway.http.client import ClientConnection, UpstreamFailure
+from llmproxy.gateway.http.content_coding import CodingError, Decoder, coding_of
 from llmproxy.gateway.http.exchange import JSON, ByteBudget
 from llmproxy.gateway.requests.attempts import upstream_error
 from llmproxy.gateway.requests.context import MAX_RECORDED, AdmittedCall, Dependencies
@@ -21,6 +22,8 @@ from llmproxy.protocols.sse import EventTooLargeError
 
 MAX_RESPONSE: Final = 256 << 20
 """Bytes of a whole response; embeddings of many texts are large."""
+MAX_PARTS: Final = 16
+"""Parts of 1 MiB that a received part of a coded stream may have."""
 SSE: Final[Header] = (b"content-type", b"text/event-stream; charset=utf-8")
 _PASSED_ON: Final = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry", b"x-request-id", b"request-id"})
 _LIMIT: Final = b"ratelimit"
@@ -40,6 +43,11 @@ async def send_response(deps: Dependencies, call: AdmittedCall, response: Upstre
     if body is None:
         try:
             body = await _read_all(deps, call, connection)
+        except UpstreamFailure as failure:
+            raise _broken(deps, call, response, failure) from failure
+    if b"content-encoding" in response.headers:
+        try:
+            body = _decode(deps, call, response, body)
         except UpstreamFailure as failure:
             raise _broken(deps, call, response, failure) from failure
     if response.status < ERRORS and connection.ends_by_closing() and _is_cut(content_type, body):
@@ -76,6 +84,33 @@ async def _read_all(deps: Dependencies, call: AdmittedCall, connection: ClientCo
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def _decoder(response: UpstreamResponse) -> Decoder | None:
+    """Return a decoder for a response that is coded though only identity is accepted; raise UpstreamFailure."""
+    value = response.headers.get(b"content-encoding", b"")
+    coding = coding_of(value)
+    if coding is None:
+        raise UpstreamFailure("protocol", f"unasked content-encoding {value.decode('latin-1')[:100]!r}")
+    return Decoder(coding) if coding else None
+
+
+def _decode(deps: Dependencies, call: AdmittedCall, response: UpstreamResponse, body: bytes) -> bytes:
+    """Return the body without its content coding; raise UpstreamFailure, or OverloadedError."""
+    decoder = _decoder(response)
+    if decoder is None or not body:
+        return body
+    parts: list[bytes] = []
+    try:
+        for part in decoder.feed(body):
+            if not deps.budget.take(len(part)):
+                raise OverloadedError
+            call.charged += len(part)
+            parts.append(part)
+        decoder.finish()
+    except CodingError as exc:
+        raise UpstreamFailure("protocol", str(exc)) from exc
+    return b"".join(parts)
+
+
 async def hold(deps: Dependencies, call: AdmittedCall) -> None:
     """Record the call as soon as the shipper has room, and wait until its spans are stored: at most ackWait."""
     shipper = deps.shipper
@@ -108,6 +143,7 @@ async def _send_stream(deps: Dependencies, call: AdmittedCall, response: Upstrea
     held = sender.held
     error: CallError | None = None
     try:
+        sender.decoder = _decoder(response)
         await response.connection.pipe(sender.part)
     except EventTooLargeError:
         error = _broken(deps, call, response, UpstreamFailure("protocol", "an event without an end"))
@@ -137,7 +173,17 @@ async def _send_stream(deps: Dependencies, call: AdmittedCall, response: Upstrea
 class _StreamSender:
     """Sends the parts of one stream as they come."""
 
-    __slots__ = ("_budget", "_call", "_exchange", "_headers", "_recorded_bytes", "_status", "_stream", "held")
+    __slots__ = (
+        "_budget",
+        "_call",
+        "_exchange",
+        "_headers",
+        "_recorded_bytes",
+        "_status",
+        "_stream",
+        "decoder",
+        "held",
+    )
 
     def __init__(
         self, budget: ByteBudget, call: AdmittedCall, stream: Stream, status: int, headers: list[Header]
@@ -149,11 +195,16 @@ class _StreamSender:
         self._status = status
         self._headers = headers
         self._recorded_bytes = 0
+        self.decoder: Decoder | None = None
         self.held: list[bytes] = []
         """Bytes that wait for the record of the call."""
 
     def part(self, data: bytes) -> Awaitable[None] | None:
         """Send a part; return what to wait for before the next one, if the client is slow."""
+        if self.decoder is not None:
+            data = self._decode(self.decoder, data)
+            if not data:
+                return None
         call = self._call
         if not call.first_byte_ns:
             call.first_byte_ns = time.time_ns()
@@ -170,6 +221,17 @@ class _StreamSender:
         if later:
             self.held.append(later)
         return self._exchange.part(now) if now else None
+
+    def _decode(self, decoder: Decoder, data: bytes) -> bytes:
+        parts: list[bytes] = []
+        try:
+            for part in decoder.feed(data):
+                parts.append(part)
+                if len(parts) > MAX_PARTS:
+                    raise UpstreamFailure("protocol", "a part of a stream that is too large once decoded")
+        except CodingError as exc:
+            raise UpstreamFailure("protocol", str(exc)) from exc
+        return b"".join(parts)
 
 
 def _is_cut(content_type: bytes, body: bytes) -> bool:

@@ -221,6 +221,10 @@ def _with_path(base: str, path: str) -> str:
     return base if base.endswith(path) else base + path
 
 
+_ACCEPT = "accept: */*\r\naccept-encoding: identity\r\n"
+"""Without the second, any content coding would be acceptable (RFC 9110, 12.5.3)."""
+
+
 def _head(host: str, path: str, extra: str) -> bytes:
-    lines = f"POST {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: llmproxy\r\naccept: */*\r\n{extra}"
+    lines = f"POST {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: llmproxy\r\n{_ACCEPT}{extra}"
     return lines.replace("%", "%%").encode("ascii") + b"content-type: application/json\r\ncontent-length: %d\r\n\r\n"
