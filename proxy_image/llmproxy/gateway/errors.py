@@ -194,6 +194,10 @@ class DrainingError(CallError):
     code = "draining"
 
 
+MAX_RETRY_AFTER_S = 60.0
+"""SDKs of OpenAI and Anthropic ignore a longer one and wait by a rule of their own; agents end."""
+
+
 def retry_after(seconds: float) -> tuple[Header, ...]:
     """Return Retry-After in whole seconds, rounded up, and the finer `retry-after-ms` that the OpenAI SDK prefers.
 

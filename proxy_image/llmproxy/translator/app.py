@@ -161,6 +161,8 @@ def _error_response(backend: Backend, trace: UpstreamTrace, exc: TranslationErro
         response = errors.upstream_refused(provider, trace.status, trace.headers, body)
     elif trace.failure:
         response = errors.upstream_failed(provider, trace.failure)
+    elif trace.status:
+        response = errors.upstream_failed(provider, "its answer cannot be translated")
     else:
         response = errors.not_sent(provider, exc.status if exc else None, str(exc or ""))
     fields_ = {"deployment": backend.deployment.id, "status": response.status, "upstream_status": trace.status}

@@ -73,12 +73,15 @@ def upstream_failed(provider: str, failure: str) -> ErrorResponse:
 
 
 def not_sent(provider: str, status: object, message: str) -> ErrorResponse:
-    """Return that a request could not be translated: *status* and *message* of litellm's exception."""
+    """Return that a request could not be translated: *status* and *message* of litellm's exception.
+
+    Nothing was sent, so it is the caller's error: another attempt fails too, and the deployment is well.
+    """
     text = message
     while (shorter := _PREFIX.sub("", text)) != text:
         text = shorter
-    text = _ADVICE.sub("", text).strip() or "the request cannot be translated"
-    code = status if isinstance(status, int) and 400 <= status < _SERVER_ERROR else _SERVER_ERROR  # noqa: PLR2004
+    text = _ADVICE.sub("", text).partition("\nTraceback")[0].strip() or "the request cannot be translated"
+    code = status if isinstance(status, int) and 400 <= status < _SERVER_ERROR else 400  # noqa: PLR2004
     return ErrorResponse(code, f"{provider}: {text[:MAX_MESSAGE]}")
 
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmproxy.contract import Retries
-from llmproxy.gateway.requests.retry_policy import backoff_s, is_retried, read_retry_after, wait_before_next
+from llmproxy.gateway.errors import retry_after
+from llmproxy.gateway.requests.retry_policy import backoff_s, is_final, is_retried, read_retry_after, wait_before_next
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 RETRIES = Retries(max=2, initial_delay_s=0.5, max_delay_s=8)
@@ -86,3 +87,30 @@ def test_without_a_wish_it_backs_off_until_retries_are_used_up() -> None:
     rand = random.Random(1)
     assert wait_before_next(RETRIES, 2, None, rand) is not None
     assert wait_before_next(RETRIES, 3, None, rand) is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "final"),
+    [
+        ({}, b'{"error": {"code": "insufficient_quota"}}', True),
+        ({}, b'{"error": {"type": "insufficient_quota", "code": null}}', True),
+        ({}, b'{"error": {"code": "rate_limit_exceeded"}}', False),
+        ({}, b'{"error": "insufficient_quota"}', False),
+        ({}, b"insufficient_quota", False),
+        ({b"x-should-retry": b"false"}, b"", True),
+        ({b"x-should-retry": b"true"}, b"", False),
+    ],
+)
+def test_what_the_server_says_no_wait_heals_is_final(headers: dict[bytes, bytes], body: bytes, *, final: bool) -> None:
+    assert is_final(headers, body) is final
+
+
+@pytest.mark.parametrize("raw", [b"nan", b"inf", b"Mon, 01 Jan 0001 00:00:00 GMT", b"Mon, 01 Jan 0000 00:00:00 GMT"])
+def test_a_retry_after_that_is_nonsense_is_none(raw: bytes) -> None:
+    assert not read_retry_after({b"retry-after": raw}, NOW.timestamp())
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0.2, b"1"), (59.5, b"60"), (3600, b"60")])
+def test_retry_after_is_never_above_a_minute(seconds: float, told: bytes) -> None:
+    assert dict(retry_after(seconds))[b"retry-after"] == told
+    assert int(dict(retry_after(seconds))[b"retry-after-ms"]) <= 60_000

@@ -96,8 +96,11 @@ def test_what_cannot_be_translated_is_the_callers_error_without_litellms_advice(
     assert (made.status, made.message) == (400, "gemini: gemini does not support parameters: ['x'].")
 
 
-def test_a_failure_of_litellm_itself_is_a_500() -> None:
-    assert errors.not_sent("gemini", None, "KeyError: 'a'").status == 500
+def test_what_fails_before_anything_was_sent_is_a_400_without_a_traceback() -> None:
+    message = "Invalid image received - file:///x.png\nTraceback (most recent call last):\n  File main.py"
+    for status in (None, 500):
+        response = errors.not_sent("gemini", status, message)
+        assert (response.status, response.message) == (400, "gemini: Invalid image received - file:///x.png")
 
 
 def test_no_answer_is_502_and_a_late_one_504() -> None:

@@ -14,10 +14,18 @@ from llmproxy.gateway.adapters.registry import adapter_for
 from llmproxy.gateway.errors import CallError, UpstreamError, UpstreamTimeoutError, retry_after
 from llmproxy.gateway.http.client import UpstreamFailure
 from llmproxy.gateway.requests.context import AdmittedCall, Dependencies
-from llmproxy.gateway.requests.retry_policy import is_retried, read_retry_after, wait_before_next
+from llmproxy.gateway.requests.retry_policy import (
+    QUOTA_STATUS,
+    is_final,
+    is_retried,
+    read_retry_after,
+    wait_before_next,
+)
 from llmproxy.gateway.requests.upstream_response import UpstreamResponse
 from llmproxy.gateway.upstreams.deployments import Upstream
 
+MAX_ERROR: Final = 1 << 20
+"""Bytes of an error of the upstream."""
 _REASONS: Final = {
     "connect": "cannot be reached",
     "closed": "closed the connection",
@@ -79,6 +87,8 @@ class Attempts:
                 if not is_retried(response.status):
                     return response
                 response.settle(f"http_{response.status}")
+                if await _is_final(response):
+                    return response
                 delay_s = self._next_delay(read_retry_after(response.headers, time.time()))
                 if delay_s is None:
                     return response
@@ -133,6 +143,16 @@ class Attempts:
 
     def _record(self, upstream: Upstream, started_ns: int, status: int, code: str) -> None:
         self._call.tries.append(shipping_protocol.Try(upstream.id, started_ns, time.time_ns(), status, code))
+
+
+async def _is_final(response: UpstreamResponse) -> bool:
+    body = b""
+    if response.status == QUOTA_STATUS:
+        try:
+            body = response.body = await response.connection.read_all(MAX_ERROR)
+        except UpstreamFailure:
+            return False  # it is retried, or broken for the client too
+    return is_final(response.headers, body)
 
 
 def upstream_error(

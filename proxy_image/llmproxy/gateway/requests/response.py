@@ -4,6 +4,7 @@ The last byte of a rollout's call is held until its spans are stored, at most ac
 a rollout succeeds.
 """
 
+import re
 import time
 from collections.abc import Awaitable
 from typing import Final
@@ -11,12 +12,13 @@ from typing import Final
 import msgspec
 
 from llmproxy.gateway.adapters.base import ERRORS, Stream
-from llmproxy.gateway.errors import CallError, Header, OverloadedError
+from llmproxy.gateway.errors import MAX_RETRY_AFTER_S, CallError, Header, OverloadedError, retry_after
 from llmproxy.gateway.http.client import ClientConnection, UpstreamFailure
 from llmproxy.gateway.http.content_coding import CodingError, Decoder, coding_of
 from llmproxy.gateway.http.exchange import JSON, ByteBudget
 from llmproxy.gateway.requests.attempts import upstream_error
 from llmproxy.gateway.requests.context import MAX_RECORDED, AdmittedCall, Dependencies
+from llmproxy.gateway.requests.retry_policy import read_retry_after
 from llmproxy.gateway.requests.upstream_response import UpstreamResponse
 from llmproxy.protocols.sse import EventTooLargeError
 
@@ -25,7 +27,9 @@ MAX_RESPONSE: Final = 256 << 20
 MAX_PARTS: Final = 16
 """Parts of 1 MiB that a received part of a coded stream may have."""
 SSE: Final[Header] = (b"content-type", b"text/event-stream; charset=utf-8")
-_PASSED_ON: Final = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry", b"x-request-id", b"request-id"})
+_PASSED_ON: Final = frozenset({b"x-should-retry", b"x-request-id", b"request-id"})
+_RETRY_AFTER: Final = (b"retry-after", b"retry-after-ms")
+_RATE_LIMIT: Final = re.compile(rb"(?:x-|anthropic-)?ratelimit-[a-z0-9-]{1,64}")
 _LIMIT: Final = b"ratelimit"
 _BOTH_SORTS: Final = 6
 """Header lines of our own limits of both sorts, requests and tokens."""
@@ -39,7 +43,7 @@ async def send_response(deps: Dependencies, call: AdmittedCall, response: Upstre
     if content_type.startswith(b"text/event-stream"):
         await _send_stream(deps, call, response)
         return
-    body = connection.whole()
+    body = response.body if response.body is not None else connection.whole()
     if body is None:
         try:
             body = await _read_all(deps, call, connection)
@@ -254,11 +258,25 @@ def _broken(deps: Dependencies, call: AdmittedCall, response: UpstreamResponse, 
 def _headers(deps: Dependencies, call: AdmittedCall, response: UpstreamResponse) -> list[Header]:
     headers = call.context.dialect.limits(deps.limiter, call.context.model)
     upstream_headers = response.headers
-    if not headers:
-        headers = [(name, value) for name, value in upstream_headers.items() if _LIMIT in name]
-    elif len(headers) < _BOTH_SORTS:  # the upstream's own of the sort that is limited here would contradict ours
-        sort = b"tokens" if b"tokens" in headers[0][0] else b"requests"
-        headers += [(name, value) for name, value in upstream_headers.items() if _LIMIT in name and sort not in name]
+    if len(headers) < _BOTH_SORTS:  # the upstream's own of the sort that is limited here would contradict ours
+        ours = b"" if not headers else b"tokens" if b"tokens" in headers[0][0] else b"requests"
+        for name, value in upstream_headers.items():
+            if _LIMIT in name and _RATE_LIMIT.fullmatch(name) and not (ours and ours in name):
+                headers.append((name, value))
+    if b"retry-after" in upstream_headers or b"retry-after-ms" in upstream_headers:
+        headers.extend(_retry_after(upstream_headers))
     if not _PASSED_ON.isdisjoint(upstream_headers):
         headers.extend((name, upstream_headers[name]) for name in _PASSED_ON if name in upstream_headers)
     return headers
+
+
+def _retry_after(headers: dict[bytes, bytes]) -> list[Header]:
+    """Return the upstream's Retry-After: as it came, shortened if it is too long, none if it is invalid."""
+    seconds = read_retry_after(headers, time.time())
+    if seconds is None:
+        return []
+    if b" " in headers.get(b"retry-after", b""):  # a date, by a clock that may be wrong
+        return list(retry_after(seconds)) if seconds else []
+    if seconds > MAX_RETRY_AFTER_S:
+        return list(retry_after(seconds))
+    return [(name, headers[name]) for name in _RETRY_AFTER if name in headers]

@@ -9,14 +9,47 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
+import msgspec
+
 from llmproxy.contract import Retries
 
 RETRIED_STATUS: Final = frozenset({408, 409, 425, 429, *range(500, 600)})
 
 
+QUOTA_STATUS: Final = 429
+_QUOTA_CODES: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached", "credit_balance_too_low"})
+"""No wait heals these."""
+
+
+class _Error(msgspec.Struct):
+    code: object = None
+    type: object = None
+
+
+class _ErrorBody(msgspec.Struct):
+    error: _Error
+
+
+_decode_error: Final = msgspec.json.Decoder(_ErrorBody).decode
+
+
 def is_retried(status: int) -> bool:
-    """Return True when a response with *status* is retried."""
+    """Return True when a response with *status* is retried, or another model answers in its place."""
     return status in RETRIED_STATUS
+
+
+def is_final(headers: dict[bytes, bytes], body: bytes) -> bool:
+    """Return True when the same request would fail again, by the server's own word: its quota is used up.
+
+    `x-should-retry` is of OpenAI's and Anthropic's servers, and their SDKs heed it.
+    """
+    if headers.get(b"x-should-retry") == b"false":
+        return True
+    try:
+        error = _decode_error(body).error
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False
+    return error.code in _QUOTA_CODES or error.type in _QUOTA_CODES
 
 
 def backoff_s(retries: Retries, attempts: int, rand: random.Random) -> float:
@@ -39,11 +72,14 @@ def read_retry_after(headers: dict[bytes, bytes], now_s: float) -> float | None:
         return value
     try:
         moment = parsedate_to_datetime(raw.decode("latin-1"))
-    except ValueError:
+    except (ValueError, OverflowError, TypeError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return max(0.0, moment.timestamp() - now_s)
+    try:
+        return max(0.0, moment.timestamp() - now_s)
+    except (ValueError, OverflowError):  # a date of year 1
+        return None
 
 
 def _number(raw: bytes) -> float | None:

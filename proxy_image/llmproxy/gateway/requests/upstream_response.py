@@ -15,7 +15,7 @@ class UpstreamResponse:
 
     __slots__ = (
         "_balancer", "_settled", "_stats", "_tries",
-        "adapter", "attempts", "connection", "headers", "model", "status", "upstream",
+        "adapter", "attempts", "body", "connection", "headers", "model", "status", "upstream",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913 - an attempt, and who learns of its end
@@ -42,6 +42,8 @@ class UpstreamResponse:
         self.connection = connection
         self.status = status
         self.headers = headers
+        self.body: bytes | None = None
+        """The whole body, where it was read to decide on a retry."""
         self.attempts = attempts
         """Attempts of the model so far, this one included."""
 
