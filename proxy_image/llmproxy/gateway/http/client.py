@@ -41,10 +41,36 @@ class ClientConnection(asyncio.Protocol):
     """One connection. `send`, then `head`, then `pipe` or `read` until it returns b"", then `release`."""
 
     __slots__ = (
-        "_blocked", "_body_started", "_buffer", "_buffered", "_complete", "_error", "_first_byte_at", "_give_back",
-        "_has_length", "_head_bytes", "_head_done", "_headers", "_idle_s", "_keep", "_loop", "_lost_early", "_parser",
-        "_paused", "_sent_at", "_sink", "_sink_error", "_total_at", "_transport", "_waiter", "busy", "connect_rtt_s",
-        "deadline", "idle_since", "status",
+        "_blocked",
+        "_body_started",
+        "_buffer",
+        "_buffered",
+        "_complete",
+        "_error",
+        "_first_byte_at",
+        "_give_back",
+        "_has_length",
+        "_head_bytes",
+        "_head_done",
+        "_headers",
+        "_holds_first_byte",
+        "_idle_s",
+        "_keep",
+        "_loop",
+        "_lost_early",
+        "_parser",
+        "_paused",
+        "_sent_at",
+        "_sink",
+        "_sink_error",
+        "_total_at",
+        "_transport",
+        "_waiter",
+        "busy",
+        "connect_rtt_s",
+        "deadline",
+        "idle_since",
+        "status",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, give_back: "Callable[[ClientConnection, bool], None]") -> None:
@@ -75,6 +101,7 @@ class ClientConnection(asyncio.Protocol):
         self._lost_early = False
         """The connection was lost so early that the server cannot have started on the request."""
         self._has_length = False
+        self._holds_first_byte = False
         self._complete = False
         self._keep = False
         self._paused = False
@@ -120,6 +147,16 @@ class ClientConnection(asyncio.Protocol):
         if not self._body_started:
             raise cast("UpstreamFailure", self._error)
         return self.status, self._headers
+
+    def hold_first_byte(self) -> None:
+        """Keep the first byte's timeout until `release_first_byte`: bytes so far may be comments."""
+        self._holds_first_byte = True
+        self.deadline = min(self._total_at, self._first_byte_at)
+
+    def release_first_byte(self) -> None:
+        """End the first byte's timeout: the answer has begun."""
+        self._holds_first_byte = False
+        self._restart_idle()
 
     async def read(self) -> bytes:
         """Return the bytes of the body that are here, b"" at its end; raise UpstreamFailure when it breaks off."""
@@ -240,6 +277,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _restart_idle(self) -> None:
         """Restart the idle timeout: a part of the body has come, or may come again."""
+        if self._holds_first_byte:
+            return
         self.deadline = self._total_at
         if self._idle_s:
             self.deadline = min(self._total_at, self._loop.time() + self._idle_s)

@@ -10,10 +10,12 @@ import time
 from typing import Final
 
 from llmproxy import shipping_protocol
+from llmproxy.gateway.adapters.base import ERRORS
 from llmproxy.gateway.adapters.registry import adapter_for
 from llmproxy.gateway.errors import CallError, UpstreamError, UpstreamTimeoutError, retry_after
 from llmproxy.gateway.http.client import UpstreamFailure
 from llmproxy.gateway.requests.context import AdmittedCall, Dependencies
+from llmproxy.gateway.requests.early_failure import find_failure
 from llmproxy.gateway.requests.retry_policy import (
     QUOTA_STATUS,
     is_final,
@@ -78,23 +80,56 @@ class Attempts:
                 delay_s = self._next_delay(None)
                 if delay_s is None:
                     raise upstream_error(self._deps, self._model, upstream, failure, self._attempts) from failure
+            except CallError:  # nothing was sent: the request cannot be mapped
+                balancer.finish(upstream)
+                raise
             except BaseException:  # cancelled: the client has left, or this pod ends
                 balancer.finish(upstream)
                 self._record(upstream, started_ns, 0, "cancelled")
                 raise
             else:
                 self._record(upstream, started_ns, response.status, "")
-                if not is_retried(response.status):
-                    return response
-                response.settle(f"http_{response.status}")
-                if await _is_final(response):
-                    return response
-                delay_s = self._next_delay(read_retry_after(response.headers, time.time()))
+                try:
+                    delay_s = await self._delay_of(response)
+                except BaseException:
+                    response.release()
+                    raise
                 if delay_s is None:
                     return response
                 response.release()
             if delay_s > 0:
                 await asyncio.sleep(delay_s)
+
+    async def _delay_of(self, response: UpstreamResponse) -> float | None:
+        """Return the seconds before the next attempt, None when *response* is passed on.
+
+        Raise AnswerFailedError, or another CallError, for one that is neither.
+        """
+        if is_retried(response.status):
+            response.settle(f"http_{response.status}")
+            if await _is_final(response):
+                return None
+            return self._next_delay(read_retry_after(response.headers, time.time()))
+        if response.status >= ERRORS:
+            return None
+        try:
+            error = await find_failure(response)
+        except UpstreamFailure as failure:
+            response.settle(failure.code)
+            delay_s = self._next_delay(None)
+            if delay_s is None:
+                raise upstream_error(self._deps, self._model, response.upstream, failure, self._attempts) from failure
+            return delay_s
+        if error is None:
+            return None
+        if not error.is_retried:
+            response.settle()  # the server is well, the request is not
+            raise error
+        response.settle("error")
+        delay_s = self._next_delay(None)
+        if delay_s is None:
+            raise error
+        return delay_s
 
     async def _send(self, upstream: Upstream) -> UpstreamResponse:
         call = self._call

@@ -9,6 +9,7 @@ from llmproxy.gateway.errors import CallError, UpstreamError, UpstreamTimeoutErr
 from llmproxy.gateway.limits import Grant, Rejection
 from llmproxy.gateway.requests.attempts import Attempts
 from llmproxy.gateway.requests.context import AdmittedCall, Dependencies
+from llmproxy.gateway.requests.early_failure import AnswerFailedError
 from llmproxy.gateway.requests.retry_policy import is_retried
 from llmproxy.gateway.requests.token_bound import bound_tokens
 from llmproxy.gateway.requests.upstream_response import UpstreamResponse
@@ -38,6 +39,10 @@ async def open_response(deps: Dependencies, call: AdmittedCall) -> UpstreamRespo
 async def _attempt(deps: Dependencies, call: AdmittedCall, model: str) -> UpstreamResponse | CallError:
     try:
         return await Attempts(deps, call, model).open()
+    except AnswerFailedError as error:
+        if not error.is_retried:
+            raise
+        return error
     except (UpstreamError, UpstreamTimeoutError) as error:
         return error
 

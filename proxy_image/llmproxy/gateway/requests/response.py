@@ -40,7 +40,7 @@ async def send_response(deps: Dependencies, call: AdmittedCall, response: Upstre
     context, connection = call.context, response.connection
     context.status = response.status
     content_type = response.headers.get(b"content-type", b"")
-    if content_type.startswith(b"text/event-stream"):
+    if content_type[:17].lower() == b"text/event-stream":
         await _send_stream(deps, call, response)
         return
     body = response.body if response.body is not None else connection.whole()
@@ -148,7 +148,7 @@ async def _send_stream(deps: Dependencies, call: AdmittedCall, response: Upstrea
     error: CallError | None = None
     try:
         sender.decoder = _decoder(response)
-        await response.connection.pipe(sender.part)
+        await sender.send(response)
     except EventTooLargeError:
         error = _broken(deps, call, response, UpstreamFailure("protocol", "an event without an end"))
     except UpstreamFailure as failure:
@@ -202,6 +202,14 @@ class _StreamSender:
         self.decoder: Decoder | None = None
         self.held: list[bytes] = []
         """Bytes that wait for the record of the call."""
+
+    async def send(self, response: UpstreamResponse) -> None:
+        """Send the whole stream; raise UpstreamFailure."""
+        for data in response.prefix:
+            blocked = self.part(data)
+            if blocked is not None:
+                await blocked
+        await response.connection.pipe(self.part)
 
     def part(self, data: bytes) -> Awaitable[None] | None:
         """Send a part; return what to wait for before the next one, if the client is slow."""

@@ -15,7 +15,7 @@ class UpstreamResponse:
 
     __slots__ = (
         "_balancer", "_settled", "_stats", "_tries",
-        "adapter", "attempts", "body", "connection", "headers", "model", "status", "upstream",
+        "adapter", "attempts", "body", "connection", "headers", "model", "prefix", "status", "upstream",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913 - an attempt, and who learns of its end
@@ -44,6 +44,8 @@ class UpstreamResponse:
         self.headers = headers
         self.body: bytes | None = None
         """The whole body, where it was read to decide on a retry."""
+        self.prefix: list[bytes] = []
+        """Bytes of a stream that were read for its first content."""
         self.attempts = attempts
         """Attempts of the model so far, this one included."""
 
