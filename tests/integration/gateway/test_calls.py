@@ -78,7 +78,7 @@ def test_nothing_of_the_clients_head_reaches_the_upstream(plain: Gateway, echo: 
     body = {"model": "echo", "messages": MESSAGES, "num_retries": 9, "timeout": 1, "api_key": "k"}
     assert plain.post(body, headers=head).status_code == 200
     last = echo.stats()["last"]
-    assert set(last["headers"]) == {"host", "user-agent", "accept", "content-type", "content-length"}
+    assert set(last["headers"]) == {"host", "user-agent", "accept", "accept-encoding", "content-type", "content-length"}
     assert last["body"] == {"model": "there", "messages": MESSAGES}
 
 

@@ -21,18 +21,6 @@ _QUOTA_CODES: Final = frozenset({"insufficient_quota", "billing_hard_limit_reach
 """No wait heals these."""
 
 
-class _Error(msgspec.Struct):
-    code: object = None
-    type: object = None
-
-
-class _ErrorBody(msgspec.Struct):
-    error: _Error
-
-
-_decode_error: Final = msgspec.json.Decoder(_ErrorBody).decode
-
-
 def is_retried(status: int) -> bool:
     """Return True when a response with *status* is retried, or another model answers in its place."""
     return status in RETRIED_STATUS
@@ -46,10 +34,11 @@ def is_final(headers: dict[bytes, bytes], body: bytes) -> bool:
     if headers.get(b"x-should-retry") == b"false":
         return True
     try:
-        error = _decode_error(body).error
+        content = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return False
-    return error.code in _QUOTA_CODES or error.type in _QUOTA_CODES
+    error = content.get("error") if isinstance(content, dict) else None
+    return isinstance(error, dict) and not _QUOTA_CODES.isdisjoint((str(error.get("code")), str(error.get("type"))))
 
 
 def backoff_s(retries: Retries, attempts: int, rand: random.Random) -> float:
