@@ -41,12 +41,20 @@ class Limits(_Part):
     """Requests in any second."""
     tpm: PositiveInt | None = None
     """Tokens in any 60 s: an upper bound is charged at admission and settled with the real usage."""
+    rph: PositiveInt | None = None
+    """Requests in any hour."""
+    tph: PositiveInt | None = None
+    """Tokens in any hour."""
+    rpd: PositiveInt | None = None
+    """Requests in any 24 hours."""
+    tpd: PositiveInt | None = None
+    """Tokens in any 24 hours."""
     max_parallel: PositiveInt | None = None
     """Calls that have been admitted and are not finished."""
 
     def any(self) -> bool:
         """Return True when one of the limits is set."""
-        return any(v is not None for v in (self.rpm, self.rps, self.tpm, self.max_parallel))
+        return any(value is not None for _, value in self)
 
 
 class SharedLimits(_Part):

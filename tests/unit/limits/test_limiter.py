@@ -179,8 +179,13 @@ def test_a_denial_says_exactly_when_the_request_would_be_admitted(
         assert isinstance(in_time, Grant)
 
 
-@pytest.mark.parametrize("kind", SECONDS)
-@pytest.mark.parametrize("limit", [*range(1, 51), 99, 100, 1000])
+@pytest.mark.parametrize(
+    ("kind", "limit"),
+    [
+        *((kind, limit) for kind in ("rpm", "rps", "tpm") for limit in (*range(1, 51), 99, 100, 1000)),
+        *((kind, limit) for kind in SECONDS.keys() - {"rpm", "rps", "tpm"} for limit in (1, 2, 3, 7, 50, 100)),
+    ],
+)
 def test_nearly_the_whole_limit_is_usable_under_continuous_backlog(kind: str, limit: int) -> None:
     clock = Clock()
     limiter = Limiter(document({kind: limit}), clock=clock, kinds=KINDS)
@@ -378,6 +383,30 @@ def test_a_denial_names_the_limit_its_scope_and_the_way_out() -> None:
         "Rate limit reached: model 'phi' admits 1 requests in any 60 s (rpm); try again in 60.9 s, or raise rpm"
     )
     assert (denied.kind, denied.scope) == ("rpm", "model")
+
+
+def test_limits_of_an_hour_and_a_day_say_so_and_how_long_to_wait() -> None:
+    clock = Clock()
+    limiter = Limiter(document({"rph": 3, "tpd": 1000}), clock=clock)
+    limiter.admit("m", 600)
+
+    by_day = limiter.admit("m", 600)
+    clock.now += 600
+    grants = [limiter.admit("m", 1) for _ in range(2)]
+    by_hour = limiter.admit("m", 1)
+
+    assert isinstance(by_day, Rejection)
+    assert by_day.message == (
+        "Rate limit reached: the proxy admits 1000 tokens in any 24 hours (tpd); try again in 24 h 23 min, or raise tpd"
+    )
+    assert all(isinstance(grant, Grant) for grant in grants)
+    assert isinstance(by_hour, Rejection)
+    assert "3 requests in any hour (rph); try again in 51 min" in by_hour.message
+    headers = dict(limiter.headers("m"))
+    assert headers[b"x-ratelimit-remaining-tokens"] == b"398"
+    assert headers[b"x-ratelimit-reset-tokens"].startswith(b"24h")
+    clock.now += by_hour.retry_after_s
+    assert isinstance(limiter.admit("m", 1), Grant)
 
 
 def test_of_two_limits_in_the_way_the_longer_one_is_told() -> None:

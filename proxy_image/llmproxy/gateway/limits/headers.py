@@ -63,7 +63,7 @@ def _headers(
 
 @lru_cache(maxsize=1024)  # of whole buckets: there are not many
 def duration(seconds: float) -> bytes:
-    """Return *seconds* as OpenAI writes it: `0s`, `12ms`, `1.2s`, `6m0s`."""
+    """Return *seconds* as OpenAI writes it: `0s`, `12ms`, `1.2s`, `6m0s`; hours as `24h0m0s`."""
     if seconds <= 0:
         return b"0s"
     if seconds < 1:
@@ -72,6 +72,9 @@ def duration(seconds: float) -> bytes:
     minutes, tenths = divmod(tenths, 600)
     whole, tenth = divmod(tenths, 10)
     tail = b"%d.%ds" % (whole, tenth) if tenth else b"%ds" % whole
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return b"%dh%dm%b" % (hours, minutes, tail)
     return b"%dm%b" % (minutes, tail) if minutes else tail
 
 

@@ -3,6 +3,7 @@
 A new kind is a row of `KINDS` and a field of `contract.Limits`. Not compiled: messages are decoded into these types.
 """
 
+from math import ceil
 from typing import Final, Literal
 
 import msgspec
@@ -13,6 +14,9 @@ MAX_WAITING = 10_000
 """Requests that may wait for their turn in one pod; one more is rejected at once. Not Final: tests make it smaller."""
 PARALLEL_RETRY_S: Final = 1.0
 """Wait of a request over maxParallel: nobody knows when a call ends."""
+
+
+_LENGTHS: Final = {1: "second", 3600: "hour", 86_400: "24 hours"}
 
 
 class LimitKind(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -31,7 +35,7 @@ class LimitKind(msgspec.Struct, array_like=True, frozen=True, gc=False):
         """Return a limit of this kind in words."""
         if not self.window_s:
             return f"{limit} {self.unit} at one time"
-        return f"{limit} {self.unit} in any {'second' if self.window_s == 1 else f'{self.window_s} s'}"
+        return f"{limit} {self.unit} in any {_LENGTHS.get(self.window_s, f'{self.window_s} s')}"
 
 
 MAX_PARALLEL: Final = LimitKind("maxParallel", "max_parallel", "calls")
@@ -39,6 +43,10 @@ KINDS: Final = (
     LimitKind("rps", "rps", "requests", 1),
     LimitKind("rpm", "rpm", "requests", 60),
     LimitKind("tpm", "tpm", "tokens", 60),
+    LimitKind("rph", "rph", "requests", 3600),
+    LimitKind("tph", "tph", "tokens", 3600),
+    LimitKind("rpd", "rpd", "requests", 86_400),
+    LimitKind("tpd", "tpd", "tokens", 86_400),
     MAX_PARALLEL,
 )
 
@@ -73,7 +81,7 @@ class Rejection(msgspec.Struct, array_like=True, frozen=True):
         where = f"model {self.model!r}" if self.model else "the proxy"
         what = self.limit_kind.describe(self.limit)
         if self.limit_kind.window_s:
-            way_out = f"try again in {self.retry_after_s:.3g} s, or raise {self.kind}"
+            way_out = f"try again in {_duration(self.retry_after_s)}, or raise {self.kind}"
         else:
             way_out = f"try again when a call has ended, or raise {self.kind}"
         reason = f" {self.reason};" if self.reason else ""
@@ -82,3 +90,10 @@ class Rejection(msgspec.Struct, array_like=True, frozen=True):
     def because(self, reason: str) -> "Rejection":
         """Return the same with a reason."""
         return msgspec.structs.replace(self, reason=reason) if reason else self
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 300:  # noqa: PLR2004 - up to here seconds are easier to read
+        return f"{seconds:.3g} s"
+    hours, minutes = divmod(ceil(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
