@@ -5,8 +5,10 @@ Layers: patch_agent_lightning > proxy > cluster, local > manifest, pause, kube_c
 API models and agentlightning. Begin with `proxy`.
 """
 
+from agentlightning.llm_proxy import ModelConfig
+
 from llmproxy_agl.errors import ProxyError
 from llmproxy_agl.patch_agent_lightning import install
 from llmproxy_agl.proxy import LLMProxy
 
-__all__ = ["LLMProxy", "ProxyError", "install"]
+__all__ = ["LLMProxy", "ModelConfig", "ProxyError", "install"]

@@ -7,6 +7,7 @@ from typing import Any
 
 from llmproxy_agl.errors import ProxyError
 from llmproxy_api import SpecError, parse
+from llmproxy_api.limits import KINDS as LIMITS
 from llmproxy_api.litellm.convert import convert
 
 TOKEN_IDS, LOGPROBS, SPANS = "return_token_ids", "logprobs", "opentelemetry"
@@ -72,6 +73,18 @@ def build_manifests(  # noqa: PLR0913 - arguments of the trainer
             + "\n".join(f"  {p}" for p in exc.problems)
         ) from None
     return Manifests(proxy, secrets, tuple(str(warning) for warning in conversion.warnings))
+
+
+def describe(proxy: Mapping[str, Any]) -> str:
+    """Return models and limits of *proxy* in one line."""
+
+    def limits_of(part: Mapping[str, Any]) -> str:
+        limits = part.get("rateLimits") or {}
+        return " ".join(f"{kind} {limits[kind]}" for kind in LIMITS if kind in limits)
+
+    spec = proxy["spec"]
+    models = [f"{m['name']} ({limits})" if (limits := limits_of(m)) else m["name"] for m in spec["models"]]
+    return f"models {', '.join(models)}; limits {limits_of(spec) or 'none'}"
 
 
 def supported_callbacks(callbacks: Sequence[Any] | None) -> frozenset[str]:

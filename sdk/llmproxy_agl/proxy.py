@@ -24,8 +24,9 @@ from llmproxy_agl import store_url as stores
 from llmproxy_agl.cluster import AT_EXIT_S, READY_S, ClusterBackend, ClusterTarget
 from llmproxy_agl.kube_client import in_pod
 from llmproxy_agl.local import LocalBackend
-from llmproxy_agl.manifest import Manifests, ProxyTarget, build_manifests, supported_callbacks
+from llmproxy_agl.manifest import Manifests, ProxyTarget, build_manifests, describe, supported_callbacks
 from llmproxy_agl.notices import log
+from llmproxy_agl.served_store import ServedStore, is_in_process
 
 Mode = Literal["auto", "local", "cluster"]
 _MIDDLEWARES = ["rollout_attempt", "stream_conversion"]
@@ -154,6 +155,7 @@ class LLMProxy(agentlightning.LLMProxy):  # type: ignore[misc] # upstream has no
         self.callbacks = None if callbacks is None else list(callbacks)
         self._store_url = store_url
         self._spec = dict(spec or {})
+        self._served_store: ServedStore | None = None
         _warn_unsupported(args, self.middlewares, self.callbacks)
         if mode == "cluster" or (mode == "auto" and (kubeconfig is not None or in_pod())):
             target = ClusterTarget(kubeconfig, context, namespace, endpoint)
@@ -202,7 +204,7 @@ class LLMProxy(agentlightning.LLMProxy):  # type: ignore[misc] # upstream has no
         if not self.is_running():
             log.warning("LLMProxy is not running. Nothing to stop.")
             return
-        await self._off_loop(lambda _: self._backend.stop())
+        await self._off_loop(lambda _: self._stop())
         atexit.unregister(self._at_exit)
 
     async def pause(
@@ -242,9 +244,38 @@ class LLMProxy(agentlightning.LLMProxy):  # type: ignore[misc] # upstream has no
             await asyncio.shield(asyncio.to_thread(renewer.stop))
             await self.resume()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Replace an in-process store by its address, once it is served."""
+        if self._served_store is None:
+            return self.__dict__
+        return {**self.__dict__, "store": None, "_store_url": self._served_store.url, "_served_store": None}
+
+    def _address_of_store(self) -> str:
+        """Return the address of the store; serve one that only this process has."""
+        in_cluster = self._backend.in_cluster
+        if self._store_url or stores.has_address(self.store) or not is_in_process(self.store):
+            return stores.store_address(self.store, self._store_url, in_cluster=in_cluster)
+        if self._served_store is None or self._served_store.store is not self.store:
+            self._stop_served_store()
+            host = (os.environ.get("AGL_SERVER_HOST") or _outbound()) if in_cluster else "127.0.0.1"
+            self._served_store = ServedStore(self.store, host)
+        return stores.store_address(None, self._served_store.start(), in_cluster=in_cluster)
+
+    def _stop_served_store(self) -> None:
+        if self._served_store is not None:
+            self._served_store.stop()
+            self._served_store = None
+
+    def _stop(self) -> None:
+        """Stop the proxy while its store is still served."""
+        try:
+            self._backend.stop()
+        finally:
+            self._stop_served_store()
+
     def _start(self, cancelled: threading.Event) -> None:
         backend = self._backend
-        url = stores.store_address(self.store, self._store_url, in_cluster=backend.in_cluster)
+        url = self._address_of_store()
         namespace = backend.namespace if isinstance(backend, ClusterBackend) else None
         manifests = build_manifests(
             ProxyTarget(backend.name, namespace, backend.in_cluster),
@@ -259,6 +290,7 @@ class LLMProxy(agentlightning.LLMProxy):  # type: ignore[misc] # upstream has no
             notices.warn_once(f"LLMProxy: {warning}")
         try:
             backend.apply(manifests, cancelled)
+            notices.progress(f"LLMProxy {backend.name}: serves on {backend.endpoint}; {describe(manifests.proxy)}")
         finally:
             if backend.started_here:
                 atexit.unregister(self._at_exit)
@@ -279,6 +311,7 @@ class LLMProxy(agentlightning.LLMProxy):  # type: ignore[misc] # upstream has no
         try:
             if self._backend.is_running():
                 self._backend.stop(AT_EXIT_S)
+            self._stop_served_store()
         except Exception as exc:  # noqa: BLE001 - the exit code is the trainer's
             log.warning("LLMProxy %s: not stopped at exit: %s", self._backend.name, exc)
 

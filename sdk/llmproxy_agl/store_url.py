@@ -27,6 +27,11 @@ def store_address(store: object, store_url: str | None, *, in_cluster: bool) -> 
     return url.rstrip("/")
 
 
+def has_address(store: object) -> bool:
+    """Return whether other processes can reach *store* by an address."""
+    return _of(store) is not None
+
+
 def _of(store: object) -> str | None:
     """Return the address of *store*; of a wrapped client that client's, since the wrapper has another."""
     inner: Any = store

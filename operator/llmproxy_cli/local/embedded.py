@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -47,6 +48,17 @@ def main(argv: Sequence[str]) -> int:
     except (FileError, PodError, runner.LocalError) as exc:
         _say(str(exc))
         return 1
+    finally:
+        if os.getppid() != arguments.parent:
+            _remove_files(arguments.file, arguments.state, arguments.run_dir)
+
+
+def _remove_files(file: Path, state: Path, run_dir: Path) -> None:
+    """Remove what a parent that is gone has left: the manifests, which hold keys, and the folder without a spool."""
+    file.unlink(missing_ok=True)
+    state.unlink(missing_ok=True)
+    if not any(run_dir.glob("*/spool")) and {file.parent, state.parent} == {run_dir.parent}:
+        shutil.rmtree(run_dir.parent, ignore_errors=True)
 
 
 async def _run(options: runner.LocalOptions, parent: int) -> int:

@@ -173,6 +173,7 @@ class LocalRunner:
         undelivered_bytes = _undelivered(pod.spool)
         if undelivered_bytes:
             self._say(f"{undelivered_bytes} bytes of records are not delivered and remain in {pod.spool}")
+            shutil.rmtree(pod.folder / "keys", ignore_errors=True)
         else:
             shutil.rmtree(pod.folder, ignore_errors=True)
 

@@ -7,10 +7,12 @@ import json
 import logging
 import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import agentlightning as agl
 import agentlightning.llm_proxy
 import cloudpickle
 import pytest
+from agentlightning.store.threading import LightningStoreThreaded
 
 import llmproxy_agl
 import procs
@@ -82,7 +85,7 @@ def test_what_has_no_meaning_is_said_once(caplog: pytest.LogCaptureFixture, monk
     ("store", "says"),
     [
         pytest.param(None, "Store is not set", id="none"),
-        pytest.param(agl.InMemoryLightningStore(), "has no address", id="in memory"),
+        pytest.param(object(), "has no address", id="no store of Agent-Lightning's"),
     ],
 )
 def test_a_store_that_cannot_be_reached_is_told_before_anything_starts(store: Any, says: str) -> None:
@@ -298,7 +301,8 @@ KILLED = """
 import asyncio, os, time
 from llmproxy_agl import LLMProxy
 proxy = LLMProxy(model_list=[{"model_name": "m", "litellm_params":
-    {"model": "hosted_vllm/m", "api_base": os.environ["ECHO"]}}], store_url="http://127.0.0.1:9", mode="local")
+    {"model": "hosted_vllm/m", "api_base": os.environ["ECHO"], "api_key": "sk-planted"}}],
+    store_url="http://127.0.0.1:9", mode="local")
 asyncio.run(proxy.start())
 print("name", proxy.name, flush=True)
 time.sleep(600)
@@ -318,6 +322,9 @@ def test_a_trainer_that_is_killed_leaves_no_process(echo: str, short_tmp: Path) 
 
     assert before == 3
     assert processes_with(name) == {}
+    left = [path for path in short_tmp.rglob("*") if path.is_file()]
+    assert [path for path in left if "sk-planted" in path.read_text(errors="replace")] == []
+    assert list(short_tmp.glob("llmproxy-agl-*")) == []
 
 
 def test_keys_are_in_no_log_and_readable_by_their_owner_only(
@@ -454,3 +461,46 @@ def test_a_held_pause_reaches_a_gateway_that_starts_in_it_and_a_short_one_ends(
 def test_what_does_not_run_cannot_be_paused(echo: str, store_url: str) -> None:
     with pytest.raises(ProxyError, match="is not running here"):
         asyncio.run(a_proxy(echo, store_url).pause())
+
+
+def in_memory() -> Any:
+    return LightningStoreThreaded(agl.InMemoryLightningStore())
+
+
+def test_a_store_of_this_process_is_served_while_the_proxy_runs(echo: str) -> None:
+    store = in_memory()
+    proxy = LLMProxy(model_list=models(echo), store=store, mode="local")
+
+    async def run() -> tuple[Any, Any]:
+        await proxy.start()
+        rollout = await store.start_rollout(input={"task": 1})
+        url = f"{proxy.as_resource().endpoint}/rollout/{rollout.rollout_id}/attempt/{rollout.attempt.attempt_id}"
+        status, _, _ = await asyncio.to_thread(chat, url)
+        await proxy.restart()
+        return status, await store.query_spans(rollout.rollout_id)
+
+    status, spans = asyncio.run(run())
+    served = proxy._served_store
+    assert served is not None
+    copy = pickle.loads(pickle.dumps(proxy))  # noqa: S301 - our own
+    asyncio.run(proxy.stop())
+
+    assert status == 200
+    assert len(spans) == 3
+    assert copy._store_url.startswith("http://127.0.0.1:")
+    assert proxy._served_store is None
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(f"{copy._store_url}/v1/agl/health", timeout=5)  # noqa: S310 - http on loopback
+
+
+def test_the_start_is_logged_with_the_limits(echo: str, store_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    proxy = a_proxy(echo, store_url, {"rpm": 60}, model_list=models(echo, rpm=7))
+    with caplog.at_level(logging.INFO, "llmproxy_agl"):
+        asyncio.run(proxy.start())
+    asyncio.run(proxy.stop())
+
+    assert f"serves on {proxy.as_resource().endpoint}; models echo (rpm 7); limits rpm 60" in caplog.text
+
+
+def test_upstreams_names_are_exported() -> None:
+    assert llmproxy_agl.ModelConfig is agentlightning.llm_proxy.ModelConfig
