@@ -68,5 +68,5 @@ class ApiModel(BaseModel):
         """Add the rules to the schema."""
         schema = handler.resolve_ref_schema(handler(core))
         if cls.RULES:
-            schema["x-kubernetes-validations"] = [rule.validation() for rule in cls.RULES]
+            schema["x-kubernetes-validations"] = [rule.validation() for rule in cls.RULES if rule.cel]
         return schema

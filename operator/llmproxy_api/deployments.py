@@ -1,5 +1,6 @@
 """API model of a deployment, one server of a model. The providers are in `llmproxy.providers`."""
 
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar
 
@@ -9,7 +10,7 @@ from llmproxy.providers import PROVIDERS, Protocol, Way, unusable
 from llmproxy_api import model_params as params_of
 from llmproxy_api.base import ApiModel, ListMap, Weight
 from llmproxy_api.durations import Duration, longer_than_zero, seconds
-from llmproxy_api.rules import Rule, optional_matches
+from llmproxy_api.rules import Rule
 from llmproxy_api.secret_refs import SecretSource
 
 DEFAULT_TIMEOUT = "10m"
@@ -102,12 +103,12 @@ class UpstreamHeader(ApiModel):
 class Deployment(ApiModel):
     """One server of a model. Requests are balanced over the deployments of a model by weight."""
 
-    model: Annotated[str, Field(min_length=3, max_length=320, pattern="^[!-)+-~]+[*]?$")]
+    model: Annotated[str, Field(min_length=3, max_length=288, pattern="^[!-)+-~]+[*]?$")]
     """Provider and model, as in LiteLLM: `hosted_vllm/Qwen2.5-7B`, `openai/gpt-4o-mini`. Servers that speak the
     client's protocol, OpenAI's or Anthropic's, get its bytes; the gateway maps between the two; LiteLLM translates for
     providers with other protocols. A `*` at its end stands for the rest of the requested name, if the model's name ends
     with `*`. docs/providers.md lists all providers."""
-    api_base: Annotated[str, Field(max_length=256)] | None = None
+    api_base: Annotated[str, Field(max_length=256, json_schema_extra={"pattern": f"^{URL}$"})] | None = None
     """Base URL of the server, to which `/chat/completions` or `/messages` is appended: `http://vllm:8000/v1`. Default:
     the provider's address. Required for providers without one, such as hosted_vllm, sglang, azure and openai_like."""
     api_key: SecretSource | None = None
@@ -144,11 +145,11 @@ class Deployment(ApiModel):
             ".model",
             lambda d: unusable(d.model),
         ),
-        optional_matches(
-            "apiBase",
-            "api_base",
-            URL,
+        Rule(
+            "",  # the API server checks the schema's pattern: for this many deployments a rule costs too much
             "must be a URL such as http://vllm:8000/v1, without user, password, query or fragment",
+            lambda d: d.api_base is None or re.fullmatch(URL, d.api_base) is not None,
+            ".apiBase",
         ),
         Rule(
             f"has(self.apiBase) || !({provider_is_in(_OWN_SERVER)})",

@@ -62,8 +62,8 @@ class Model(ApiModel):
     """Other names of the model, which share its limits; each at most once in an LLMProxy. Default: none."""
     rate_limits: ModelRateLimits | None = None
     """Limits of this model. Default: only those of the proxy."""
-    deployments: Annotated[tuple[Deployment, ...], Field(min_length=1, max_length=16, strict=False)]
-    """Servers of the model: at least one, at most 16."""
+    deployments: Annotated[tuple[Deployment, ...], Field(min_length=1, max_length=128, strict=False)]
+    """Servers of the model: at least one, at most 128."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -160,8 +160,8 @@ def _requires_translated_model(path: str) -> Rule:
 class Spec(ApiModel):
     """Desired state of the proxy."""
 
-    models: Annotated[tuple[Model, ...], Field(min_length=1, max_length=64, strict=False), ListMap("name")]
-    """Models that clients can request: at least one, at most 64, each name once."""
+    models: Annotated[tuple[Model, ...], Field(min_length=1, max_length=128, strict=False), ListMap("name")]
+    """Models that clients can request: at least one, at most 128, each name once."""
     rate_limits: RateLimits | None = None
     """Limits of the whole proxy. Default: none. An edit rolls the pods; no request and no counter is lost."""
     retries: Retries | None = None

@@ -14,6 +14,7 @@ class Rule:
     """A validation rule of one API model."""
 
     cel: str
+    """Empty where the schema itself has the rule, such as a pattern: Python then only has the better message."""
     message: str
     """The fault and what to do, without the name of the field."""
     holds: Callable[[Any], bool]

@@ -63,7 +63,7 @@ class Status(ApiModel):
     progress. Stalled: someone must act, see its message. Paused: nothing is applied."""
     endpoint: Annotated[str, Field(max_length=512)] | None = None
     """URL of the proxy without `/v1`, as for Agent-Lightning's ProxyLLM. OpenAI clients append `/v1`."""
-    models: Annotated[tuple[Name, ...], Field(max_length=64, strict=False)] | None = None
+    models: Annotated[tuple[Name, ...], Field(max_length=128, strict=False)] | None = None
     """Models that clients can request."""
     replicas: Count | None = None
     """Number of pods."""

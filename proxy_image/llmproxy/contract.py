@@ -127,7 +127,7 @@ class Model(_Part):
     aliases: tuple[Name, ...] | None = None
     """Other names of the model. None, not empty, if there are none: older readers refuse the field."""
     rate_limits: Limits = Limits()
-    deployments: Annotated[tuple[Deployment, ...], Field(min_length=1, max_length=64)]
+    deployments: Annotated[tuple[Deployment, ...], Field(min_length=1, max_length=512)]
     fallbacks: tuple[Name, ...] = ()
     """Models that answer when every attempt of this one has failed, in this order."""
 
@@ -215,7 +215,7 @@ class Document(_Part):
 
     version: Literal[1] = 1
     proxy: Proxy
-    models: Annotated[tuple[Model, ...], Field(min_length=1, max_length=64)]
+    models: Annotated[tuple[Model, ...], Field(min_length=1, max_length=512)]
     rate_limits: Limits = Limits()
     shared_limits: SharedLimits | None = None
     """Without it the pod that leads counts, and hands its counters over (`limits/peer`)."""
