@@ -116,6 +116,8 @@ class LLMProxy(agentlightning.LLMProxy):  # type: ignore[misc] # upstream has no
         ready_timeout_s: Timeout of `start` in a cluster.
     """
 
+    _served_store: ServedStore | None = None
+
     def __init__(  # noqa: PLR0913, PLR0917 - upstream's signature, and named options
         self,
         port: int | None = None,
@@ -155,7 +157,6 @@ class LLMProxy(agentlightning.LLMProxy):  # type: ignore[misc] # upstream has no
         self.callbacks = None if callbacks is None else list(callbacks)
         self._store_url = store_url
         self._spec = dict(spec or {})
-        self._served_store: ServedStore | None = None
         _warn_unsupported(args, self.middlewares, self.callbacks)
         if mode == "cluster" or (mode == "auto" and (kubeconfig is not None or in_pod())):
             target = ClusterTarget(kubeconfig, context, namespace, endpoint)
