@@ -54,6 +54,8 @@ class Provider:
     """Whether an assistant's message may carry `reasoning_content`: its chat templates see earlier thinking then."""
     cache_control: bool = False
     """Whether it understands Anthropic's `cache_control` in parts of OpenAI's messages."""
+    max_effort: str = "high"
+    """The highest `reasoning_effort` that its server knows."""
     responses: bool = False
     """Whether its server has OpenAI's `/responses`."""
     environment: str = ""
@@ -84,7 +86,7 @@ _GOOGLE = "VERTEXAI_PROJECT, VERTEXAI_LOCATION, and GOOGLE_APPLICATION_CREDENTIA
 _WATSONX = "WATSONX_PROJECT_ID, and WATSONX_TOKEN or a key"
 _ITS_OWN_CLASS = "LiteLLM's class for it is its OpenAI-like one, which it does not list"
 _VLLM = {"token_ids": True, "reasoning_content": True, "responses": True}
-_OPENAIS = {"output_limit": "max_completion_tokens", "responses": True}
+_OPENAIS = {"output_limit": "max_completion_tokens", "max_effort": "xhigh", "responses": True}
 _AZURE_PATH = {**_OPENAIS, "path": "/openai/v1"}
 _AZURE = {**_AZURE_PATH, "why": "its v1 API is OpenAI's, with the deployment's name as the model"}
 _OLLAMA = {"path": "/v1", "responses": True, "why": "it serves OpenAI's protocol beside its own"}
@@ -167,7 +169,12 @@ _TABLE = (
     _native("nscale", "https://inference.api.nscale.com/v1"),
     _native("nvidia_nim", "https://integrate.api.nvidia.com/v1"),
     _native(
-        "openrouter", "https://openrouter.ai/api/v1", cache_control=True, responses=True, why="its API is OpenAI's"
+        "openrouter",
+        "https://openrouter.ai/api/v1",
+        cache_control=True,
+        max_effort="xhigh",
+        responses=True,
+        why="its API is OpenAI's",
     ),
     _native("ovhcloud", "https://oai.endpoints.kepler.ai.cloud.ovh.net/v1", why=_ITS_OWN_CLASS),
     _native("parasail", "https://api.parasail.io/v1"),

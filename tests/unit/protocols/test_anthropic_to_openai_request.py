@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from llmproxy.protocols.anthropic_to_openai.request import Traits
-from llmproxy.protocols.json_fields import MappingError
+from llmproxy.protocols.anthropic_to_openai.request import Traits, from_messages
+from llmproxy.protocols.json_fields import MappingError, decode_fields, encode
 from unit.protocols.mapped_requests import text, to_chat, user
 
 PNG = "iVBORw0KGgo="
@@ -41,9 +41,65 @@ def test_the_system_prompt_comes_first() -> None:
     assert messages(system=[text("a"), text("b")])[0]["content"] == [text("a"), text("b")]
 
 
-def test_a_system_message_stays_where_it_stands() -> None:
-    made = messages(messages=[{"role": "user", "content": "a"}, {"role": "system", "content": [text("b")]}])
-    assert made == [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}]
+def test_system_messages_lead_as_one_and_later_ones_are_the_users() -> None:
+    """Templates of Qwen 3.5 refuse a system message that is not the first."""
+    later = {"role": "system", "content": [text("agents: x")]}
+    made = to_chat(system="S", messages=[{"role": "system", "content": "T"}, *user(text("hi")), later])
+    assert made["messages"] == [
+        {"role": "system", "content": "S\n\nT"},
+        {"role": "user", "content": "hi"},
+        {"role": "user", "content": "agents: x"},
+    ]
+
+
+def test_calls_that_differ_in_claude_codes_billing_nonce_are_equal_bytes() -> None:
+    def ask(nonce: str) -> list[list[dict[str, Any]]]:
+        header = f"x-anthropic-billing-header: cc_version=2.1.117; cch={nonce};"
+        bodies = (
+            to_chat(system=[text(header), text("You are Claude Code.")], messages=user(text("hi"))),
+            to_chat(system=f"{header}\n\nYou are Claude Code.", messages=user(text("hi"))),
+            to_chat(system=[text(header)], messages=user(text("hi"))),
+        )
+        return [body["messages"] for body in bodies]
+
+    first = ask("71fea")
+    assert first == ask("0aaa9")
+    assert [messages[0]["content"] for messages in first] == ["You are Claude Code.", "You are Claude Code.", "hi"]
+
+
+@pytest.mark.parametrize(
+    ("effort", "highest", "mapped"),
+    [("xhigh", "high", "high"), ("max", "high", "high"), ("max", "xhigh", "xhigh"), ("low", "high", "low")],
+)
+def test_an_effort_above_the_servers_scale_is_its_highest(effort: str, highest: str, mapped: str) -> None:
+    fields = decode_fields(encode({"max_tokens": 5, "messages": user(text("a")), "output_config": {"effort": effort}}))
+    assert from_messages(fields, Traits(max_effort=highest))["reasoning_effort"] == mapped
+
+
+def test_hints_of_tools_are_left_out() -> None:
+    hints = {"defer_loading": True, "input_examples": [{}], "allowed_callers": ["direct"]}
+    search = {"type": "web_search_20250305", "name": "web_search"}
+    made = to_chat(
+        tools=[{**TOOL, **hints}, search], mcp_servers=[], output_config={"task_budget": {}}, messages=user(text("a"))
+    )
+    assert made["tools"] == to_chat(tools=[TOOL], messages=user(text("a")))["tools"]
+    assert "mcp_servers" not in made
+
+
+@pytest.mark.parametrize("kind", ["bash_20250124", "text_editor_20250728", "memory_20250818"])
+def test_tools_that_run_at_the_client_are_functions_by_their_schemas(kind: str) -> None:
+    made = to_chat(tools=[{"type": kind, "name": "its_name"}], messages=user(text("a")))
+    function = made["tools"][0]["function"]
+    assert function["name"] == "its_name"
+    assert "command" in function["parameters"]["properties"]
+
+
+def test_references_and_results_of_a_search_are_text() -> None:
+    result = {"type": "search_result", "title": "T", "source": "S", "content": [text("found it")]}
+    blocks = [{"type": "tool_reference", "tool_name": "look"}, result]
+    made = to_chat(messages=user({"type": "tool_result", "tool_use_id": "t", "content": blocks}))
+    parts = made["messages"][0]["content"]
+    assert [part["text"] for part in parts] == ["Tool: look", "T\nS\nfound it"]
 
 
 def test_cache_control_is_kept_only_where_it_is_understood() -> None:
@@ -214,18 +270,19 @@ def test_hints_are_left_out() -> None:
         ({"mcp_servers": [{}]}, "mcp_servers"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0.type"),
         ({"tools": [{"name": "x"}]}, "tools.0.input_schema"),
-        ({"tools": [{**TOOL, "defer_loading": True}]}, "tools.0.defer_loading"),
+        ({"tools": [{**TOOL, "colour": True}]}, "tools.0.colour"),
+        ({"tools": [{"type": "computer_20250124", "name": "computer"}]}, "tools.0.type"),
         ({"tools": [TOOL], "tool_choice": {"type": "some"}}, "tool_choice.type"),
         ({"system": [IMAGE]}, "system.0.type"),
         ({"thinking": {"type": "between_tools"}}, "thinking"),
-        ({"output_config": {"task_budget": {}}}, "output_config.task_budget"),
+        ({"output_config": {"colour": {}}}, "output_config.colour"),
         ({"output_config": {"format": {"type": "grammar"}}}, "output_config.format"),
         ({"stop_sequences": "x"}, "stop_sequences"),
         (
             {"messages": user({"type": "image", "source": {"type": "file", "file_id": "f"}})},
             "messages.0.content.0.source",
         ),
-        ({"messages": user({"type": "search_result"})}, "messages.0.content.0"),
+        ({"messages": user({"type": "container_upload"})}, "messages.0.content.0"),
         ({"messages": user({"type": "text"})}, "messages.0.content.0.text"),
         ({"messages": user(text("a", colour="red"))}, "messages.0.content.0.colour"),
         ({"messages": user("x")}, "messages.0.content.0"),

@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from llmproxy.protocols.json_fields import MappingError
+from llmproxy.protocols.json_fields import MappingError, decode_fields, encode
+from llmproxy.protocols.openai_schemas import AnswerError
 from llmproxy.protocols.responses_to_openai.request import from_responses
 from llmproxy.protocols.responses_to_openai.response import from_chat
 from llmproxy.protocols.responses_to_openai.stream import ResponseStream
@@ -77,9 +78,12 @@ def test_whatever_pieces_it_comes_in_the_events_are_the_same_and_add_up_to_the_l
         deltas = [e["delta"] for e in events if e["type"].endswith("arguments.delta") and e["item_id"] == item["id"]]
         assert "".join(deltas) == item["arguments"]
     assert last["usage"] == {
-        "input_tokens": 3, "input_tokens_details": {"cached_tokens": 2}, "output_tokens": 4,
-        "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": 7,
-    }  # fmt: skip
+        "input_tokens": 3,
+        "input_tokens_details": {"cached_tokens": 2},
+        "output_tokens": 4,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": 7,
+    }
 
 
 def test_calls_without_numbers_and_ids_are_told_apart() -> None:
@@ -171,7 +175,7 @@ def test_an_assistants_turn_is_one_message() -> None:
     ]
     messages = asked(model="m", instructions="kind", input=items)["messages"]
 
-    assert [m["role"] for m in messages] == ["system", "user", "assistant", "tool", "tool", "system"]
+    assert [m["role"] for m in messages] == ["system", "user", "assistant", "tool", "tool", "user"]
     turn = messages[2]
     assert (turn["reasoning_content"], turn["content"]) == ("hm", "let me see")
     assert [c["id"] for c in turn["tool_calls"]] == ["a", "b"]
@@ -180,21 +184,36 @@ def test_an_assistants_turn_is_one_message() -> None:
 
 def test_settings_in_chats_words_and_fields_that_nobody_defines_as_they_are() -> None:
     made = asked(
-        model="m", input="hi", max_output_tokens=5, top_k=3, store=False, previous_response_id=None, metadata={},
-        reasoning={"effort": "low", "summary": "auto"}, top_logprobs=2, truncation="disabled",
+        model="m",
+        input="hi",
+        max_output_tokens=5,
+        top_k=3,
+        store=False,
+        previous_response_id=None,
+        metadata={},
+        reasoning={"effort": "low", "summary": "auto"},
+        top_logprobs=2,
+        truncation="disabled",
         parallel_tool_calls=False,
         text={"format": {"type": "json_schema", "name": "s", "schema": {}, "strict": True}, "verbosity": "low"},
-        tools=[{"type": "function", "name": "f", "parameters": {}}], tool_choice={"type": "function", "name": "f"},
-    )  # fmt: skip
+        tools=[{"type": "function", "name": "f", "parameters": {}}],
+        tool_choice={"type": "function", "name": "f"},
+    )
 
     assert made == {
-        "model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5, "top_k": 3,
-        "reasoning_effort": "low", "verbosity": "low", "logprobs": True, "top_logprobs": 2,
+        "model": "m",
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 5,
+        "top_k": 3,
+        "reasoning_effort": "low",
+        "verbosity": "low",
+        "logprobs": True,
+        "top_logprobs": 2,
         "parallel_tool_calls": False,
         "response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {}, "strict": True}},
         "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
         "tool_choice": {"type": "function", "function": {"name": "f"}},
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(
@@ -207,14 +226,150 @@ def test_settings_in_chats_words_and_fields_that_nobody_defines_as_they_are() ->
         ({"input": [{"role": "user", "content": [{"type": "computer"}]}]}, "input.0.content.0.type"),
         ({"input": [{"role": "user", "content": [{"type": "input_file", "file_url": "u"}]}]}, "input.0.content.0"),
         ({"input": [{"type": "function_call", "call_id": "a", "name": "f"}]}, "input.0.arguments"),
-        ({"input": [{"type": "function_call_output", "call_id": "a", "output": [{"type": "input_image"}]}]},
-         "input.0.output.0.type"),
+        (
+            {"input": [{"type": "function_call_output", "call_id": "a", "output": [{"type": "input_image"}]}]},
+            "input.0.output.0.image_url",
+        ),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input.0.type"),
+        ({"input": "x", "tools": [{"type": "web_search"}]}, "tools.0.type"),
+        ({"input": "x", "tools": [{"type": "file_search"}]}, "tools.0.type"),
         ({"input": "x", "tool_choice": {"type": "web_search"}}, "tool_choice"),
         ({"input": "x", "text": {"format": {"type": "grammar"}}}, "text.format.type"),
         ({"input": "x", "prompt": {"id": "p"}}, "prompt"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_said_is_refused_by_the_fields_name(fields: Json, param: str) -> None:
     with pytest.raises(MappingError) as caught:
         asked(model="m", **fields)
     assert caught.value.param == param
+
+
+CODEX_TOOLS: list[Json] = [
+    {"type": "function", "name": "look", "parameters": {"type": "object"}, "defer_loading": False},
+    {
+        "type": "custom",
+        "name": "apply_patch",
+        "description": "d",
+        "format": {"type": "grammar", "syntax": "lark", "definition": "start: x"},
+    },
+    {
+        "type": "namespace",
+        "name": "agents",
+        "tools": [{"type": "function", "name": "close", "parameters": {"type": "object"}}],
+    },
+    {"type": "local_shell"},
+    {"type": "web_search", "external_web_access": True},
+]
+
+
+def test_codexs_tools_are_functions_and_a_web_search_beside_them_is_left_out() -> None:
+    chat = asked(model="m", input="x", tools=CODEX_TOOLS, tool_choice="auto")
+    functions = {tool["function"]["name"]: tool["function"] for tool in chat["tools"]}
+    assert list(functions) == ["look", "apply_patch", "agents__close", "local_shell"]
+    assert functions["apply_patch"]["parameters"]["required"] == ["input"]
+    assert "start: x" in functions["apply_patch"]["description"]
+    assert "command" in functions["local_shell"]["parameters"]["properties"]
+    assert "defer_loading" not in functions["look"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "names", "mapped"),
+    [
+        ({"type": "custom", "name": "apply_patch"}, 4, {"type": "function", "function": {"name": "apply_patch"}}),
+        (
+            {"type": "function", "name": "close", "namespace": "agents"},
+            4,
+            {"type": "function", "function": {"name": "agents__close"}},
+        ),
+        ({"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "look"}]}, 1, "required"),
+    ],
+)
+def test_choices_of_tools(choice: Json, names: int, mapped: object) -> None:
+    chat = asked(model="m", input="x", tools=CODEX_TOOLS, tool_choice=choice)
+    assert (len(chat["tools"]), chat["tool_choice"]) == (names, mapped)
+
+
+CALLS = [
+    (
+        "apply_patch",
+        '{"input": "*** Begin\\n"}',
+        {"type": "custom_tool_call", "name": "apply_patch", "input": "*** Begin\n"},
+    ),
+    ("apply_patch", "*** Begin", {"type": "custom_tool_call", "input": "*** Begin"}),
+    (
+        "agents__close",
+        '{"a": 1}',
+        {"type": "function_call", "name": "close", "namespace": "agents", "arguments": '{"a": 1}'},
+    ),
+    (
+        "local_shell",
+        '{"command": ["ls"]}',
+        {"type": "local_shell_call", "action": {"type": "exec", "env": {}, "command": ["ls"]}},
+    ),
+    ("look", "{}", {"type": "function_call", "name": "look", "arguments": "{}"}),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "item"), CALLS)
+def test_calls_come_back_as_what_the_client_offered(name: str, arguments: str, item: Json) -> None:
+    fields = decode_fields(encode({"tools": CODEX_TOOLS}))
+    calls = [{"id": "c", "type": "function", "function": {"name": name, "arguments": arguments}}]
+    choice = {"index": 0, "message": {"content": None, "tool_calls": calls}, "finish_reason": "tool_calls"}
+    body, _ = from_chat(encode({"id": "x", "choices": [choice]}), fields, 7)
+    plain = json.loads(body)["output"][0]
+    assert item.items() <= plain.items()
+    stream = ResponseStream(fields, 7)
+    data = chunk(call(0, "c", name, arguments)) + chunk({}, "tool_calls") + b"data: [DONE]\n\n"
+    events = [json.loads(e.split(b"data: ", 1)[1]) for e in b"".join(stream.feed(data)).strip().split(b"\n\n")]
+    assert item.items() <= events[-1]["response"]["output"][0].items()
+    done = next(e for e in events if e["type"] == "response.output_item.done")
+    assert item.items() <= done["item"].items()
+
+
+def test_calls_of_every_kind_and_their_outputs_are_turns() -> None:
+    image = {"type": "input_image", "image_url": "data:image/png;base64,AA=="}
+    items: list[Json] = [
+        {"type": "custom_tool_call", "call_id": "a", "name": "apply_patch", "input": "p"},
+        {"type": "function_call", "call_id": "b", "name": "close", "namespace": "agents", "arguments": "{}"},
+        {"type": "local_shell_call", "call_id": "c", "action": {"type": "exec", "command": ["ls"]}},
+        {"type": "custom_tool_call_output", "call_id": "a", "output": "done"},
+        {"type": "function_call_output", "call_id": "b", "output": [{"type": "input_text", "text": "t"}, image]},
+        {"type": "local_shell_call_output", "call_id": "c", "output": "files"},
+        {"type": "item_reference", "id": "rs_1"},
+    ]
+    messages = asked(model="m", input=items, tools=CODEX_TOOLS)["messages"]
+    assert [m["role"] for m in messages] == ["assistant", "tool", "tool", "tool", "user"]
+    names = [(c["function"]["name"], json.loads(c["function"]["arguments"])) for c in messages[0]["tool_calls"]]
+    assert names == [
+        ("apply_patch", {"input": "p"}),
+        ("agents__close", {}),
+        ("local_shell", {"type": "exec", "command": ["ls"]}),
+    ]
+    assert [m["content"] for m in messages[1:4]] == ["done", "t", "files"]
+    assert messages[4]["content"][1] == {"type": "image_url", "image_url": {"url": image["image_url"]}}
+
+
+def test_reasoning_has_its_content_part_events() -> None:
+    """openai-node's stream helper throws at a delta of a part that has not begun."""
+    data = chunk({"reasoning_content": "hm"}) + chunk({"content": "a"}) + chunk({}, "stop") + b"data: [DONE]\n\n"
+    events, _ = run(data)
+    kinds = [e["type"] for e in events if e.get("output_index") == 0]
+    assert kinds == [
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.reasoning_text.delta",
+        "response.reasoning_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+    ]
+    assert next(e for e in events if e["type"] == "response.content_part.added")["part"]["type"] == "reasoning_text"
+
+
+@pytest.mark.parametrize("finish", ["abort", "error", "something_new"])
+def test_an_answer_with_an_unknown_end_is_never_a_whole_one(finish: str) -> None:
+    events, stream = run(chunk({"content": "par"}) + chunk({}, finish) + b"data: [DONE]\n\n")
+    assert events[-1]["type"] == "error"
+    assert stream.failed
+    choice = {"index": 0, "message": {"content": "par"}, "finish_reason": finish}
+    with pytest.raises(AnswerError, match=finish):
+        from_chat(encode({"id": "x", "choices": [choice]}), {}, 7)

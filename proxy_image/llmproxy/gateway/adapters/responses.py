@@ -69,7 +69,7 @@ class ResponsesToChat(Adapter):
 
     def request_body(self, request: ModelRequest, upstream: Upstream, *, want_usage: bool) -> bytes:  # noqa: ARG002
         """Return a chat completion request, which always asks for usage: the end of a stream must state it."""
-        chat = to_chat(request, upstream.traits.output_limit)
+        chat = to_chat(request, upstream.traits.output_limit, upstream.traits.max_effort)
         return upstream_body(chat, upstream, self.endpoint, want_usage=True)
 
     def response(self, request: ModelRequest, status: int, body: bytes) -> ClientResponse:
@@ -88,7 +88,7 @@ class ResponsesToMessages(anthropic.ChatToMessages):
 
     def request_body(self, request: ModelRequest, upstream: Upstream, *, want_usage: bool) -> bytes:
         """Return a messages request."""
-        return super().request_body(to_chat(request, "max_tokens"), upstream, want_usage=want_usage)
+        return super().request_body(to_chat(request, "max_tokens", "max"), upstream, want_usage=want_usage)
 
     def response(self, request: ModelRequest, status: int, body: bytes) -> ClientResponse:
         """Return a response, or an error in OpenAI's shape."""
@@ -104,9 +104,9 @@ class ResponsesToMessages(anthropic.ChatToMessages):
         return ChainedStream(ChatStream(now_s, with_usage=True), ResponseStream(request.fields, now_s))
 
 
-def to_chat(request: ModelRequest, output_limit: str) -> ModelRequest:
+def to_chat(request: ModelRequest, output_limit: str, max_effort: str) -> ModelRequest:
     """Return a request of the Responses API as one for a chat completion; raise BadRequestError."""
-    fields = anthropic.map_request(request, lambda: from_responses(request.fields, output_limit))
+    fields = anthropic.map_request(request, lambda: from_responses(request.fields, output_limit, max_effort))
     # The chat mapping reads bytes, and some fields are decoded here.
     raw = {name: msgspec.Raw(msgspec.json.encode(field)) for name, field in fields.items()}
     return msgspec.structs.replace(request, fields=raw, include_usage=False)

@@ -142,7 +142,7 @@ def make_upstream(deployment: contract.Deployment, pools: Pools, run_dir: Path) 
         timeouts=_timeouts(deployment),
         provider=provider.name,
         protocol=provider.protocol.value,
-        traits=Traits(provider.output_limit, provider.cache_control, provider.reasoning_content),
+        traits=Traits(provider.output_limit, provider.cache_control, provider.reasoning_content, provider.max_effort),
         stream_options=provider.stream_options,
         upstream_model=model,
         model_json=msgspec.Raw(msgspec.json.encode(model)),

@@ -15,8 +15,10 @@ from typing import Any
 
 import msgspec
 
+from llmproxy.protocols.effort import bounded_effort
 from llmproxy.protocols.json_fields import Fields, Json, MappingError, decode, encode, refuse_unknown, value
 from llmproxy.protocols.openai_to_anthropic import tools as chat_tools
+from llmproxy.protocols.system_messages import BILLING_HEADER, lead_by_one_system
 
 _MAPPED = frozenset({
     *("messages", "system", "max_tokens", "tools", "tool_choice", "stop_sequences", "metadata", "thinking"),
@@ -32,6 +34,7 @@ _REFUSED = {
     "mcp_servers": "MCP servers are called by Anthropic only: call them in the agent",
     "inference_geo": "where a model runs is the deployment's business",
 }
+_EMPTY = frozenset({b"null", b"[]", b"{}"})
 _MARKS = frozenset({"type", "cache_control"})
 _TEXT = _MARKS | {"text", "citations"}
 _IMAGE = _MARKS | {"source"}
@@ -53,6 +56,8 @@ class Traits:
     """The upstream understands `cache_control` in parts; others refuse or ignore it."""
     reasoning_content: bool = False
     """An assistant message may carry `reasoning_content`, which the chat template sees."""
+    max_effort: str = "high"
+    """The highest `reasoning_effort` that the server knows."""
 
 
 class _Message(msgspec.Struct):
@@ -75,9 +80,9 @@ def from_messages(fields: Fields, traits: Traits, *, strict: bool = True) -> Jso
     """
     chat: Json = {}
     for name, raw in fields.items():
-        if name in _REFUSED and strict and bytes(raw) != b"null":
+        if name in _REFUSED and strict and bytes(raw) not in _EMPTY:
             raise MappingError(name, _REFUSED[name])
-        if name not in _MAPPED and name not in _HINTS:
+        if name not in _MAPPED and name not in _HINTS and not (strict and name in _REFUSED):
             chat[name] = raw
     chat["messages"] = _Messages(traits, strict=strict).all(fields)
     limit = value(fields, "max_tokens", int, "a whole number")
@@ -86,11 +91,11 @@ def from_messages(fields: Fields, traits: Traits, *, strict: bool = True) -> Jso
     if limit is not None:
         chat[traits.output_limit] = limit
     chat |= chat_tools.tools(fields, keep_cache_control=traits.cache_control, strict=strict)
-    chat |= _settings(fields, strict=strict)
+    chat |= _settings(fields, traits.max_effort, strict=strict)
     return chat
 
 
-def _settings(fields: Fields, *, strict: bool) -> Json:
+def _settings(fields: Fields, max_effort: str, *, strict: bool) -> Json:
     chat: Json = {}
     stop = value(fields, "stop_sequences", list[str], "a list of strings")
     if stop:
@@ -101,10 +106,10 @@ def _settings(fields: Fields, *, strict: bool) -> Json:
     effort = _effort(value(fields, "thinking", dict[str, Any], "an object"), strict=strict)
     config = value(fields, "output_config", dict[str, Any], "an object") or {}
     if strict:
-        refuse_unknown(config, frozenset({"effort", "format"}), "output_config")
+        refuse_unknown(config, frozenset({"effort", "format", "task_budget"}), "output_config")
     effort = config.get("effort") or effort
     if effort:
-        chat["reasoning_effort"] = effort
+        chat["reasoning_effort"] = bounded_effort(effort, max_effort)
     if config.get("format") is not None:
         chat["response_format"] = _response_format(config["format"])
     return chat
@@ -161,7 +166,7 @@ class _Messages:
             else:
                 parts = [self._part(_block(b), f"{path}.content.{k}") for k, b in enumerate(message.content)]
                 self._messages.append({"role": "system", "content": _collapsed(parts)})
-        return self._messages
+        return lead_by_one_system(self._messages) if self._strict else self._messages
 
     def _system(self, fields: Fields) -> None:
         system = value(fields, "system", str | list[dict[str, Any]], "a string or a list of text blocks")
@@ -171,7 +176,12 @@ class _Messages:
             for i, block in enumerate(system):
                 if block.get("type") != "text":
                     raise MappingError(f"system.{i}.type", "must be text")
-            system = _collapsed([self._part(block, f"system.{i}") for i, block in enumerate(system)])
+            blocks = [(i, block) for i, block in enumerate(system) if not _is_billing(block.get("text"))]
+            system = _collapsed([self._part(block, f"system.{i}") for i, block in blocks])
+        elif _is_billing(system):
+            system = system.partition("\n")[2].lstrip()
+        if not system:
+            return
         self._messages.append({"role": "system", "content": system})
 
     def _user(self, blocks: list[msgspec.Raw], path: str) -> None:
@@ -250,6 +260,10 @@ class _Messages:
         elif kind == "document":
             self._check(block, _DOCUMENT, path)
             content = self._document(block, path)
+        elif kind == "tool_reference" and self._strict:
+            content = {"type": "text", "text": f"Tool: {_text_of(block, 'tool_name', path)}"}
+        elif kind == "search_result" and self._strict:
+            content = {"type": "text", "text": self._search_result(block, path)}
         else:
             return self._other(block, path)
         if self._traits.cache_control and block.get("cache_control"):
@@ -278,6 +292,13 @@ class _Messages:
             return {"type": "file", "file": {"filename": name, "file_data": f"data:{media};base64,{data}"}}
         return self._other(block, f"{path}.source")
 
+    def _search_result(self, block: Json, path: str) -> str:
+        lines = [str(block[name]) for name in ("title", "source") if block.get(name)]
+        content = block.get("content")
+        for k, part in enumerate(content if isinstance(content, list) else ()):
+            lines.append(str(self._part(part, f"{path}.content.{k}").get("text") or ""))
+        return "\n".join(lines)
+
     def _other(self, block: Json, path: str) -> Json:
         if self._strict:
             raise MappingError(path, f"a block of type {block.get('type')!r} like this is known to Anthropic only")
@@ -286,6 +307,10 @@ class _Messages:
     def _check(self, block: Json, names: frozenset[str], path: str) -> None:
         if self._strict and not block.keys() <= names:
             refuse_unknown(block, names, path)
+
+
+def _is_billing(text: object) -> bool:
+    return isinstance(text, str) and text.startswith(BILLING_HEADER)
 
 
 def _block(raw: msgspec.Raw) -> Json:

@@ -8,10 +8,12 @@ parallel_tool_calls: false                        tool_choice.disable_parallel_t
 
 from typing import Any
 
+from llmproxy.protocols.anthropic_client_tools import client_tool
 from llmproxy.protocols.json_fields import Fields, Json, MappingError, refuse_unknown, value
 
 _TOOL = frozenset({
     *("type", "name", "description", "input_schema", "strict", "cache_control", "eager_input_streaming"),
+    *("defer_loading", "input_examples", "allowed_callers"),
 })  # fmt: skip
 _FUNCTION = frozenset({"name", "description", "parameters", "strict"})
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
@@ -26,9 +28,15 @@ def tools(fields: Fields, *, keep_cache_control: bool, strict: bool) -> Json:
     for i, tool in enumerate(declared):
         if tool.get("type") in {None, "custom"}:
             functions.append(_function(tool, f"tools.{i}", keep_cache_control=keep_cache_control, strict=strict))
+        elif (function := client_tool(tool)) is not None:
+            functions.append({"type": "function", "function": function})
+        elif str(tool["type"]).startswith("web_search") and len(declared) > 1:
+            continue  # an offer beside others
         elif strict:
             raise MappingError(
-                f"tools.{i}.type", f"{tool['type']!r} is run by Anthropic only: offer a tool of your own"
+                f"tools.{i}.type",
+                f"{tool['type']!r} runs at Anthropic, or has a schema that only Anthropic's models know: offer a "
+                "tool of your own",
             )
         else:
             functions.append(tool)

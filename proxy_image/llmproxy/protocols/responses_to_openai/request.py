@@ -12,7 +12,10 @@ from typing import Any
 
 import msgspec
 
+from llmproxy.protocols.effort import bounded_effort
 from llmproxy.protocols.json_fields import NULL, Fields, Json, MappingError, decode, encode, refuse_unknown, value
+from llmproxy.protocols.responses_to_openai.tools import LOCAL_SHELL, Tools
+from llmproxy.protocols.system_messages import lead_by_one_system
 
 _STORED = "answers are not stored here: send the turns before as items of input"
 _REFUSED = {
@@ -29,11 +32,16 @@ _HINTS = frozenset({"background", "max_tool_calls", "metadata", "prompt_cache_re
 _LOGPROBS = "message.output_text.logprobs"
 _TEXTS = frozenset({"input_text", "output_text", "text", "summary_text", "reasoning_text"})
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
+_CALLS = frozenset({"function_call", "custom_tool_call", "local_shell_call"})
+_OUTPUTS = frozenset({"function_call_output", "custom_tool_call_output", "local_shell_call_output"})
+_DETAILS = frozenset({"auto", "low", "high"})
+"""Of chat completions; the Responses API has more, and a detail is a hint."""
+_MEDIA = frozenset({"input_image", "input_file"})
 _THINKING_PREFIX = "llmproxy-thinking:"
 """Begins an `encrypted_content` of ours: Anthropic wants its signed thinking back with the results of tools."""
 
 
-def from_responses(fields: Fields, output_limit: str) -> Json:
+def from_responses(fields: Fields, output_limit: str, max_effort: str = "max") -> Json:
     """Return the chat completion request that says what *fields* say; raise MappingError naming the field."""
     chat: Json = {}
     for name, raw in fields.items():
@@ -45,11 +53,13 @@ def from_responses(fields: Fields, output_limit: str) -> Json:
         raise MappingError("store", "answers are not stored here: leave it out, or say false")
     if value(fields, "truncation", str, "a text") == "auto":
         raise MappingError("truncation", "the model server shortens nothing: leave it out, and shorten input yourself")
-    chat["messages"] = _messages(fields)
+    tools = Tools(fields)
+    chat["messages"] = _messages(fields, tools)
     limit = value(fields, "max_output_tokens", int, "a whole number")
     if limit is not None:
         chat[output_limit] = limit
-    return chat | _tools(fields) | _settings(fields)
+    choice = value(fields, "tool_choice", str | dict[str, Any], "a text or an object")
+    return chat | tools.choice(choice) | _settings(fields, max_effort)
 
 
 def keep(blocks: list[Json]) -> str:
@@ -57,11 +67,11 @@ def keep(blocks: list[Json]) -> str:
     return _THINKING_PREFIX + urlsafe_b64encode(encode(blocks)).decode()
 
 
-def _settings(fields: Fields) -> Json:
+def _settings(fields: Fields, max_effort: str) -> Json:
     chat: Json = {}
     reasoning = value(fields, "reasoning", dict[str, Any], "an object") or {}
     if reasoning.get("effort") is not None:
-        chat["reasoning_effort"] = reasoning["effort"]
+        chat["reasoning_effort"] = bounded_effort(reasoning["effort"], max_effort)
     text = value(fields, "text", dict[str, Any], "an object") or {}
     refuse_unknown(text, frozenset({"format", "verbosity"}), "text")
     if text.get("verbosity") is not None:
@@ -87,28 +97,7 @@ def _format(settings: Mapping[str, Any]) -> Json:
     raise MappingError("text.format.type", f"{kind!r} is none of text, json_schema and json_object")
 
 
-def _tools(fields: Fields) -> Json:
-    chat: Json = {}
-    tools = []
-    for i, tool in enumerate(value(fields, "tools", list[dict[str, Any]], "a list of objects") or ()):
-        if tool.get("type") != "function":
-            problem = f"{tool.get('type')!r} runs at the provider, which this model server does not do: use functions"
-            raise MappingError(f"tools.{i}.type", problem)
-        function = {name: content for name, content in tool.items() if name != "type" and content is not None}
-        tools.append({"type": "function", "function": function})
-    if tools:
-        chat["tools"] = tools
-    choice: Any = value(fields, "tool_choice", str | dict[str, Any], "a text or an object")
-    if isinstance(choice, dict):
-        if choice.get("type") != "function" or not isinstance(choice.get("name"), str):
-            raise MappingError("tool_choice", "must be auto, none, required, or name a function")
-        choice = {"type": "function", "function": {"name": choice["name"]}}
-    if choice is not None:
-        chat["tool_choice"] = choice
-    return chat
-
-
-def _messages(fields: Fields) -> list[Json]:
+def _messages(fields: Fields, tools: Tools) -> list[Json]:
     messages: list[Json] = []
     instructions = value(fields, "instructions", str, "a text")
     if instructions is not None:
@@ -118,17 +107,21 @@ def _messages(fields: Fields) -> list[Json]:
         raise MappingError("input", "Field required")
     if isinstance(items, str):
         return [*messages, {"role": "user", "content": items}]
-    turn = _Turn(messages)
+    turn = _Turn(messages, tools)
     for i, item in enumerate(items):
         turn.add(item, f"input.{i}")
-    return messages
+    turn.show()
+    return lead_by_one_system(messages)
 
 
 class _Turn:
     """Joins the items that an assistant said in one turn: what it thought, its text, its calls."""
 
-    def __init__(self, messages: list[Json]) -> None:
+    def __init__(self, messages: list[Json], tools: Tools) -> None:
         self._messages = messages
+        self._tools = tools
+        self._media: list[Json] = []
+        """Images that tools returned: a user message shows them after the results, which hold text only."""
         self._reply: Json | None = None
 
     def add(self, item: Json, path: str) -> None:
@@ -142,24 +135,59 @@ class _Turn:
             if role is None:
                 raise MappingError(f"{path}.role", "must be user, assistant, system or developer")
             self._put({"role": role, "content": _content(item.get("content"), f"{path}.content")})
-        elif kind == "function_call":
-            function = {"name": _str(item, "name", path), "arguments": _str(item, "arguments", path)}
-            call = {"id": _str(item, "call_id", path), "type": "function", "function": function}
-            self._assistant().setdefault("tool_calls", []).append(call)
-        elif kind == "function_call_output":
-            content = _plain(item.get("output"), f"{path}.output")
-            self._put({"role": "tool", "tool_call_id": _str(item, "call_id", path), "content": content})
+        elif kind in _CALLS:
+            self.show()
+            self._assistant().setdefault("tool_calls", []).append(self._call(item, kind, path))
+        elif kind in _OUTPUTS:
+            self._output(item, path)
         elif kind == "reasoning":
             self._think(item)
-        else:
+        elif kind != "item_reference" or not str(item.get("id")).startswith("rs_"):
+            # A reference to reasoning alone can be left out: only the provider that stored it could read it.
             problem = f"{kind!r} is of what is stored, or runs, at a provider: send messages and function calls"
             raise MappingError(f"{path}.type", problem)
 
+    def show(self) -> None:
+        """Add a user message with the images of the tool results before it."""
+        media, self._media = self._media, []
+        if media:
+            self._put({"role": "user", "content": media})
+
+    def _call(self, item: Json, kind: str, path: str) -> Json:
+        if kind == "local_shell_call":
+            name, arguments = LOCAL_SHELL, encode(item.get("action") or {}).decode()
+        elif kind == "custom_tool_call":
+            name, arguments = _str(item, "name", path), encode({"input": _str(item, "input", path)}).decode()
+        else:
+            _str(item, "name", path)
+            name, arguments = self._tools.call_name(item), _str(item, "arguments", path)
+        ident = item.get("call_id") or item.get("id")
+        if not isinstance(ident, str):
+            raise MappingError(f"{path}.call_id", "must be a text")
+        return {"id": ident, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+    def _output(self, item: Json, path: str) -> None:
+        output, ident = item.get("output"), item.get("call_id") or item.get("id")
+        if not isinstance(ident, str):
+            raise MappingError(f"{path}.call_id", "must be a text")
+        texts = output
+        if isinstance(output, list):
+            texts = [part for part in output if part.get("type") not in _MEDIA]
+            media = [_part(part, f"{path}.output.{i}") for i, part in enumerate(output) if part.get("type") in _MEDIA]
+            if media:
+                self._media += [{"type": "text", "text": f"What tool call {ident} returned beside its text:"}, *media]
+        media, self._media = self._media, []
+        self._put({"role": "tool", "tool_call_id": ident, "content": _plain(texts, f"{path}.output")})
+        self._media = media
+
     def _put(self, message: Json) -> None:
+        if self._media and message["role"] != "tool":
+            self.show()
         self._reply = None
         self._messages.append(message)
 
     def _assistant(self) -> Json:
+        self.show()
         if self._reply is None:
             self._reply = {"role": "assistant", "content": None}
             self._messages.append(self._reply)
@@ -227,7 +255,7 @@ def _part(part: Json, path: str) -> Json:
     if part.get("file_id") is not None:
         raise MappingError(f"{path}.file_id", "files are not stored here: send the data itself")
     if kind == "input_image":
-        detail = {} if part.get("detail") is None else {"detail": part["detail"]}
+        detail = {"detail": part["detail"]} if part.get("detail") in _DETAILS else {}
         return {"type": "image_url", "image_url": {"url": _str(part, "image_url", path), **detail}}
     if kind == "input_file":
         if part.get("file_data") is None:
