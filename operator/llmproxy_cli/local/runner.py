@@ -309,9 +309,9 @@ def _undelivered(spool: Path) -> int:
 
 
 def _delivered(segment: Path) -> int:
-    """Return the delivered bytes of a segment; the shipper's cursor has segment and offset."""
+    """Return the delivered bytes of a segment; the shipper's cursor has segment, offset and a checksum."""
     try:
-        number, offset = json.loads((segment.parent / "cursor").read_bytes())
+        number, offset, _ = json.loads((segment.parent / "cursor").read_bytes())
         own = int(segment.stem)
         return segment.stat().st_size if own < number else int(offset) if own == number else 0
     except (OSError, ValueError, TypeError):
