@@ -103,6 +103,14 @@ class Retries(ApiModel):
     )
 
 
+_NOT_FORWARDED = (
+    "auth|cookie|credential|jwt|key|passw|secret|token"
+    "|^(accept|accept-encoding|connection|expect|host|keep-alive|te|trailer|transfer-encoding|upgrade|user-agent"
+    "|traceparent|tracestate|x-request-id)$|^anthropic-|^content-|^proxy-|^x-llmproxy-"
+)
+"""Headers that spec.forwardHeaders must not name: credentials, and those that are sent anyway or set by the proxy."""
+
+
 class Fallback(ApiModel):
     """Fallback models of one model."""
 
@@ -179,6 +187,16 @@ class Spec(ApiModel):
     disruption_budget: DisruptionBudget | None = None
     """PodDisruptionBudget, for drains of nodes. Default: maxUnavailable 1 where more than one replica is possible, else
     none."""
+    forward_headers: (
+        Annotated[
+            tuple[Annotated[str, Field(min_length=1, max_length=64, pattern="^[a-z0-9][a-z0-9-]*$")], ...],
+            Field(min_length=1, max_length=16, strict=False),
+            UniqueItems(),
+        ]
+        | None
+    ) = None
+    """Headers of clients that are sent on to model servers, in lower case, besides traceparent, tracestate and
+    x-request-id. Never credentials. Models that LiteLLM translates do not get them. Default: none."""
     drain_timeout: Duration | None = None
     """Time that requests in flight may take when their pod is replaced; shorter requests are never cut. Default: 5m."""
     image: Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$")] | None = None
@@ -243,6 +261,12 @@ class Spec(ApiModel):
                 s.spans is None or s.spans.register_resource is None or any(not m.name.endswith("*") for m in s.models)
             ),
             ".spans.registerResource",
+        ),
+        Rule(
+            f"!has(self.forwardHeaders) || !self.forwardHeaders.exists(h, h.matches('{_NOT_FORWARDED}'))",
+            "must not name credentials, or headers that the proxy sets itself: a deployment's apiKey is sent instead",
+            lambda s: not any(re.search(_NOT_FORWARDED, h) for h in s.forward_headers or ()),
+            ".forwardHeaders",
         ),
         *(_requires_translated_model(name) for name in ("translator", "litellm", "pod.env")),
     )

@@ -22,6 +22,7 @@ PositiveInt = Annotated[int, Field(ge=1, le=1_000_000_000_000)]
 Url = Annotated[str, Field(pattern="^https?://", max_length=2048)]
 Seconds = Annotated[float, Field(ge=0, le=7 * 24 * 3600, allow_inf_nan=False)]
 EnvName = Annotated[str, Field(max_length=128, pattern="^[A-Z][A-Z0-9_]*$")]
+HeaderName = Annotated[str, Field(min_length=1, max_length=64, pattern="^[a-z0-9][a-z0-9-]*$")]
 
 
 class ContractError(Exception):
@@ -82,7 +83,7 @@ class Overflow(_Part):
 class UpstreamHeader(_Part):
     """A header of every request to a deployment; its value is in the environment."""
 
-    name: Annotated[str, Field(min_length=1, max_length=64, pattern="^[a-z0-9][a-z0-9-]*$")]
+    name: HeaderName
     value_env: EnvName
 
 
@@ -143,7 +144,7 @@ class Retries(_Part):
 class OtlpHeader(_Part):
     """One header of every request to a collector."""
 
-    name: Annotated[str, Field(min_length=1, max_length=64, pattern="^[a-z0-9][a-z0-9-]*$")]
+    name: HeaderName
     value_env: EnvName
     """Environment variable that holds its value."""
 
@@ -225,6 +226,9 @@ class Document(_Part):
     require_api_key: bool = False
     """Clients need one of the API keys in the gateway's `--keys-dir`; the keys are no part of this document."""
     translation: Translation | None = None
+    forward_headers: Annotated[tuple[HeaderName, ...], Field(max_length=16)] | None = None
+    """Headers of callers that go to model servers, besides trace context and request id. None, not empty, if there are
+    none: older readers refuse the field."""
     drain_timeout_s: Seconds = 300.0
     """Time of calls in flight at SIGTERM to finish."""
 

@@ -72,6 +72,7 @@ BASE: Object = {
         "apiKeys": {"secretRef": {"name": "trainers"}},
     },
     "monitoring": {"podMonitor": True, "labels": {"a": "b"}},
+    "forwardHeaders": ["x-data-parallel-rank"],
     "drainTimeout": "1m",
     "image": "img:1",
     "resources": RESOURCES,

@@ -48,6 +48,7 @@ def document(proxy: LLMProxy) -> contract.Document:
         spans=None if spec.spans is None else _spans(proxy, spec.spans),
         translation=_translation(spec.litellm),
         require_api_key=client_secret(proxy) is not None,
+        forward_headers=spec.forward_headers,
         drain_timeout_s=drain_timeout_s(spec),
         shared_limits=_shared(proxy),
     )

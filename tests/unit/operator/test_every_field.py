@@ -47,6 +47,7 @@ CHANGED: dict[str, Any] = {
     "access.egress[].cidr": "fd00::/8",
     "access.egress[].ports": [8443],
     "access.metricsNamespaces": ["other"],
+    "forwardHeaders": ["x-other"],
     "spans.store": "http://other:4747",
     "spans.otlp.endpoint": "http://other:4318",
     "spans.otlp.headers[].name": "x-other",

@@ -7,12 +7,13 @@ upstream. Another model comes after the last of them (`fallback`).
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from llmproxy import shipping_protocol
 from llmproxy.gateway.adapters.base import ERRORS
 from llmproxy.gateway.adapters.registry import adapter_for
-from llmproxy.gateway.errors import CallError, UpstreamError, UpstreamTimeoutError, retry_after
+from llmproxy.gateway.errors import CallError, Header, UpstreamError, UpstreamTimeoutError, retry_after
 from llmproxy.gateway.http.client import UpstreamFailure
 from llmproxy.gateway.requests.context import AdmittedCall, Dependencies
 from llmproxy.gateway.requests.early_failure import find_failure
@@ -46,7 +47,8 @@ class Attempts:
     """The attempts of one model for a call."""
 
     __slots__ = (
-        "_attempts", "_balancer", "_call", "_deps", "_endpoint", "_model", "_tried", "_upstreams", "_want_usage",
+        "_attempts", "_balancer", "_call", "_deps", "_endpoint", "_forwarded", "_model", "_tried", "_upstreams",
+        "_want_usage",
     )  # fmt: skip
 
     def __init__(self, deps: Dependencies, call: AdmittedCall, model: str) -> None:
@@ -56,6 +58,8 @@ class Attempts:
         self._endpoint = call.context.route.endpoint
         self._balancer = deps.balancers[model]
         self._upstreams = deps.serving[model, self._endpoint]
+        headers, names = call.context.exchange.request.headers, deps.forwarded
+        self._forwarded = [header for header in headers if header[0] in names]
         self._want_usage = call.request.stream and (deps.shipper is not None or deps.limiter.counts_tokens(model))
         self._tried: set[str] = set()
         self._attempts = 0
@@ -139,7 +143,10 @@ class Attempts:
         body = call.sent_body = adapter.request_body(call.request, upstream, want_usage=self._want_usage)
         head = upstream.heads[adapter.endpoint] % len(body)
         call.endpoint = adapter.endpoint
-        if lines := adapter.request_headers(call.request, upstream):
+        lines = adapter.request_headers(call.request, upstream)
+        if self._forwarded:
+            lines += _forwarded_lines(self._forwarded, head)
+        if lines:
             head = head[:-2] + lines + b"\r\n"
         timeouts = upstream.timeouts
         connection = upstream.pool.idle() or await upstream.pool.connect(timeouts.connect_s)
@@ -188,6 +195,14 @@ async def _is_final(response: UpstreamResponse) -> bool:
         except UpstreamFailure:
             return False  # it is retried, or broken for the client too
     return is_final(response.headers, body)
+
+
+def _forwarded_lines(headers: Sequence[Header], head: bytes) -> bytes:
+    """Return the lines of *headers*, less those that *head* has: what a deployment sets wins over the caller.
+
+    Values have no line ends: the server refuses them.
+    """
+    return b"".join(b"%b: %b\r\n" % (name, value) for name, value in headers if b"\r\n%b: " % name not in head)
 
 
 def upstream_error(

@@ -22,6 +22,8 @@ from llmproxy.gateway.upstreams.balancer import Balancer
 from llmproxy.gateway.upstreams.deployments import Upstream
 from llmproxy.gateway.upstreams.model_index import ModelIndex
 
+TRACE_HEADERS: Final = frozenset({b"traceparent", b"tracestate", b"x-request-id"})
+"""Headers of callers that always go to a model server: W3C trace context, and the id of the request."""
 MAX_RECORDED: Final = 24 << 20
 """Bytes of a response in its record; a longer one is cut there. With the largest body it fits a frame."""
 
@@ -50,9 +52,12 @@ class Dependencies:
     rand: random.Random = field(default_factory=random.Random)
     ack_wait_s: float = field(init=False)
     """Longest time in seconds that the last byte of a rollout's call waits for its spans."""
+    forwarded: frozenset[bytes] = field(init=False)
+    """Names of the callers' headers that go to model servers, in lower case."""
 
     def __post_init__(self) -> None:
         """Read the settings that every call needs."""
+        self.forwarded = TRACE_HEADERS | {name.encode() for name in self.document.forward_headers or ()}
         spans = self.document.spans
         self.ack_wait_s = 0.0 if spans is None or self.shipper is None else spans.holds_s
 
