@@ -44,14 +44,9 @@ def has_content(data: bytes) -> bool:
 
 
 def event_failure(data: bytes) -> AnswerFailure | None:
-    """Return the error in an event, None if there is none."""
+    """Return the error in an event, or in a whole answer of status 200; None if there is none."""
     answer = _object(data) if b"error" in data or b"failed" in data else None
     return None if answer is None else _failure(answer)
-
-
-def answer_failure(body: bytes) -> AnswerFailure | None:
-    """Return the error in a whole answer of status 200, None if there is none."""
-    return event_failure(body)
 
 
 def _failure(answer: dict[str, Any]) -> AnswerFailure | None:

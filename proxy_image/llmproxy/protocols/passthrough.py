@@ -15,7 +15,6 @@ from typing import Final
 import msgspec
 
 from llmproxy.protocols.anthropic_schemas import read_event
-from llmproxy.protocols.events import AnswerFailure, event_failure, has_content
 from llmproxy.protocols.openai_schemas import read_chunk_end, read_response_event
 from llmproxy.protocols.repair import readable
 from llmproxy.protocols.sse import EventReader, event_data, text_bytes
@@ -31,7 +30,7 @@ _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError)
 class PassthroughStream:
     """One stream; a subclass reads the events of its protocol."""
 
-    __slots__ = ("_reader", "content", "done", "failed", "failure", "tokens")
+    __slots__ = ("_reader", "done", "failed", "tokens")
 
     def __init__(self) -> None:
         self._reader = EventReader()
@@ -39,22 +38,18 @@ class PassthroughStream:
         """The upstream has ended its answer, or failed."""
         self.failed = False
         """It has failed."""
-        self.content = False
-        """Content has come: from then on the client has a part of this answer."""
-        self.failure: AnswerFailure | None = None
-        """The upstream's own error."""
         self.tokens: int | None = None
         """Tokens used, None until the upstream counts them."""
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """Return what to forward now, and what to hold: the end and what follows. Raise EventTooLargeError."""
         reader = self._reader
-        if self.content and data.endswith(b"\n\n") and not (self.done or reader.pending or self._is_notable(data)):
+        if data.endswith(b"\n\n") and not (self.done or reader.pending or self._is_notable(data)):
             return data, b""
         now: list[bytes] = []
         held: list[bytes] = []
         for event in reader.feed(data):
-            hidden = not self.done and self._look(event)
+            hidden = not self.done and self._is_notable(event) and self._read(event_data(event))
             if self.done:
                 held.append(event)
             elif not hidden:
@@ -67,22 +62,10 @@ class PassthroughStream:
         if self.done:
             return tail
         data = event_data(tail)
-        hidden = self._look(tail)
+        hidden = self._read(data)
         if not self.done:
             self.done = self._is_complete(data)
         return tail if self.done and not hidden else b""
-
-    def _look(self, event: bytes) -> bool:
-        """Read an event; return True when it is to be taken out."""
-        if self.content and not self._is_notable(event):
-            return False
-        data = event_data(event)
-        if not self.content:
-            self.content = has_content(data)
-        hidden = self._read(data)
-        if self.failed:
-            self.failure = event_failure(data)
-        return hidden
 
     def _rewrite(self, event: bytes) -> bytes:
         """Return an event as clients can read it."""

@@ -1,6 +1,6 @@
 """Streams that are translated from one protocol to another: their events in, their end, and two in a chain. Pure."""
 
-from llmproxy.protocols.events import AnswerFailure, event_failure, has_content
+from llmproxy.protocols.events import AnswerFailure, event_failure
 from llmproxy.protocols.sse import EventReader, event_data
 
 
@@ -13,10 +13,6 @@ class TranslatedStream:
         """The end, or an error, is written."""
         self.failed = False
         """It is an error."""
-        self.content = False
-        """Content has come: from then on the client has a part of this answer."""
-        self.failure: AnswerFailure | None = None
-        """The upstream's own error, None where the answer just broke off."""
 
     @property
     def tokens(self) -> int | None:
@@ -48,12 +44,10 @@ class TranslatedStream:
         data = event_data(event)
         if not data:
             return b""
-        if not self.content:
-            self.content = has_content(data)
-        self.failure = event_failure(data)
-        if self.failure is not None:
+        failure = event_failure(data)
+        if failure is not None:
             self.done = self.failed = True
-            return self._error(self.failure)
+            return self._error(failure)
         return self._read(data, out)
 
     def _read(self, data: bytes, out: list[bytes]) -> bytes:
@@ -94,16 +88,6 @@ class ChainedStream:
     def failed(self) -> bool:
         """True when it is an error."""
         return self._second.failed
-
-    @property
-    def content(self) -> bool:
-        """True once content has come."""
-        return self._first.content
-
-    @property
-    def failure(self) -> AnswerFailure | None:
-        """The upstream's own error."""
-        return self._first.failure
 
     @property
     def tokens(self) -> int | None:
