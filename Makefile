@@ -74,7 +74,7 @@ test-unit: venv compiled ## Pure parts, seconds: all from the sources, then thos
 
 test-integration: venv venv-agl compiled ## Real processes on loopback: gateway (compiled), shipper, translator, a real LightningStore
 	@PYTHONPATH=tests/support $(BIN)/python -m redisd
-	@$(COMPILED) tests/tools/pytest-twice integration $(BIN)/pytest -q -n 3 --dist loadfile tests/integration tests/chaos tests/soak -m "not cluster and not e2e and not long"
+	@$(COMPILED) tests/tools/pytest-twice integration $(BIN)/pytest -q -n 3 --dist loadfile tests/integration tests/zoo tests/chaos tests/soak -m "not cluster and not e2e and not long"
 
 chaos: venv ## Traffic while shippers and gateways are killed and the store breaks: minutes, and a ledger at the end
 	@$(BIN)/python tests/chaos/chaos.py --seconds $(or $(SECONDS_OF_CHAOS),180)

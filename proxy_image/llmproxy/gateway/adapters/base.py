@@ -14,6 +14,7 @@ from llmproxy.gateway.errors import CallError, Header, error_body
 from llmproxy.gateway.limits import Limiter
 from llmproxy.gateway.upstreams.deployments import Upstream
 from llmproxy.protocols.passthrough import ChatPassthrough
+from llmproxy.protocols.repair import readable
 from llmproxy.protocols.usage import answer_tokens
 
 ERRORS: Final = 300
@@ -142,8 +143,11 @@ class ForwardAdapter(Adapter):
         return upstream_body(request, upstream, self.endpoint, want_usage=want_usage)
 
     def response(self, request: ModelRequest, status: int, body: bytes) -> ClientResponse:  # noqa: ARG002
-        """Return *body* as it is."""
-        return ClientResponse(body, answer_tokens(body) if status < ERRORS else None)
+        """Return *body* as it is, but for numbers that are no JSON."""
+        if status >= ERRORS:
+            return ClientResponse(body, None)
+        body = readable(body)
+        return ClientResponse(body, answer_tokens(body))
 
     def stream(self, request: ModelRequest) -> Stream:
         """Return a stream that passes bytes on."""

@@ -44,7 +44,11 @@ def read_answer(body: bytes, *, streamed: bool) -> Json | None:
         return None
     for choice in _dicts(answer.get("choices")):
         message = choice.get("message")
-        for call in _dicts(message.get("tool_calls") if isinstance(message, dict) else None):
+        if not isinstance(message, dict):
+            continue
+        if isinstance(message.get("content"), list):
+            message["content"], _ = content_text(message["content"])
+        for call in _dicts(message.get("tool_calls")):
             function = call.get("function")
             if isinstance(function, dict) and function.get("arguments") is not None:
                 function["arguments"] = arguments_text(function["arguments"])
