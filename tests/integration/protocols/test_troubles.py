@@ -276,7 +276,7 @@ def test_faults(rig: Rig, client: str, row: Row) -> None:
         (
             "anthropic",
             "m-vllm",
-            {"messages": [{"role": "user", "content": [{"type": "search_result"}]}]},
+            {"messages": [{"role": "user", "content": [{"type": "container_upload"}]}]},
             "messages.0.content.0",
         ),
         ("openai", "m-anthropic", {"logprobs": True}, "logprobs"),
