@@ -1,6 +1,8 @@
 """Delayed actions of the operator: each wait begins with the first test, and they run together."""
 
 import base64
+import re
+import urllib.error
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,11 +116,17 @@ def test_a_secret_that_changes_rolls_the_pods(begun: Begun) -> None:
     assert base64.b64encode(b"planted-0815").decode() not in everything
 
 
-def test_an_operator_without_rights_says_which_it_lacks_and_ends(begun: Begun) -> None:
-    assert begun.powerless.process.wait(100) == 1
+def test_an_operator_without_rights_stays_not_ready_and_says_which_it_lacks(begun: Begun) -> None:
+    powerless = begun.powerless
+    eventually(lambda: powerless.log_count("llmproxies_unreadable"), lambda count: count == 1, 60, "one log line")
 
-    assert "llmproxies" in begun.powerless.process.output
-    assert "forbidden" in begun.powerless.process.output.lower()
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        powerless.get("/readyz")
+    assert refused.value.code == 503
+    page = powerless.get("/metrics")
+    assert re.search(r"^llmproxy_operator_watch_up\{.*\} 0\.0$", page, re.MULTILINE), page
+    assert "llmproxies" in powerless.process.output
+    assert "forbidden" in powerless.process.output.lower()
 
 
 def test_a_secret_that_does_not_come_stalls_the_proxy(begun: Begun) -> None:
