@@ -73,7 +73,7 @@ test-unit: venv compiled ## Pure parts, seconds: all from the sources, then thos
 	$(COMPILED) $(BIN)/pytest -q tests/unit/gateway tests/unit/limits tests/unit/test_compiled.py tests/unit/shipper/test_agent_lightning.py tests/unit/shipper/test_otel_genai.py
 
 test-integration: venv venv-agl compiled ## Real processes on loopback: gateway (compiled), shipper, translator, a real LightningStore
-	@PYTHONPATH=tests/support $(BIN)/python -m redisd
+	@PYTHONPATH=tests:tests/support $(BIN)/python -m redisd
 	@$(COMPILED) tests/tools/pytest-twice integration $(BIN)/pytest -q -n 3 --dist loadfile tests/integration tests/zoo tests/chaos tests/soak -m "not cluster and not e2e and not long"
 
 chaos: venv ## Traffic while shippers and gateways are killed and the store breaks: minutes, and a ledger at the end
@@ -91,7 +91,7 @@ test-otlp: venv ## A real OpenTelemetry Collector (built once from Go modules) a
 
 test-long: venv venv-agl ## What `make test` leaves out because it takes long: more of the same, faults around the operator, Argo CD, chaos for three minutes
 	$(AGL)/bin/pytest -q tests/agl -p no:cacheprovider -m long
-	@PYTHONPATH=tests/support $(BIN)/python -m redisd
+	@PYTHONPATH=tests:tests/support $(BIN)/python -m redisd
 	$(BIN)/pytest -q tests/integration -m "long and not cluster"
 	@$(MAKE) --no-print-directory chaos
 	@tests/tools/test-e2e long

@@ -183,7 +183,7 @@ def test_a_denial_says_exactly_when_the_request_would_be_admitted(
     ("kind", "limit"),
     [
         *((kind, limit) for kind in ("rpm", "rps", "tpm") for limit in (*range(1, 51), 99, 100, 1000)),
-        *((kind, limit) for kind in SECONDS.keys() - {"rpm", "rps", "tpm"} for limit in (1, 2, 3, 7, 50, 100)),
+        *((kind, limit) for kind in sorted(SECONDS.keys() - {"rpm", "rps", "tpm"}) for limit in (1, 2, 3, 7, 50, 100)),
     ],
 )
 def test_nearly_the_whole_limit_is_usable_under_continuous_backlog(kind: str, limit: int) -> None:
