@@ -87,10 +87,12 @@ def granted() -> set[Right]:
 
 def secrets() -> list[Manifest]:
     """Return those that the objects with every field name."""
-    held = {"provider": "api-key", "redis": "url", "collector": "token", "trainers": "ann", "aws": "secret"}
-    made = [a_secret("content", key, name) for name, key in held.items()]
-    made[1]["data"]["ca.crt"] = made[1]["data"]["url"]
-    return made
+    keys = {"provider": "api-key", "collector": "token", "trainers": "ann", "aws": "secret"}
+    plain = [a_secret("content", key, name) for name, key in keys.items()]
+    with_ca = [a_secret("content", "url", "redis"), a_secret("content", "org", "echo")]
+    for secret in with_ca:
+        secret["data"]["ca.crt"] = next(iter(secret["data"].values()))
+    return [*plain, *with_ca]
 
 
 async def life_of_a_proxy(cluster: FakeCluster) -> None:
