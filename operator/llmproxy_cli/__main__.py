@@ -298,7 +298,7 @@ async def _top(options: view.TopOptions, output: Output, *, is_once: bool) -> in
     if output is Output.json:
         typer.echo(view.as_json(history, place, sample))
     else:
-        console.print(view.table(history.rows(), limits_apart=False))
+        console.print(view.table(history.rows(), limit_per_line=False))
     for problem in sample.problems:
         _print_error(problem)
     return 1 if sample.problems else 0

@@ -66,7 +66,7 @@ class SharedLimits(_Part):
     ca_env: EnvName | None = None
     """Environment variable that holds the certificates (PEM) a TLS server is checked by; None: the system's."""
     scope: Name
-    """What is counted together: the proxy's UID. It begins every key in the store."""
+    """Scope of the counters: the proxy's UID. It begins every key in the store."""
     max_pods: Annotated[int, Field(ge=1, le=10_000)]
     """The most pods that may be there at one time, those being replaced included: a pod that has never met the store
     admits the limit divided by it."""
@@ -176,7 +176,7 @@ class Spans(_Part):
     resource: Resource | None = None
     """Registered in the store; None registers nothing."""
     ack_wait_s: Seconds = 0.05
-    """How long the last byte of a rollout's call is held for its spans to be stored; 0, or no store, never holds."""
+    """Longest wait of the last byte of a rollout's call for its spans to be stored; 0, or no store, never waits."""
     content: Literal["Full", "TokensOnly"] = "Full"
     """TokensOnly: token ids, log-probabilities, usage, times and models; no text of a call gets into a span."""
     spool_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 40)] = 1 << 30
@@ -219,7 +219,7 @@ class Document(_Part):
     models: Annotated[tuple[Model, ...], Field(min_length=1, max_length=512)]
     rate_limits: Limits = Limits()
     shared_limits: SharedLimits | None = None
-    """Without it the pod that leads counts, and hands its counters over (`limits/peer`)."""
+    """Without it the pod that leads counts, and hands its counters over (`limits/peers`)."""
     overflow: Overflow = Overflow()
     retries: Retries = Retries()
     spans: Spans | None = None

@@ -1,4 +1,4 @@
-"""How each provider is reached: one row each, under LiteLLM's name for it.
+"""Table of providers: the way to each, one row each, under LiteLLM's name for it.
 
 Read by the gateway (where to send a call), by the translator (what it must serve) and by the operator (whether a pod
 needs a translator, and what to tell the author of a model nobody can reach). A new provider is one row here.
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Way(Enum):
-    """Which road a call takes."""
+    """Way that a call takes."""
 
     NATIVE = "native"
     """The gateway speaks the provider's protocol, OpenAI's or Anthropic's."""
@@ -40,26 +40,26 @@ class Provider:
     """The provider's own address, up to where `/chat/completions` or `/messages` begins; None: a deployment must say
     its apiBase. LITELLMS for one that LiteLLM knows."""
     path: str = ""
-    """What an address ends with; added where an apiBase leaves it out."""
+    """Path that an address ends with; added where an apiBase leaves it out."""
     token_ids: bool = False
-    """Whether its server understands `return_token_ids`; asked for by default then."""
+    """The server understands `return_token_ids`, which is requested by default then."""
     key_optional: bool = False
-    """Whether it serves without a key."""
+    """It serves without a key."""
     protocol: Protocol = Protocol.OPENAI
     stream_options: bool = True
-    """Whether a stream may be asked for its usage by `stream_options`; one that may not tells it unasked."""
+    """It takes `stream_options.include_usage`; without that it sends the usage of a stream by itself."""
     output_limit: str = "max_tokens"
-    """Which field bounds an answer, when an Anthropic client's call is mapped."""
+    """Field that bounds a response, when an Anthropic client's call is mapped."""
     reasoning_content: bool = False
-    """Whether an assistant's message may carry `reasoning_content`: its chat templates see earlier thinking then."""
+    """An assistant's message may carry `reasoning_content`, which its chat templates see."""
     cache_control: bool = False
-    """Whether it understands Anthropic's `cache_control` in parts of OpenAI's messages."""
+    """It understands Anthropic's `cache_control` in parts of OpenAI's messages."""
     max_effort: str = "high"
     """The highest `reasoning_effort` that its server knows."""
     responses: bool = False
-    """Whether its server has OpenAI's `/responses`."""
+    """Its server has OpenAI's `/responses`."""
     environment: str = ""
-    """Which variables LiteLLM needs beside a key, or in place of one; pods get them by `pod.env`."""
+    """Variables that LiteLLM needs beside a key, or in place of one; pods get them by `pod.env`."""
     why: str = ""
     """Why one is native that is on none of LiteLLM's lists of OpenAI-compatible providers."""
 

@@ -116,7 +116,7 @@ def problems(result: Result) -> list[str]:
             if cell["failed"]:
                 share = f"{cell['errors']:g} of {cell['requests']:g} failed"
                 said.append(f"{peer.title}, {shape}: no number, {share}: {cell['failed']}")
-        if lost := peer.notes.get("dropped", 0) + peer.notes.get("refused", 0):
+        if lost := peer.notes.get("dropped", 0) + peer.notes.get("rejected", 0):
             total = lost + peer.notes.get("durable", 0)
             by_shape = {shape: cell.get("unrecorded") or 0 for shape, cell in peer.cells.items()}
             where = (

@@ -12,9 +12,8 @@ from typing import Any
 from llmproxy.providers import Way, split
 from llmproxy_api.deployments import DEFAULT_TIMEOUT
 from llmproxy_api.durations import seconds
-from llmproxy_api.litellm import aliases, settings_table
+from llmproxy_api.litellm import aliases, models, settings_table
 from llmproxy_api.litellm import fallbacks as litellm_fallbacks
-from llmproxy_api.litellm import models as litellm_model
 from llmproxy_api.litellm.diagnostics import Diagnostics
 from llmproxy_api.litellm.models import Credential, ModelEntry, is_loopback
 from llmproxy_api.models import API_VERSION, KIND
@@ -170,7 +169,7 @@ def _entries(
         diagnostics.refuse("model_list", "must list at least one model, with model_name and litellm_params")
         return
     for i, item in enumerate(raw):
-        entry = litellm_model.read(diagnostics, f"model_list[{i}]", item, credentials, in_cluster=in_cluster)
+        entry = models.read(diagnostics, f"model_list[{i}]", item, credentials, in_cluster=in_cluster)
         if entry is not None:
             yield entry
 
@@ -196,7 +195,7 @@ def _caller_key(diagnostics: Diagnostics, config: Mapping[str, Any]) -> Credenti
     value = diagnostics.section(config, "general_settings").get(_MASTER)
     if value is None or value == "":
         return None
-    key = litellm_model.read_credential(diagnostics, path, value)
+    key = models.read_credential(diagnostics, path, value)
     if key is not None:
         diagnostics.warn(path, "becomes spec.access.apiKeys: callers need a key of that Secret")
     return key

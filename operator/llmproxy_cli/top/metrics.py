@@ -23,14 +23,14 @@ MODE = "llmproxy_limiter_mode"
 WAITING = "llmproxy_limit_waiting"
 LIMIT = "llmproxy_limit"
 USED = "llmproxy_limit_used"
-HANDOVER = "llmproxy_records_pending"
+RECORDS_PENDING = "llmproxy_records_pending"
 IN_DELIVERY = "llmproxy_shipper_in_delivery"
 RETRY_CALLS = "llmproxy_shipper_retry_calls"
 WAITING_BYTES = "llmproxy_shipper_waiting_bytes"
 WITHOUT_IDS = "llmproxy_shipper_token_ids_missing_total"
 OLDEST_UNDELIVERED = "llmproxy_shipper_oldest_undelivered_seconds"
 METRICS = frozenset({
-    *(REQUESTS, DURATION, IN_FLIGHT, MODE, WAITING, LIMIT, USED, HANDOVER),
+    *(REQUESTS, DURATION, IN_FLIGHT, MODE, WAITING, LIMIT, USED, RECORDS_PENDING),
     *(IN_DELIVERY, RETRY_CALLS, WAITING_BYTES, OLDEST_UNDELIVERED, WITHOUT_IDS),
 })  # fmt: skip
 """Metrics that `top` reads."""
@@ -274,7 +274,7 @@ def _backlog(pods: list[PodMetrics]) -> Backlog | None:
     if not pods:
         return None
     return Backlog(
-        calls=int(sum(pod.total(name) for pod in pods for name in (HANDOVER, IN_DELIVERY, RETRY_CALLS))),
+        calls=int(sum(pod.total(name) for pod in pods for name in (RECORDS_PENDING, IN_DELIVERY, RETRY_CALLS))),
         waiting_bytes=int(sum(pod.total(WAITING_BYTES) for pod in pods)),
         oldest_s=max(pod.total(OLDEST_UNDELIVERED) for pod in pods),
         without_token_ids=int(sum(pod.total(WITHOUT_IDS) for pod in pods)),

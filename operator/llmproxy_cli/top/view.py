@@ -113,14 +113,14 @@ def screen(history: History, place: str, sample: Sample, trouble: str) -> Render
     """Return the live view."""
     head = Text(f"{place}   {datetime.now(UTC).astimezone():%H:%M:%S}   over {history.over_s:.0f} s   Ctrl-C ends")
     messages = [Text(problem, style="red") for problem in (*sample.problems, *([trouble] if trouble else []))]
-    return Group(head, table(history.rows(), limits_apart=True), *messages)
+    return Group(head, table(history.rows(), limit_per_line=True), *messages)
 
 
-def table(rows: list[ProxyRow], *, limits_apart: bool) -> RenderableType:
-    """Return the table; with *limits_apart* each limit has its own line, else each proxy is one line."""
+def table(rows: list[ProxyRow], *, limit_per_line: bool) -> RenderableType:
+    """Return the table; with *limit_per_line* each limit has its own line, else each proxy is one line."""
     if not rows:
         return Text("no pods of an LLMProxy are running here")
-    grid = Table(box=box.SIMPLE_HEAD if limits_apart else None, pad_edge=False)
+    grid = Table(box=box.SIMPLE_HEAD if limit_per_line else None, pad_edge=False)
     for title in ("NAMESPACE", "NAME", "PODS", "MODE"):
         grid.add_column(title, no_wrap=True)
     for title in ("REQ/S", "429/S", "5XX/S", "IN FLIGHT", "WAITING", "P50", "P99", "SPANS BEHIND"):
@@ -132,7 +132,7 @@ def table(rows: list[ProxyRow], *, limits_apart: bool) -> RenderableType:
             *(row.namespace, row.name, str(row.pods), row.mode or "-"),
             *(rate(row.requests_per_s), rate(row.limited_per_s), rate(row.failed_per_s)),
             *(str(row.in_flight), str(row.waiting), seconds(row.p50_s), seconds(row.p99_s), behind(row.backlog)),
-            Text("\n" if limits_apart else ", ").join(usages),
+            Text("\n" if limit_per_line else ", ").join(usages),
         )
     return grid
 

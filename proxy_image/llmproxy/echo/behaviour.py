@@ -37,7 +37,7 @@ class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     die_after_chunks: Annotated[int, Meta(ge=0, le=MAX_CHUNKS)] | None = None
     """Close the connection after that many pieces of a stream, or in the middle of a plain answer."""
     say: Annotated[str, Meta(max_length=1 << 20)] | None = None
-    """What to repeat in place of the message."""
+    """Text to repeat in place of the message."""
     think: Annotated[str, Meta(max_length=1 << 20)] = ""
     """Reasoning before the answer, in chat."""
 

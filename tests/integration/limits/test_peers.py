@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from integration.limits.pods import Pod, Pods
-from llmproxy.gateway.limits.peers.leader import PUSH_S
+from llmproxy.gateway.limits.peers.leader import REPLICATION_S
 from procs import free_port
 from waiting import until
 from windows import worst_window
 
-UNTOLD_S = PUSH_S + 0.1
+UNTOLD_S = REPLICATION_S + 0.1
 """What an authority admitted so shortly before its death it may not have told: the push's period, and transit and
 scheduling on a machine that is busy with this test."""
 

@@ -94,10 +94,13 @@ def test_what_no_operator_has_seen_says_so_by_the_rules_of_kstatus(team: Kube) -
         assert team.get("llmproxy", "early")["status"]["observedGeneration"] == 1
         wait_condition(team, "held", "Paused", "Paused")
         settled(lambda: operator.metric("llmproxy_operator_writes_total"))
-        passes, written = (operator.metric(f"llmproxy_operator_{what}_total") for what in ("passes", "writes"))
+        reconciles, written = (operator.metric(f"llmproxy_operator_{what}_total") for what in ("reconciles", "writes"))
         team.run("annotate", "llmproxy/held", "example.com/look=again")
         eventually(
-            lambda: operator.metric("llmproxy_operator_reconciles_total"), lambda n: n > passes, 30, "another reconcile"
+            lambda: operator.metric("llmproxy_operator_reconciles_total"),
+            lambda n: n > reconciles,
+            30,
+            "another reconcile",
         )
         settled(lambda: operator.metric("llmproxy_operator_reconciles_total"))
         assert operator.metric("llmproxy_operator_writes_total") == written
@@ -144,11 +147,14 @@ def test_a_second_reconcile_writes_nothing(team: Kube, operator: Operator, spec:
     eventually(lambda: children(team), lambda c: "Deployment/settled" in c, 30, "children")
     settled(lambda: (operator.metric("llmproxy_operator_writes_total"), versions(team)))
     before, written = versions(team), operator.metric("llmproxy_operator_writes_total")
-    passes = operator.metric("llmproxy_operator_reconciles_total")
+    reconciles = operator.metric("llmproxy_operator_reconciles_total")
 
     team.run("label", "llmproxy", "settled", "touched=1")
     eventually(
-        lambda: operator.metric("llmproxy_operator_reconciles_total"), lambda n: n > passes, 30, "one reconcile more"
+        lambda: operator.metric("llmproxy_operator_reconciles_total"),
+        lambda n: n > reconciles,
+        30,
+        "one reconcile more",
     )
 
     settled(lambda: operator.metric("llmproxy_operator_reconciles_total"))

@@ -12,7 +12,7 @@ from typing import Final
 from llmproxy.gateway.http.client import MAX_CONNECT_RTT_S, ClientConnection, UpstreamFailure
 
 SWEEP_S: Final = 0.05
-"""How late a call may expire."""
+"""Largest delay of a call's expiry."""
 MAX_IDLE_S: Final = 45.0
 """Age after which an idle connection is not reused: servers close theirs after 60 s or more, seldom less."""
 

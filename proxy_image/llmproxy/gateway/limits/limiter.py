@@ -30,7 +30,7 @@ class StoreStats:
     def __init__(self) -> None:
         self.calls = 0
         self.disconnects = 0
-        """How often the pod went offline."""
+        """Number of times the pod went offline."""
         self.failures: dict[FailureCause, int] = dict.fromkeys(get_args(FailureCause), 0)
         self.seconds = 0.0
         self.latency = [0] * (len(LATENCY_S) + 1)

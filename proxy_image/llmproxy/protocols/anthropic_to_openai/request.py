@@ -17,7 +17,7 @@ import msgspec
 
 from llmproxy.protocols.effort import bounded_effort
 from llmproxy.protocols.json_fields import Fields, Json, MappingError, decode, encode, refuse_unknown, value
-from llmproxy.protocols.openai_to_anthropic import tools as chat_tools
+from llmproxy.protocols.openai_to_anthropic import tools
 from llmproxy.protocols.system_messages import BILLING_HEADER, lead_by_one_system
 
 _MAPPED = frozenset({
@@ -90,7 +90,7 @@ def from_messages(fields: Fields, traits: Traits, *, strict: bool = True) -> Jso
         raise MappingError("max_tokens", "Field required")
     if limit is not None:
         chat[traits.output_limit] = limit
-    chat |= chat_tools.tools(fields, keep_cache_control=traits.cache_control, strict=strict)
+    chat |= tools.tools(fields, keep_cache_control=traits.cache_control, strict=strict)
     chat |= _settings(fields, traits.max_effort, strict=strict)
     return chat
 

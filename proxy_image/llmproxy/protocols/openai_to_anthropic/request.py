@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from llmproxy.protocols.json_fields import Fields, Json, MappingError, decode, refuse_unknown, value
-from llmproxy.protocols.openai_to_anthropic import tools as chat_tools
+from llmproxy.protocols.openai_to_anthropic import tools
 
 DEFAULT_MAX_TOKENS = 4096
 """Anthropic demands `max_tokens`; this is taken when neither the request nor the deployment's params say one."""
@@ -70,7 +70,7 @@ def from_chat(fields: Fields, model: str, default_max_tokens: int = DEFAULT_MAX_
         limit = value(fields, "max_tokens", int, "a whole number")
     body["max_tokens"] = default_max_tokens if limit is None else limit
     body |= _Conversation().all(fields)
-    body |= chat_tools.anthropic_tools(fields)
+    body |= tools.anthropic_tools(fields)
     _settings(fields, model, body)
     return body
 

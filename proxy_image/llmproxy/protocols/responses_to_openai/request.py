@@ -2,7 +2,7 @@
 
 Nothing is kept between calls here, so a request must bring all its turns: what points at stored ones is refused, with
 the field's name, and so is what only a provider's own tools could do. What hints is left out, and a field that the API
-does not define is passed on. `chat_answer` and `chat_stream` are the way back.
+does not define is passed on. `response` and `stream` are the way back.
 """
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode

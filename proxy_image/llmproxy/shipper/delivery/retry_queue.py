@@ -7,6 +7,7 @@ oldest calls become dead letters, so that rollouts that no store has cost other 
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -173,6 +174,15 @@ class RetryQueue:
         if final:
             self._dead_letters.add([with_refusal(refusal, now_ns) for refusal in final])
             self._counters.dead_lettered[final[0].reason] += len(final)
+            log.error(
+                "calls_dead_lettered",
+                extra={
+                    "destination": self._sender.name,
+                    "calls": len(final),
+                    "reason": final[0].reason,
+                    "folder": str(self._dead_letters.segments.folder),
+                },
+            )
         queued = [with_refusal(refusal, now_ns) for refusal in refusals if not refusal.is_final]
         if not queued:
             return
@@ -217,10 +227,10 @@ class RetryQueue:
                 await self._retry_all([group for _, group in due])
                 continue
             next_s = min((batch.due_s for batch in self._batches.values()), default=None)
-            try:
-                await asyncio.wait_for(self._wake.wait(), None if next_s is None else next_s - now_s)
-            except TimeoutError:
-                continue
+            # Not wait_for: in Python 3.11 it loses a cancellation that comes in the turn in which the event was set.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if next_s is None else next_s - now_s):
+                    await self._wake.wait()
 
     async def _retry_all(self, groups: list[Group]) -> None:
         """Retry due groups. One search first tells for many of them whether the store has their rollouts by now."""
@@ -340,7 +350,7 @@ class RetryQueue:
         """Move records to the dead letters, counted under *reason*; return how many. Raise OSError, logged."""
         calls = 0
         for some in _chunks(places):
-            dead = [record for place in some if (record := self._dead_record(place)) is not None]
+            dead = [record for place in some if (record := self._dead_record(place, reason)) is not None]
             try:
                 self._dead_letters.add(dead)
             except OSError as exc:
@@ -367,14 +377,14 @@ class RetryQueue:
             },
         )
 
-    def _dead_record(self, place: Place) -> records.SpoolRecord | None:
+    def _dead_record(self, place: Place, reason: str) -> records.SpoolRecord | None:
         try:
             record = records.decode(self.segments.read(place))
         except (OSError, records.DecodeError):
             self._counters.damaged_bytes += place.length
             return None
         batch = self._batches[record.group]
-        return msgspec.structs.replace(record, tries=batch.tries, since_ns=batch.since_ns, reason=batch.reason)
+        return msgspec.structs.replace(record, tries=batch.tries, since_ns=batch.since_ns, reason=reason)
 
     def _index(self, group: Group, batch: RetryBatch, place: Place) -> None:
         batch.places[place] = None

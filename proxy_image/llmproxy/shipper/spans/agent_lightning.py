@@ -19,8 +19,7 @@ from typing import Any, Literal
 import msgspec
 
 from llmproxy import shipping_protocol
-from llmproxy.protocols.normalize import anthropic as as_chat
-from llmproxy.protocols.normalize import responses
+from llmproxy.protocols.normalize import anthropic, responses
 from llmproxy.protocols.normalize.assemble import Json, events, parse, read_answer
 from llmproxy.shipper.spans import otlp
 from llmproxy.shipper.spans.attributes import (
@@ -193,8 +192,8 @@ def to_chat_completion(call: shipping_protocol.CallRecord) -> shipping_protocol.
         return _of_responses(call)
     if call.route != "messages":
         return call
-    answer = as_chat.answer(call.response, call.started_ns // 10**9, streamed=call.streamed)
-    return msgspec.structs.replace(call, request=as_chat.request(call.request), response=answer)
+    answer = anthropic.answer(call.response, call.started_ns // 10**9, streamed=call.streamed)
+    return msgspec.structs.replace(call, request=anthropic.request(call.request), response=answer)
 
 
 def _of_responses(call: shipping_protocol.CallRecord) -> shipping_protocol.CallRecord:

@@ -20,7 +20,7 @@ def printed(*seen: list[PodMetrics]) -> list[str]:
         history.add(Sample(2.0 * at, tuple(pods)))
     console = Console(width=view.PIPE_WIDTH, highlight=False)
     with console.capture() as captured:
-        console.print(view.table(history.rows(), limits_apart=False))
+        console.print(view.table(history.rows(), limit_per_line=False))
     return captured.get().splitlines()
 
 

@@ -89,7 +89,7 @@ class Counters:
         self.epoch = token_hex(8)
         """Names the numbering of buckets; a pod that takes counters over takes it over too."""
         self.foreign: dict[str, Buckets] = {}
-        """What to add to bucket numbers of another epoch that was merged into this one."""
+        """Offset of bucket numbers of another epoch that was merged into this one."""
         self._kinds = [kind for kind in kinds if kind.window_s]
         proxy = self._windows("", document.rate_limits)
         self.all_calls = ConcurrencyLimit("", document.rate_limits.max_parallel)

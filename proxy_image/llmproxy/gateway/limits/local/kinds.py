@@ -27,7 +27,7 @@ class LimitKind(msgspec.Struct, array_like=True, frozen=True, gc=False):
     field: str
     """In `contract.Limits`."""
     unit: Literal["requests", "tokens", "calls"]
-    """What is counted: admissions, the tokens charged for them, or calls while they run."""
+    """Counted unit: admissions, the tokens charged for them, or calls while they run."""
     window_s: int = 0
     """Length of the window; 0 for calls."""
 

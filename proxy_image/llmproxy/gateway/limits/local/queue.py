@@ -86,7 +86,7 @@ class WaitQueue:
         self._soon: asyncio.Handle | None = None
         self.waiting = 0
         self.rejection: Rejection | None = None
-        """What the queue waits for, at the last look."""
+        """Limit that the queue waits for, at the last look."""
 
     @property
     def is_full(self) -> bool:

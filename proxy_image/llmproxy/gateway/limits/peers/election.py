@@ -1,4 +1,4 @@
-"""Election of the leader for the limits of one proxy: the youngest pod. The others are its followers.
+"""Election of the pod that counts the limits of one proxy: the youngest leads, the others follow.
 
     peers = await serve(limiter, host, port, token, self_id)    listen (9092)
     await peers.take_over(addresses)                            before this pod reports ready, also if there are none
@@ -26,7 +26,7 @@ from llmproxy.gateway.limits.local.history import History
 from llmproxy.gateway.limits.local.transfer import begin, difference, export, merge, replicate
 from llmproxy.gateway.limits.peers.connection import PeerConnection
 from llmproxy.gateway.limits.peers.follower import Follower
-from llmproxy.gateway.limits.peers.leader import PUSH_S, FollowerSession, Replicator
+from llmproxy.gateway.limits.peers.leader import REPLICATION_S, FollowerSession, Replicator
 from llmproxy.gateway.limits.peers.membership import PeerConnections
 from llmproxy.gateway.limits.peers.messages import (
     Acquire,
@@ -69,7 +69,7 @@ class Peers:
         """Attach message of each follower."""
         self._unmerged: dict[str, History] = {}
         """Local admissions of followers, until they are merged here."""
-        self._clients: dict[str, FollowerSession] = {}
+        self._followers: dict[str, FollowerSession] = {}
         self._leads = True
         """This pod leads. A pod that is alone leads."""
         self._leader = ""
@@ -79,10 +79,11 @@ class Peers:
         """Counters that the last leader knew of when this pod went on without it."""
         self._has_unreported = False
         """This pod has admitted calls that no other pod has counted."""
-        self._is_solo = False
+        self._ignores_ranks = False
+        """It leads although it is outranked, because the leader was silent."""
         self._changed = asyncio.Event()
         self._replicator = Replicator(limiter)
-        self._push: asyncio.TimerHandle | None = None
+        self._replication_timer: asyncio.TimerHandle | None = None
 
     @property
     def port(self) -> int:
@@ -124,13 +125,13 @@ class Peers:
                 async with asyncio.timeout_at(deadline):
                     await self._changed.wait()
         if not self._leads and self._is_first():
-            self._conclude()
+            self._lead_after_handover()
         log.info("limits_taken_over", extra={"leader": self.leader, "peers": len(self._membership.connections)})
 
     async def close(self) -> None:
         """Send the last counters and a goodbye to all peers."""
-        if self._push is not None:
-            self._push.cancel()
+        if self._replication_timer is not None:
+            self._replication_timer.cancel()
         if self._leads:
             self._membership.broadcast(Copy(export(self._limiter.counters), whole=True))
         await self._membership.close(Goodbye())
@@ -152,7 +153,7 @@ class Peers:
         if self._leader == peer:
             self._leader = ""
             self._follower.switch(None)
-        self._is_solo = False
+        self._ignores_ranks = False
         self._elect()
 
     def on_peer_disconnected(self, peer: str, reason: str) -> None:
@@ -167,8 +168,8 @@ class Peers:
 
     def on_round(self) -> None:
         """Follow a leader again that did not answer in an earlier round."""
-        if self._is_solo:
-            self._is_solo = False
+        if self._ignores_ranks:
+            self._ignores_ranks = False
             self._elect()
 
     def on_peer_message(self, peer: str, connection: PeerConnection, message: Message) -> None:
@@ -176,7 +177,7 @@ class Peers:
         match message:
             case Rank(generation=generation):
                 self._ranks[peer] = generation
-                self._is_solo = False
+                self._ignores_ranks = False
                 self._elect()
             case Attach():
                 self._attach(peer, connection, message)
@@ -187,13 +188,13 @@ class Peers:
             case Redirect(host=host, port=port):
                 self._membership.try_soon(host, port)
             case Goodbye():
-                connection.close("it ends")
-                self._membership.disconnect(connection, "it ends")
+                connection.close("the pod shuts down")
+                self._membership.disconnect(connection, "the pod shuts down")
             case _:
                 self._on_leader_message(peer, message)
 
     def _on_follower_message(self, peer: str, message: Message) -> None:
-        client = self._clients.get(peer)
+        client = self._followers.get(peer)
         if client is None:
             self._on_early_message(peer, message)
             return
@@ -216,8 +217,8 @@ class Peers:
 
     def _on_leader_message(self, peer: str, message: Message) -> None:
         if peer != self._leader:
-            if isinstance(message, Welcome) and self._is_solo:
-                self._is_solo = False
+            if isinstance(message, Welcome) and self._ignores_ranks:
+                self._ignores_ranks = False
                 self._elect()
             return
         match message:
@@ -240,8 +241,8 @@ class Peers:
     # Election.
 
     def _is_first(self) -> bool:
-        """Return True if no connected pod outranks this one."""
-        return self._is_solo or (self.generation, self.id) >= self._highest()
+        """Return True if no connected pod outranks this one, or the leader was silent."""
+        return self._ignores_ranks or (self.generation, self.id) >= self._highest()
 
     def _highest(self) -> tuple[int, str]:
         return max(((generation, peer) for peer, generation in self._ranks.items()), default=(0, ""))
@@ -259,14 +260,14 @@ class Peers:
         if self._is_first():
             if self._leader:
                 self._leave_leader()
-            if not self._leads and (self._last_leader or self._has_unreported or self._is_solo):
+            if not self._leads and (self._last_leader or self._has_unreported or self._ignores_ranks):
                 self._lead()
             elif not self._leads and self._is_complete():
-                self._conclude()
+                self._lead_after_handover()
             return
         _, peer = self._highest()
         if self._leads:
-            self._yield()
+            self._step_down()
         if peer != self._leader:
             self._leave_leader()
             self._attach_to(peer)
@@ -287,13 +288,13 @@ class Peers:
         self._leader = ""
         self._follower.switch(None)
 
-    def _yield(self) -> None:
+    def _step_down(self) -> None:
         """Stop leading: admit nothing locally any more."""
         self._leads = False
         limiter = self._limiter
         limiter.remote = self._follower
         waiting = limiter.queue.drain()
-        for peer in list(self._clients):
+        for peer in list(self._followers):
             self._forget(peer)
         for waiter in waiting:
             if waiter.handler is limiter and not waiter.future.done():
@@ -315,10 +316,10 @@ class Peers:
             self._welcome(peer, attach)
         self._follower.give_up()
         self._schedule_replication()
-        log.info("limits_leader_elected", extra={"generation": self.generation, "clients": len(self._clients)})
+        log.info("limits_leader_elected", extra={"generation": self.generation, "followers": len(self._followers)})
 
-    def _conclude(self) -> None:
-        """Lead for the first time, with the counters that were handed over."""
+    def _lead_after_handover(self) -> None:
+        """Lead after the start, with the counters that were handed over."""
         order = sorted(self._attached, key=lambda peer: (self._ranks.get(peer, 0), peer), reverse=True)
         begin(
             self._limiter.counters,
@@ -340,7 +341,7 @@ class Peers:
             self._welcome(peer, message)
             self._schedule_replication()
         elif self.generation and self._is_first() and self._is_complete():
-            self._conclude()
+            self._lead_after_handover()
         elif self._leader:
             self._redirect(connection)
         self._changed.set()
@@ -351,13 +352,13 @@ class Peers:
 
     def _welcome(self, peer: str, attach: Attach) -> None:
         connection = self._membership.connections[peer]
-        self._clients[peer] = FollowerSession(self._limiter, connection, attach)
+        self._followers[peer] = FollowerSession(self._limiter, connection, attach)
         connection.send(Welcome(export(self._limiter.counters)))
 
     def _forget(self, peer: str) -> None:
         self._attached.pop(peer, None)
         self._unmerged.pop(peer, None)
-        client = self._clients.pop(peer, None)
+        client = self._followers.pop(peer, None)
         if client is not None:
             client.end()
 
@@ -366,22 +367,22 @@ class Peers:
         if self._leads:
             return
         log.warning("leader_silent", extra={"leader": self._leader})
-        self._is_solo = True
+        self._ignores_ranks = True
         if self._leader:
             self._leave_leader()
         self._lead()
 
     def _schedule_replication(self) -> None:
-        if self._push is None and self._clients and self._leads:
-            self._push = asyncio.get_running_loop().call_later(PUSH_S, self._replicate_now)
+        if self._replication_timer is None and self._followers and self._leads:
+            self._replication_timer = asyncio.get_running_loop().call_later(REPLICATION_S, self._replicate_now)
 
     def _replicate_now(self) -> None:
-        self._push = None
+        self._replication_timer = None
         if not self._leads:
             return
         copy = self._replicator.copy()
         if copy is not None:
-            for client in self._clients.values():
+            for client in self._followers.values():
                 client.connection.send(copy)
         self._schedule_replication()
 

@@ -20,7 +20,7 @@ from llmproxy.gateway.limits.peers.messages import (
     Settle,
 )
 
-PUSH_S = 0.02
+REPLICATION_S = 0.02
 """Interval of replication: admissions of this long, and the transit, are lost to the others when a leader dies."""
 WHOLE_S = 1.0
 """Interval of whole copies, so that late settlements reach the replicas too."""

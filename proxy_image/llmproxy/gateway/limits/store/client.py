@@ -39,7 +39,7 @@ LAG_S = 0.002
 MAX_STEPS = 30
 """The most steps of a wait, late ones included."""
 GRACE_S = 0.08
-"""How long overdue answers are awaited while every waiting request is near a limit: it is rejected meanwhile, so no
+"""Longest wait for overdue answers while every waiting request is near a limit: it is rejected meanwhile, so no
 window holds more than the limit on a machine where the store, too, waits for a core."""
 DEAD_S = 1.0
 """Age of an unanswered call at which its connection is closed."""

@@ -36,7 +36,7 @@ REFUND_FLUSH_S: Final = 0.01
 REFUND_FLUSH_ROOMY_S: Final = 0.1
 """The same while nobody is near a limit."""
 Handle = tuple[LeasePool, float]
-"""Who asked, and how long a lease is good."""
+"""Waiter of the request, and the length of its lease."""
 
 
 class LeaseLimiter:
