@@ -122,6 +122,7 @@ def test_an_operator_without_rights_stays_not_ready_and_says_which_it_lacks(begu
 
     with pytest.raises(urllib.error.HTTPError) as refused:
         powerless.get("/readyz")
+    refused.value.close()
     assert refused.value.code == 503
     page = powerless.get("/metrics")
     assert re.search(r"^llmproxy_operator_watch_up\{.*\} 0\.0$", page, re.MULTILINE), page
