@@ -1,57 +1,12 @@
 """Reading of manifests, and errors of invalid ones."""
 
-import base64
 from pathlib import Path
 
 import pytest
 
+from bundles import PROXY, SECRETS, read
 from llmproxy_cli import manifests
-from llmproxy_cli.manifests import FileError, ManifestBundle
-
-PROXY = """\
-apiVersion: llmproxy.dev/v1alpha1
-kind: LLMProxy
-metadata: {name: demo}
-spec:
-  models:
-  - name: echo
-    deployments:
-    - {model: hosted_vllm/echo, apiBase: "http://echo:8000/v1"}
-  - name: gpt
-    deployments:
-    - model: openai/gpt-4o-mini
-      apiKey: {secretKeyRef: {name: openai, key: api-key}}
-  - name: gemini
-    deployments:
-    - model: gemini/gemini-2.0-flash
-      apiKey: {secretKeyRef: {name: google, key: key}}
-  rateLimits: {rpm: 5}
-  spans: {store: "http://store:4747"}
-"""
-
-
-SECRETS = f"""
----
-kind: Secret
-metadata: {{name: openai}}
-stringData: {{api-key: sk-plain}}
-data: {{api-key: {base64.b64encode(b"sk-covered").decode()}}}
----
-kind: Secret
-metadata: {{name: google}}
-data: {{key: {base64.b64encode(b"AIza").decode()}}}
----
-kind: Secret
-metadata: {{name: openai, namespace: elsewhere}}
-stringData: {{api-key: sk-elsewhere}}
----
-kind: ConfigMap
-metadata: {{name: other}}
-"""
-
-
-def read(text: str, name: str | None = None, connect_to: dict[str, str] | None = None) -> ManifestBundle:
-    return manifests.read(text, "proxy.yaml", name=name, connect_to=connect_to or {})
+from llmproxy_cli.manifests import FileError
 
 
 def test_proxy_and_secrets_of_its_namespace_are_read_and_the_rest_is_left_alone() -> None:

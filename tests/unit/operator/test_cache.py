@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from llmproxy_operator import names
+from fakes.children import MINE, a_child, known
 from llmproxy_operator.manifest import Ref, ref
 from llmproxy_operator.watch.cache import Cache
 from llmproxy_operator.workqueue import Key
@@ -12,28 +12,6 @@ from llmproxy_operator.workqueue import Key
 Manifest = dict[str, Any]
 KEY = Key("n", "p")
 SERVICES = ("v1", "Service", "")
-MINE = {names.LABEL_NAME: "p"}
-
-
-def a_child(version: int, name: str = "p", kind: str = "Service", **more: Any) -> Manifest:
-    metadata = {"name": name, "namespace": "n", "labels": names.labels("p", names.GATEWAY)}
-    metadata |= {"resourceVersion": str(version), **more.pop("metadata", {})}
-    return {"apiVersion": more.pop("api", "v1"), "kind": kind, "metadata": metadata, **more}
-
-
-@pytest.fixture
-def woken() -> list[Key]:
-    return []
-
-
-@pytest.fixture
-def cache(woken: list[Key]) -> Cache:
-    return Cache(woken.append)
-
-
-def known(cache: Cache) -> dict[str, str]:
-    found = cache.of("v1", "Service", "n", MINE)
-    return {item["metadata"]["name"]: item["metadata"]["resourceVersion"] for item in found}
 
 
 def test_an_event_is_known_and_wakes_the_proxy_of_its_label(cache: Cache, woken: list[Key]) -> None:

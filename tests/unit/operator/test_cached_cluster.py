@@ -2,34 +2,14 @@
 
 from typing import Any
 
-import pytest
-
+from fakes.children import MINE, a_child
 from fakes.cluster import FakeCluster
-from llmproxy_operator import names
 from llmproxy_operator.errors import UnavailableError
 from llmproxy_operator.manifest import Ref, ref
 from llmproxy_operator.watch.cache import Cache
 from llmproxy_operator.watch.cached_cluster import CachedCluster
-from llmproxy_operator.workqueue import Key
 
 Manifest = dict[str, Any]
-MINE = {names.LABEL_NAME: "p"}
-
-
-def a_child(version: int, name: str = "p", kind: str = "Service", **more: Any) -> Manifest:
-    metadata = {"name": name, "namespace": "n", "labels": names.labels("p", names.GATEWAY)}
-    metadata |= {"resourceVersion": str(version), **more.pop("metadata", {})}
-    return {"apiVersion": more.pop("api", "v1"), "kind": kind, "metadata": metadata, **more}
-
-
-@pytest.fixture
-def woken() -> list[Key]:
-    return []
-
-
-@pytest.fixture
-def cache(woken: list[Key]) -> Cache:
-    return Cache(woken.append)
 
 
 async def test_a_name_that_the_cache_does_not_know_is_asked_for(cache: Cache) -> None:

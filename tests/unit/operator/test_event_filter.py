@@ -4,21 +4,12 @@ from typing import Any
 
 import pytest
 
+from fakes.children import a_raw_proxy
 from llmproxy_operator.watch.event_filter import EventFilter
 from llmproxy_operator.workqueue import Key
 
 Manifest = dict[str, Any]
 KEY = Key("n", "p")
-
-
-def a_raw_proxy(uid: str = "u", **metadata: Any) -> Manifest:
-    deployments = [{"model": "hosted_vllm/echo", "apiBase": "http://echo:8000/v1"}]
-    return {
-        "apiVersion": "llmproxy.dev/v1alpha1",
-        "kind": "LLMProxy",
-        "metadata": {"name": "p", "namespace": "n", "uid": uid, "generation": 1, "resourceVersion": "1", **metadata},
-        "spec": {"models": [{"name": "echo", "deployments": deployments}]},
-    }
 
 
 class Woken(list[Key]):

@@ -6,22 +6,13 @@ from typing import Any
 
 import pytest
 
+from fakes.children import a_raw_proxy
 from fakes.cluster import FakeCluster
 from llmproxy_operator.errors import RefusedError
 from llmproxy_operator.event_recorder import EventRecorder
 from llmproxy_operator.manifest import Ref
 
 Manifest = dict[str, Any]
-
-
-def a_raw_proxy(uid: str = "u", **metadata: Any) -> Manifest:
-    deployments = [{"model": "hosted_vllm/echo", "apiBase": "http://echo:8000/v1"}]
-    return {
-        "apiVersion": "llmproxy.dev/v1alpha1",
-        "kind": "LLMProxy",
-        "metadata": {"name": "p", "namespace": "n", "uid": uid, "generation": 1, "resourceVersion": "1", **metadata},
-        "spec": {"models": [{"name": "echo", "deployments": deployments}]},
-    }
 
 
 def a_status(kind: str, reason: str, message: str = "m") -> Manifest:

@@ -6,37 +6,14 @@ from typing import Any
 
 import pytest
 
-from llmproxy_operator import names
+from fakes.children import a_child, known
 from llmproxy_operator.cluster import ObjectList, WatchEvent
 from llmproxy_operator.errors import RefusedError, UnavailableError
 from llmproxy_operator.watch import informer
 from llmproxy_operator.watch.cache import Cache
 from llmproxy_operator.watch.informer import Informer
-from llmproxy_operator.workqueue import Key
 
 Manifest = dict[str, Any]
-MINE = {names.LABEL_NAME: "p"}
-
-
-def a_child(version: int, name: str = "p", kind: str = "Service", **more: Any) -> Manifest:
-    metadata = {"name": name, "namespace": "n", "labels": names.labels("p", names.GATEWAY)}
-    metadata |= {"resourceVersion": str(version), **more.pop("metadata", {})}
-    return {"apiVersion": more.pop("api", "v1"), "kind": kind, "metadata": metadata, **more}
-
-
-@pytest.fixture
-def woken() -> list[Key]:
-    return []
-
-
-@pytest.fixture
-def cache(woken: list[Key]) -> Cache:
-    return Cache(woken.append)
-
-
-def known(cache: Cache) -> dict[str, str]:
-    found = cache.of("v1", "Service", "n", MINE)
-    return {item["metadata"]["name"]: item["metadata"]["resourceVersion"] for item in found}
 
 
 Step = list[WatchEvent | Exception]

@@ -4,21 +4,12 @@ from typing import Any
 
 import pytest
 
+from fakes.children import a_raw_proxy
 from llmproxy_api import LLMProxy, parse
 from llmproxy_operator import names
 from llmproxy_operator.ownership import Ownership, ownership_of
 
 Manifest = dict[str, Any]
-
-
-def a_raw_proxy(uid: str = "u", **metadata: Any) -> Manifest:
-    deployments = [{"model": "hosted_vllm/echo", "apiBase": "http://echo:8000/v1"}]
-    return {
-        "apiVersion": "llmproxy.dev/v1alpha1",
-        "kind": "LLMProxy",
-        "metadata": {"name": "p", "namespace": "n", "uid": uid, "generation": 1, "resourceVersion": "1", **metadata},
-        "spec": {"models": [{"name": "echo", "deployments": deployments}]},
-    }
 
 
 def a_child(uid: str, owner: str = "p", *, controller: bool = True, **metadata: Any) -> Manifest:

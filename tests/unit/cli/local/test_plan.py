@@ -1,57 +1,10 @@
 """Plan of a local pod: keys, hash, shared limits."""
 
-import base64
-
 import pytest
 
-from llmproxy_cli import manifests
+from bundles import PROXY, SECRETS, read
 from llmproxy_cli.local import plan
-from llmproxy_cli.manifests import FileError, ManifestBundle
-
-PROXY = """\
-apiVersion: llmproxy.dev/v1alpha1
-kind: LLMProxy
-metadata: {name: demo}
-spec:
-  models:
-  - name: echo
-    deployments:
-    - {model: hosted_vllm/echo, apiBase: "http://echo:8000/v1"}
-  - name: gpt
-    deployments:
-    - model: openai/gpt-4o-mini
-      apiKey: {secretKeyRef: {name: openai, key: api-key}}
-  - name: gemini
-    deployments:
-    - model: gemini/gemini-2.0-flash
-      apiKey: {secretKeyRef: {name: google, key: key}}
-  rateLimits: {rpm: 5}
-  spans: {store: "http://store:4747"}
-"""
-
-
-SECRETS = f"""
----
-kind: Secret
-metadata: {{name: openai}}
-stringData: {{api-key: sk-plain}}
-data: {{api-key: {base64.b64encode(b"sk-covered").decode()}}}
----
-kind: Secret
-metadata: {{name: google}}
-data: {{key: {base64.b64encode(b"AIza").decode()}}}
----
-kind: Secret
-metadata: {{name: openai, namespace: elsewhere}}
-stringData: {{api-key: sk-elsewhere}}
----
-kind: ConfigMap
-metadata: {{name: other}}
-"""
-
-
-def read(text: str, name: str | None = None, connect_to: dict[str, str] | None = None) -> ManifestBundle:
-    return manifests.read(text, "proxy.yaml", name=name, connect_to=connect_to or {})
+from llmproxy_cli.manifests import FileError
 
 
 def test_keys_go_to_the_part_that_calls_with_them() -> None:
